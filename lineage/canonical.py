@@ -1,0 +1,108 @@
+"""JSON with one spelling: RFC 8785 on the way out, a strict reader on the way in.
+
+What is signed is bytes, and two readers of the same bytes must see the same value. So the reader
+refuses what parsers disagree about: duplicate keys, floats, integers beyond 2^53, lone surrogates,
+depth without end.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import rfc8785
+
+from lineage.errors import FormatError
+
+MAX_INTEGER = 2**53 - 1
+MAX_DEPTH = 32
+
+Json = dict[str, Any] | list[Any] | str | int | bool | None
+
+
+def dumps(value: Json) -> bytes:
+    """Return the RFC 8785 form of `value`.
+
+    Raises:
+        ValueError: If `value` holds a float or something that is not JSON.
+    """
+    _check(value, ValueError)
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as error:
+        raise ValueError(str(error)) from error
+
+
+def loads(data: bytes, *, file: object = None, max_bytes: int = 64 * 1024 * 1024) -> Any:
+    """Parse JSON that came from elsewhere.
+
+    Args:
+        data: UTF-8 text, without a byte-order mark.
+        file: What to call it in an error.
+        max_bytes: Longer input is refused before it is parsed.
+
+    Raises:
+        FormatError: On anything two parsers could read differently.
+    """
+
+    def fail(reason: str) -> FormatError:
+        return FormatError(reason, file=file)
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in items:
+            if key in found:
+                raise fail(f"JSON has the key {key!r} twice")
+            found[key] = value
+        return found
+
+    def number(text: str) -> NoReturn:
+        raise fail(f"JSON has the number {text[:40]}; only integers are allowed")
+
+    if len(data) > max_bytes:
+        raise fail(f"JSON is {len(data)} bytes long, more than the {max_bytes} allowed")
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_float=number,
+            parse_constant=number,
+        )
+    except UnicodeDecodeError as error:
+        raise FormatError("not UTF-8", file=file, offset=error.start) from error
+    except json.JSONDecodeError as error:
+        raise FormatError(f"not JSON: {error.msg}", file=file, offset=error.pos) from error
+    except RecursionError as error:
+        raise fail("JSON is nested too deeply") from error
+    except ValueError as error:  # int() refuses a literal of more than 4300 digits
+        if isinstance(error, FormatError):
+            raise
+        raise fail(f"JSON has a number that is too long: {error}") from error
+    _check(value, fail)
+    return value
+
+
+def _check(value: Any, fail: Any, depth: int = 0) -> None:
+    """Raise `fail(reason)` where `value` is not a JSON value with one meaning."""
+    if depth > MAX_DEPTH:
+        raise fail(f"JSON is nested more than {MAX_DEPTH} deep")
+    match value:
+        case bool() | None:
+            pass
+        case int():
+            if abs(value) > MAX_INTEGER:
+                raise fail(f"the integer {str(value)[:40]} is beyond 2^53; write it as a string")
+        case str():
+            if any("\ud800" <= c <= "\udfff" for c in value):
+                raise fail("a string holds half of a surrogate pair")
+        case dict():
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise fail(f"the key {key!r} is not a string")
+                _check(key, fail, depth)
+                _check(item, fail, depth + 1)
+        case list() | tuple():
+            for item in value:
+                _check(item, fail, depth + 1)
+        case _:
+            raise fail(f"{type(value).__name__} is not a JSON value that can be signed")

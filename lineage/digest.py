@@ -1,0 +1,34 @@
+"""Hash functions and the one way bytes are framed before they are hashed.
+
+A digest always covers a tag that says what is hashed and length-prefixed parts, so that no two
+different inputs share one string of bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from blake3 import blake3
+
+SIZE = 32
+"""Bytes in every digest used here (BLAKE3 and SHA-256 alike)."""
+
+def frame(tag: str, *parts: bytes) -> bytes:
+    """Return `tag`, NUL, then every part behind its length as an unsigned 64-bit little-endian.
+
+    Example:
+        >>> frame("t", b"ab")
+        b't\\x00\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00ab'
+    """
+    head = tag.encode("ascii") + b"\0"
+    return head + b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def blake3_digest(data: bytes) -> bytes:
+    """BLAKE3 of `data`, 32 bytes."""
+    return blake3(data).digest()
+
+
+def sha256_digest(data: bytes) -> bytes:
+    """SHA-256 of `data`, 32 bytes."""
+    return hashlib.sha256(data).digest()
