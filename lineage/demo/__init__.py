@@ -1,0 +1,1 @@
+"""A family of small trained models on which the whole pipeline is shown."""
