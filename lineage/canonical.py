@@ -33,13 +33,16 @@ def dumps(value: Json) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def loads(data: bytes, *, file: object = None, max_bytes: int = 64 * 1024 * 1024) -> Any:
+def loads(
+    data: bytes, *, file: object = None, max_bytes: int = 64 * 1024 * 1024, floats: bool = False
+) -> Any:
     """Parse JSON that came from elsewhere.
 
     Args:
         data: UTF-8 text, without a byte-order mark.
         file: What to call it in an error.
         max_bytes: Longer input is refused before it is parsed.
+        floats: Whether numbers with a fraction may come; never in what is signed.
 
     Raises:
         FormatError: On anything two parsers could read differently.
@@ -65,7 +68,7 @@ def loads(data: bytes, *, file: object = None, max_bytes: int = 64 * 1024 * 1024
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=pairs,
-            parse_float=number,
+            parse_float=float if floats else number,
             parse_constant=number,
         )
     except UnicodeDecodeError as error:
@@ -78,11 +81,11 @@ def loads(data: bytes, *, file: object = None, max_bytes: int = 64 * 1024 * 1024
         if isinstance(error, FormatError):
             raise
         raise fail(f"JSON has a number that is too long: {error}") from error
-    _check(value, fail)
+    _check(value, fail, floats=floats)
     return value
 
 
-def _check(value: Any, fail: Any, depth: int = 0) -> None:
+def _check(value: Any, fail: Any, depth: int = 0, *, floats: bool = False) -> None:
     """Raise `fail(reason)` where `value` is not a JSON value with one meaning."""
     if depth > MAX_DEPTH:
         raise fail(f"JSON is nested more than {MAX_DEPTH} deep")
@@ -93,16 +96,20 @@ def _check(value: Any, fail: Any, depth: int = 0) -> None:
             if abs(value) > MAX_INTEGER:
                 raise fail(f"the integer {str(value)[:40]} is beyond 2^53; write it as a string")
         case str():
-            if any("\ud800" <= c <= "\udfff" for c in value):
-                raise fail("a string holds half of a surrogate pair")
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise fail("a string holds half of a surrogate pair") from None
+        case float() if floats:
+            pass
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise fail(f"the key {key!r} is not a string")
                 _check(key, fail, depth)
-                _check(item, fail, depth + 1)
+                _check(item, fail, depth + 1, floats=floats)
         case list() | tuple():
             for item in value:
-                _check(item, fail, depth + 1)
+                _check(item, fail, depth + 1, floats=floats)
         case _:
             raise fail(f"{type(value).__name__} is not a JSON value that can be signed")

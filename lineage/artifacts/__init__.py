@@ -1,0 +1,65 @@
+"""From bytes to named tensors: `read` opens any artifact this library understands."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from lineage.artifacts.base import Artifact, Item, in_name_order
+from lineage.artifacts.hub import is_model, weight_files
+from lineage.artifacts.safetensors import OpenFile, read_header
+from lineage.errors import FormatError
+
+__all__ = ["Artifact", "Item", "is_model", "read"]
+
+
+def read(source: str | PathLike[str] | Any) -> Artifact:
+    """Open a model for reading; no tensor is loaded.
+
+    Args:
+        source: A safetensors file, a `*.safetensors.index.json`, a hub-style folder, a folder of
+            the hub cache (snapshot or repository), a `torch.nn.Module`, or a mapping of names to
+            torch tensors or NumPy arrays.
+
+    Returns:
+        The artifact, its tensors in name order. Close it, or use it in a `with` statement.
+
+    Raises:
+        FormatError: If a header lies, a shard is missing or there are no weights.
+        OSError: If the path cannot be opened.
+        TypeError: If `source` is none of the above.
+    """
+    if not isinstance(source, str | PathLike):
+        from lineage.artifacts.memory import items_of
+
+        return Artifact("memory", in_name_order(items_of(source), path="memory"))
+    label = fspath(source)
+    files, weight_map = weight_files(Path(source), label=label)
+    with ExitStack() as stack:
+        items: list[Item] = []
+        opened = []
+        for path in files:
+            file = OpenFile.open(path, label=str(path))
+            stack.callback(file.close)
+            opened.append(file)
+            found, _ = read_header(file)
+            items.extend(found)
+            if weight_map is not None:
+                _check_shard(found, path.name, weight_map, label=str(path))
+        if weight_map is not None and len(weight_map) > len(items):
+            missing = min(weight_map.keys() - {item.name for item in items})
+            reason = f"the index places it in {weight_map[missing]}, which does not hold it"
+            raise FormatError(reason, file=label, tensor=missing)
+        return Artifact(
+            label, in_name_order(items, path=label), tuple(opened), stack.pop_all()
+        )
+
+
+def _check_shard(found: list[Item], name: str, weight_map: dict[str, str], *, label: str) -> None:
+    """Raise if a shard holds a tensor that the index does not place in it."""
+    for item in found:
+        if weight_map.get(item.name) != name:
+            where = weight_map.get(item.name, "no file")
+            raise FormatError(f"the index places it in {where}", file=label, tensor=item.name)

@@ -1,0 +1,121 @@
+"""What a reader gives: named tensors in name order, readable piece by piece."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
+
+from lineage.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+"""Bits in one value of each dtype, spelled as safetensors spells them."""
+
+
+class Source(Protocol):
+    """Where the bytes of a tensor lie."""
+
+    def piece(self, start: int, size: int, scratch: memoryview) -> memoryview:
+        """Return bytes `start` to `start + size` of the tensor.
+
+        The result is `scratch[:size]` filled, or a view of memory that already holds the bytes.
+        It is good until the next call with the same `scratch`. Several threads may call at once,
+        each with its own `scratch`. Bytes that are no longer there raise `FormatError`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One named tensor of an artifact.
+
+    Attributes:
+        name: As stored.
+        dtype: A key of `BITS`.
+        shape: Row-major; `()` is a scalar; a zero anywhere means no values.
+        size_bytes: Little-endian bytes of all values.
+        source: Gives the bytes.
+        file: The file it lies in, for errors; None in memory.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+    source: Source = field(repr=False, compare=False)
+    file: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        expected = size_bytes(self.dtype, self.shape)
+        if expected != self.size_bytes:
+            reason = (
+                f"{self.dtype} of shape {list(self.shape)} takes {expected} bytes, "
+                f"but the file gives it {self.size_bytes}"
+            )
+            raise FormatError(reason, file=self.file, tensor=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A model's tensors, open for reading; a context manager that closes its files.
+
+    Attributes:
+        path: What the caller named.
+        items: In the order of their names' UTF-8 bytes, each name once.
+        watched: Open files, asked at the end whether they changed meanwhile.
+    """
+
+    path: str
+    items: tuple[Item, ...]
+    watched: tuple[Watched, ...] = ()
+    _files: ExitStack = field(default_factory=ExitStack, repr=False, compare=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(item.size_bytes for item in self.items)
+
+    def check_unchanged(self) -> None:
+        """Raise `FormatError` if a file was written to since it was opened."""
+        for file in self.watched:
+            file.check_unchanged()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+
+class Watched(Protocol):
+    """An open file that knows whether it changed since it was opened."""
+
+    def check_unchanged(self) -> None:
+        """Raise `FormatError` if the file is no longer what was opened."""
+        ...
+
+
+def in_name_order(items: Iterable[Item], *, path: str) -> tuple[Item, ...]:
+    """Return `items` sorted by name; a name that comes twice is an error."""
+    ordered = tuple(sorted(items, key=lambda item: item.name.encode("utf-8", "surrogatepass")))
+    for one, other in zip(ordered, ordered[1:], strict=False):
+        if one.name == other.name:
+            both = f"also in {one.file}" if one.file != other.file else "twice in one file"
+            raise FormatError(f"stored twice: {both}", file=other.file or path, tensor=one.name)
+    if not ordered:
+        raise FormatError("holds no tensors", file=path)
+    return ordered
+
+
+def size_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes that `shape` values of `dtype` take, sub-byte dtypes packed."""
+    return -(-math.prod(shape) * BITS[dtype] // 8)

@@ -1,0 +1,161 @@
+"""Reads one safetensors file: its header is checked whole before a tensor is touched.
+
+The header is parsed here and not by the safetensors package because identity needs what that
+package does not give: where each tensor's bytes lie, an error that names the tensor, and no
+tolerance for a header two readers could read differently.
+
+Source: the safetensors format, https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lineage import canonical
+from lineage.artifacts.base import BITS, Item
+from lineage.errors import FormatError
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors package itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file opened once; everything is read through this one descriptor."""
+
+    path: str
+    descriptor: int
+    size: int
+    stamp: tuple[int, int]
+    data_start: int = field(default=0)
+
+    @classmethod
+    def open(cls, path: Path, *, label: str) -> OpenFile:
+        """Open a regular file for reading."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise FormatError("not a regular file", file=label)
+        return cls(label, descriptor, status.st_size, (status.st_size, status.st_mtime_ns))
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return `size` bytes at `start`; a file that ends sooner is an error."""
+        view = bytearray(size)
+        self.read_into(start, memoryview(view))
+        return bytes(view)
+
+    def read_into(self, start: int, view: memoryview) -> None:
+        """Fill `view` with the bytes at `start`; a file that ends sooner is an error."""
+        done = 0
+        while done < len(view):
+            got = os.preadv(self.descriptor, [view[done:]], start + done)
+            if got == 0:
+                reason = f"the file ends {len(view) - done} bytes too soon; is it truncated?"
+                raise FormatError(reason, file=self.path, offset=start + done)
+            done += got
+
+    def check_unchanged(self) -> None:
+        """Raise `FormatError` if the file's size or time changed since it was opened."""
+        status = os.fstat(self.descriptor)
+        if (status.st_size, status.st_mtime_ns) != self.stamp:
+            raise FormatError("the file changed while it was read", file=self.path)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A run of bytes in an open file."""
+
+    file: OpenFile
+    start: int
+
+    def piece(self, start: int, size: int, scratch: memoryview) -> memoryview:
+        """Read into `scratch`; see `Source`."""
+        view = scratch[:size]
+        self.file.read_into(self.start + start, view)
+        return view
+
+
+def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
+    """Return the tensors of an open safetensors file and its metadata.
+
+    Raises:
+        FormatError: Naming the file, the tensor and the lie. Nothing larger than the file itself
+            is ever allocated.
+    """
+
+    def fail(reason: str, tensor: str | None = None) -> FormatError:
+        return FormatError(reason, file=file.path, tensor=tensor)
+
+    # 1. The length, bounded by the file before anything is allocated.
+    if file.size < 8:
+        raise fail(f"not a safetensors file: {file.size} bytes cannot hold a header")
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > min(MAX_HEADER_BYTES, file.size - 8):
+        reason = f"the header claims {length} bytes, but the file has {file.size - 8} after it"
+        if length > MAX_HEADER_BYTES and length <= file.size - 8:
+            reason = f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} allowed"
+        raise fail(reason)
+
+    # 2. The JSON: an object, every key once.
+    header = canonical.loads(
+        file.read(8, length), file=f"{file.path}: header", max_bytes=MAX_HEADER_BYTES
+    )
+    if not isinstance(header, dict):
+        raise fail("the header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise fail("the header's __metadata__ does not map text to text")
+
+    # 3. Each tensor: known dtype, honest shape, offsets inside the file.
+    start = 8 + length
+    spans: list[tuple[int, int, str]] = []
+    items: list[Item] = []
+    for name, entry in header.items():
+        dtype, shape, (begin, end) = _entry(name, entry, file)
+        if end > file.size - start:
+            reason = f"ends at byte {start + end}, but the file has {file.size}; is it truncated?"
+            raise fail(reason, name)
+        items.append(Item(name, dtype, shape, end - begin, Region(file, start + begin), file.path))
+        spans.append((begin, end, name))
+
+    # 4. Together they cover the data once: no overlap, no hole, nothing after.
+    covered = 0
+    for begin, end, name in sorted(spans):
+        if begin < covered:
+            raise fail(f"overlaps the tensor before it by {covered - begin} bytes", name)
+        if begin > covered:
+            raise fail(f"a hole of {begin - covered} bytes lies before it", name)
+        covered = end
+    if covered != file.size - start:
+        raise fail(f"{file.size - start - covered} bytes lie after the last tensor")
+    return items, metadata
+
+
+def _entry(name: str, entry: Any, file: OpenFile) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """Check one header entry and return dtype, shape and data offsets."""
+
+    def fail(reason: str) -> FormatError:
+        return FormatError(reason, file=file.path, tensor=name)
+
+    def counts(value: Any) -> bool:
+        return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise fail("the header entry lacks dtype, shape or data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise fail(f"unknown dtype {dtype!r}")
+    if not counts(shape):
+        raise fail(f"the shape {shape!r} is not a list of counts")
+    if not counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise fail(f"the data_offsets {offsets!r} are not [begin, end]")
+    return dtype, tuple(shape), (offsets[0], offsets[1])

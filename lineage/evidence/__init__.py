@@ -1,0 +1,138 @@
+"""From two fingerprints to what they are to each other: `compare`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.errors import SchemeError
+from lineage.evidence.base import Comparison, Direction, Evidence
+from lineage.evidence.direction import Orthogonality, orthogonality
+from lineage.evidence.exact import identical, rounded_copy
+from lineage.evidence.kinship import NULL, Kinship, kinship
+from lineage.evidence.low_rank import LowRank, low_rank
+from lineage.evidence.pairing import Pairing, pair
+from lineage.evidence.reduced import Reduction, pruned, quantized
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from lineage.fingerprints import Fingerprint
+
+__all__ = ["Comparison", "Evidence", "compare_fingerprints"]
+
+SHARED_INIT_COSINE = 0.93
+"""Two models that lean on each other alike and agree less than this went most of their way apart:
+that is two trainings from one initialisation, not two fine-tunes of one model."""
+
+CONTINUED_CHANGE = 0.5
+"""A full fine-tune that moved the weights by more than this share of their norm."""
+
+
+def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
+    """Say what two models are to each other.
+
+    Exact evidence first (digests), then lattices and zeros, then statistics; the relation before
+    the direction. What is not clear is None.
+
+    Raises:
+        SchemeError: If their sketches were made by two schemes.
+    """
+    if a.scheme != b.scheme:
+        raise SchemeError(f"sketches of {a.scheme!r} and of {b.scheme!r} cannot be compared")
+    # 1. The same weights.
+    found = identical(a, b)
+    if found is not None:
+        return found
+    pairing = pair(a, b)
+    # 2. Rounded, digest for digest.
+    found = rounded_copy(pairing)
+    if found is not None:
+        return found
+    # 3. Related at all?
+    kin = kinship(pairing)
+    base = Comparison(
+        related=kin.related,
+        change=pairing.change if kin.matrices else None,
+        score=max(0.0, min(1.0, kin.cosine)),
+        evidence=(_kinship_evidence(kin),),
+    )
+    if not base.related:
+        return base
+    # 4. Fewer levels, or zeros: the child is certain.
+    reduction = quantized(pairing) or pruned(pairing)
+    if reduction is not None:
+        return _reduced(base, reduction)
+    # 5. A training step: what kind, then which way.
+    return _trained(base, pairing, kin)
+
+
+def _kinship_evidence(kin: Kinship) -> Evidence:
+    if kin.matrices == 0:
+        return Evidence("kinship-v1", "no matrix of one has the shape of one of the other")
+    words = f"over {kin.matrices} matrices the weights have a cosine of {kin.cosine:.3f}"
+    if kin.equal_share:
+        words += f", and {kin.equal_share:.0%} of the values are equal to the bit"
+    return Evidence("kinship-v1", words, kin.cosine, kin.log10_p, NULL)
+
+
+def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
+    return replace(
+        base,
+        relation=reduction.relation,
+        how=reduction.how,
+        direction=reduction.direction,
+        margin=1.0 if reduction.direction == "a->b" else -1.0,
+        evidence=(reduction.evidence, *base.evidence),
+    )
+
+
+def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
+    """Name the kind of training between two related models and, where it is clear, its direction."""
+    lean = orthogonality(pairing)
+    adapter = low_rank(pairing)
+    change = base.change or 0.0
+    seen = [_lean_evidence(lean, change)]
+    if adapter is not None:
+        words = (
+            f"the difference has rank {adapter.rank} in {adapter.modules} matrices: "
+            "a merged low-rank adapter"
+        )
+        seen.insert(0, Evidence("low-rank-v1", words, statistic=float(adapter.rank)))
+    is_even = lean.share == 0 or abs(lean.share) < 0.25
+    base = replace(base, margin=lean.margin, evidence=(*seen, *base.evidence))
+    if adapter is None and is_even and kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0:
+        return replace(
+            base, related=False, relation=Relation.SHARED_INIT, margin=0.0, score=base.score / 2
+        )
+    if adapter is None and is_even and change >= 0.05:
+        words = "the difference leans on both models alike: siblings, or several steps apart"
+        return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
+    direction: Direction | None = None
+    if lean.is_clear:
+        direction = "a->b" if lean.margin > 0 else "b->a"
+    return replace(
+        base,
+        relation=Relation.FINETUNE,
+        how=_how(pairing, adapter, change),
+        direction=direction,
+        rank=None if adapter is None else adapter.rank,
+    )
+
+
+def _how(pairing: Pairing, adapter: LowRank | None, change: float) -> str:
+    if adapter is not None:
+        return "low_rank"
+    if bool(np.any(pairing.equal & pairing.is_matrix)):
+        return "partial"
+    return "continued" if change > CONTINUED_CHANGE else "full"
+
+
+def _lean_evidence(lean: Orthogonality, change: float) -> Evidence:
+    first, second = ("a", "b") if lean.margin >= 0 else ("b", "a")
+    words = (
+        f"the difference ({change:.1%} of the weights' norm) is nearer to orthogonal to {first} "
+        f"than to {second}, by {abs(lean.margin):.3f}"
+    )
+    return Evidence("orthogonality-v1", words, statistic=lean.margin)

@@ -1,0 +1,103 @@
+"""The values of this floor: one piece of evidence, and what two models are to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from lineage.relation import Relation
+
+Direction = Literal["a->b", "b->a"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one detector saw.
+
+    Attributes:
+        detector: Which one, with its version.
+        words: One sentence for a person.
+        statistic: The number it rests on, where there is one.
+        log10_p: Logarithm of a p-value, where a null is known.
+        null: What the p-value is valid under.
+    """
+
+    detector: str
+    words: str
+    statistic: float | None = None
+    log10_p: float | None = None
+    null: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "detector": self.detector,
+            "words": self.words,
+            "statistic": _rounded(self.statistic),
+            "log10_p": _rounded(self.log10_p),
+            "null": self.null,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two models are to each other, from their fingerprints alone.
+
+    Attributes:
+        related: None where nothing can be said.
+        relation: None where they are related but no single step is seen (siblings, or several
+            steps), and where they are not related.
+        how: A detail from `relation.HOW`.
+        direction: None where the weights do not tell.
+        margin: Positive speaks for a->b, negative for b->a; what `direction` rests on.
+        change: Norm of the difference over the norm of `a`, over the tensors both have.
+        rank: Of a difference of low rank.
+        score: 1 is surely related, 0 is surely not; orders pairs, is not a probability.
+        is_exact: Whether the relation follows from digests and not from a measurement.
+        evidence: Why, strongest first.
+    """
+
+    related: bool | None
+    relation: Relation | None = None
+    how: str | None = None
+    direction: Direction | None = None
+    margin: float = 0.0
+    change: float | None = None
+    rank: int | None = None
+    score: float = 0.0
+    is_exact: bool = False
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def log10_p(self) -> float | None:
+        """The relatedness test's p-value."""
+        return next((e.log10_p for e in self.evidence if e.log10_p is not None), None)
+
+    @property
+    def null(self) -> str | None:
+        """What that p-value is valid under."""
+        return next((e.null for e in self.evidence if e.null is not None), None)
+
+    def reversed(self) -> Comparison:
+        """Return the same with the two models' places changed."""
+        turned: dict[Direction | None, Direction | None] = {"a->b": "b->a", "b->a": "a->b"}
+        return replace(self, direction=turned.get(self.direction), margin=-self.margin)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form, without the two models' names."""
+        return {
+            "related": self.related,
+            "relation": None if self.relation is None else str(self.relation),
+            "how": self.how,
+            "direction": self.direction,
+            "score": _rounded(self.score),
+            "change": _rounded(self.change),
+            "rank": self.rank,
+            "log10_p": _rounded(self.log10_p),
+            "null": self.null,
+            "evidence": [e.to_json() for e in self.evidence],
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")

@@ -1,0 +1,77 @@
+"""What digests alone decide: copies, casts, rounded copies, shared tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lineage.evidence.base import Comparison, Evidence
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from lineage.evidence.pairing import Pairing
+    from lineage.fingerprints import Fingerprint
+
+_SPELLED = {"BF16": "bf16", "F16": "fp16"}
+
+
+def identical(a: Fingerprint, b: Fingerprint) -> Comparison | None:
+    """Find a copy: the same tensors, perhaps renamed, perhaps stored in a wider dtype."""
+    if a.root == b.root:
+        how, words = "same", "every name, dtype, shape and byte is the same"
+    elif a.content_id == b.content_id:
+        how, words = "renamed", "every tensor has the same bytes under another name"
+    elif a.value_id == b.value_id:
+        how, words = "cast", "every tensor has the same values in another precision"
+    else:
+        return None
+    return Comparison(
+        related=True,
+        relation=Relation.IDENTICAL,
+        how=how,
+        change=0.0,
+        score=1.0,
+        is_exact=True,
+        evidence=(Evidence("identity-v1", words),),
+    )
+
+
+def rounded_copy(pairing: Pairing) -> Comparison | None:
+    """Find a copy in fewer bits: each tensor of one is the other's, rounded, digest for digest.
+
+    There is no error rate: a digest either is that of the other's rounded values or is not.
+    """
+    forward = _rounds_to(pairing, forward=True)
+    backward = None if forward else _rounds_to(pairing, forward=False)
+    how = forward or backward
+    if how is None:
+        return None
+    child, parent = ("b", "a") if forward else ("a", "b")
+    words = f"every tensor of {child} is {parent}'s rounded to {how}, digest for digest"
+    return Comparison(
+        related=True,
+        relation=Relation.QUANTIZED,
+        how=how,
+        direction="a->b" if forward else "b->a",
+        margin=1.0 if forward else -1.0,
+        change=pairing.change,
+        score=1.0,
+        is_exact=True,
+        evidence=(Evidence("rounded-digests-v1", words),),
+    )
+
+
+def _rounds_to(pairing: Pairing, *, forward: bool) -> str | None:
+    """Return the dtype to which one model's every tensor was rounded to give the other's."""
+    if not pairing.a or {len(pairing.first.names), len(pairing.second.names)} != {len(pairing.a)}:
+        return None
+    dtypes: set[str] = set()
+    for i, j in zip(pairing.a, pairing.b, strict=True):
+        one, other = pairing.first.tensors[i], pairing.second.tensors[j]
+        parent, child = (one, other) if forward else (other, one)
+        if parent.value == child.value:
+            continue
+        named = next((d for d, digest in parent.rounded if digest == child.value), None)
+        if named is None:
+            return None
+        dtypes.add(named)
+    return _SPELLED.get(dtypes.pop()) if len(dtypes) == 1 else None

@@ -1,0 +1,96 @@
+"""Did one of two models lose precision or weights: values on few levels, values set to zero?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.evidence.base import Evidence
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from lineage.evidence.base import Direction
+    from lineage.evidence.pairing import Pairing
+
+_BITS = {8: "int8", 7: "int8", 6: "int8", 5: "int8", 4: "int4", 3: "int3", 2: "int2", 1: "int2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """One model is the other with less in it."""
+
+    relation: Relation
+    how: str
+    direction: Direction
+    evidence: Evidence
+
+
+def quantized(pairing: Pairing) -> Reduction | None:
+    """Find values on few levels in one model, near the other's values and not on levels there.
+
+    Nearness: a quantizer with 2^b levels over the range moves a value by at most half a step, so a
+    difference much larger than that has another cause besides.
+    """
+    use = pairing.is_matrix & ~pairing.equal
+    if not np.any(use):
+        return None
+    bits_a = np.array([pairing.first.tensors[i].lattice.bits for i in pairing.a])[use]
+    bits_b = np.array([pairing.second.tensors[j].lattice.bits for j in pairing.b])[use]
+    size, d = pairing.size[use], pairing.energy_d[use]
+    share_a, share_b = ((size * (bits > 0)).sum() / size.sum() for bits in (bits_a, bits_b))
+    direction: Direction
+    if share_b >= 0.5 and share_a < 0.1:
+        bits, direction, child, energy = bits_b, "a->b", "b", pairing.energy_a[use]
+    elif share_a >= 0.5 and share_b < 0.1:
+        bits, direction, child, energy = bits_a, "b->a", "a", pairing.energy_b[use]
+    else:
+        return None
+    on = bits > 0
+    commonest = int(np.bincount(bits[on]).argmax())
+    change = float(np.sqrt(d[on].sum() / energy[on].sum()))
+    # Half a step is 1/2^b of the range; 12 standard deviations span even a heavy-tailed row.
+    if change > 24 / 2**commonest / np.sqrt(12):
+        return None
+    words = f"{child}'s values lie on at most {2**commonest} levels, next to the other's values"
+    evidence = Evidence("lattice-v1", words, statistic=float(max(share_a, share_b)))
+    return Reduction(Relation.QUANTIZED, _BITS[commonest], direction, evidence)
+
+
+def pruned(pairing: Pairing) -> Reduction | None:
+    """Find zeros where the other model has values, and the other's values everywhere else.
+
+    Setting values of p to zero leaves c with <c, p> = |c|^2: the difference is orthogonal to the
+    *child*, which training never does.
+    """
+    use = pairing.is_matrix & ~pairing.equal & (pairing.energy_d > 0)
+    if not np.any(use):
+        return None
+    zeros_a, zeros_b = _zeros(pairing, use)
+    size = pairing.size[use].sum()
+    added = float((zeros_b - zeros_a) / size)
+    if abs(added) < 0.05:
+        return None
+    inner, d = pairing.inner[use].sum(), pairing.energy_d[use].sum()
+    a, b = pairing.energy_a[use].sum(), pairing.energy_b[use].sum()
+    child = b if added > 0 else a
+    if abs(inner - child) > 0.1 * np.sqrt(d * child):
+        return None
+    name = "b" if added > 0 else "a"
+    words = f"{abs(added):.0%} of {name}'s values became zero and the others stayed"
+    evidence = Evidence("zeros-v1", words, statistic=abs(added))
+    direction: Direction = "a->b" if added > 0 else "b->a"
+    return Reduction(Relation.PRUNED, "unstructured", direction, evidence)
+
+
+def _zeros(pairing: Pairing, use: np.ndarray) -> tuple[int, int]:
+    """Count the zeros of both models in the tensors used."""
+    counts = [0, 0]
+    for place in np.flatnonzero(use):
+        for side, (of, where) in enumerate(
+            ((pairing.first, pairing.a), (pairing.second, pairing.b))
+        ):
+            sketch = of.tensors[where[place]].sketch
+            counts[side] += 0 if sketch is None else sketch.zeros
+    return counts[0], counts[1]

@@ -1,0 +1,46 @@
+"""From tensors to a fingerprint: exact identity, and a sketch that answers ever after."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineage.artifacts import read
+from lineage.fingerprints.base import Fingerprint, TensorPrint
+from lineage.fingerprints.measure import measure
+from lineage.fingerprints.stored import SUFFIX, from_bytes, to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SUFFIX", "Fingerprint", "TensorPrint", "fingerprint", "from_bytes", "to_bytes"]
+
+
+def fingerprint(
+    source: str | PathLike[str] | Any, *, progress: Callable[[int], None] | None = None
+) -> Fingerprint:
+    """Fingerprint a model, or load a fingerprint that was saved.
+
+    Args:
+        source: Anything `read` takes (a path, a torch module or state dict, a mapping of NumPy
+            arrays), or the path of a saved fingerprint (`*.lineage`), or a `Fingerprint`.
+        progress: Called with the number of bytes just done, from any thread.
+
+    Raises:
+        FormatError: Naming file, tensor and reason.
+        OSError: If the path cannot be opened.
+
+    Example:
+        >>> import numpy as np
+        >>> fingerprint({"w": np.zeros((2, 2), np.float32)}).root[:8]
+        '10ff9036'
+    """
+    if isinstance(source, Fingerprint):
+        return source
+    if isinstance(source, str | PathLike) and Path(source).suffix == SUFFIX:
+        path = Path(source)
+        if path.is_file():
+            return from_bytes(path.read_bytes(), file=fspath(source))
+    with read(source) as artifact:
+        return measure(artifact, progress)

@@ -1,0 +1,63 @@
+"""Exact identity: what is hashed, and how leaves become one root.
+
+Nothing here knows a file format or a number: only names, dtypes, shapes and raw little-endian
+bytes, so a container, its header, its shards and its order can never change an identity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from lineage import merkle
+from lineage.artifacts.base import size_bytes
+from lineage.digest import blake3_digest, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class ContentHasher:
+    """BLAKE3 of a tensor's dtype, shape and bytes; the bytes come piece by piece."""
+
+    def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
+        size = size_bytes(dtype, shape)
+        head = frame("lineage/content/v1", dtype.encode(), shape_bytes(shape))
+        self._hash = blake3(head + size.to_bytes(8, "little"))
+
+    def update(self, piece: memoryview | bytes) -> None:
+        """Add the next bytes, in order."""
+        self._hash.update(piece)
+
+    def digest(self) -> bytes:
+        """Return the 32-byte digest."""
+        return self._hash.digest()
+
+
+def shape_bytes(shape: tuple[int, ...]) -> bytes:
+    """Each extent as an unsigned 64-bit little-endian."""
+    return b"".join(extent.to_bytes(8, "little") for extent in shape)
+
+
+def root(named: Iterable[tuple[str, bytes]]) -> bytes:
+    """Merkle root over (name, content digest), in the order of the names' UTF-8 bytes.
+
+    The tree has the shape and the node prefix of RFC 9162; the hash is BLAKE3.
+    """
+    leaves = [
+        (encoded, blake3_digest(frame("lineage/leaf/v1", encoded, content)))
+        for encoded, content in ((name.encode("utf-8"), content) for name, content in named)
+    ]
+    return merkle.root([leaf for _, leaf in sorted(leaves)], blake3_digest)
+
+
+def unnamed_root(kind: str, digests: Iterable[bytes]) -> bytes:
+    """Merkle root over digests alone, sorted, equal ones kept: the same under any names.
+
+    Args:
+        kind: `content` or `value`; it separates the two trees.
+        digests: One per tensor.
+    """
+    leaves = [blake3_digest(frame(f"lineage/{kind}-leaf/v1", digest)) for digest in digests]
+    return merkle.root(sorted(leaves), blake3_digest)

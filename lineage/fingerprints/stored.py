@@ -1,0 +1,186 @@
+"""A fingerprint as bytes: a safetensors file of its own, so that any language can read it.
+
+`lineage/spec/fingerprint-v1.md` is the format in words.
+"""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lineage import canonical
+from lineage.artifacts.base import BITS
+from lineage.errors import FormatError, SchemeError
+from lineage.fingerprints.base import Fingerprint, TensorPrint
+from lineage.fingerprints.lattice import Lattice
+from lineage.fingerprints.sketch import SCHEME, Layout, Sketch
+from lineage.fingerprints.values import has_numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TYPE = "urn:model-lineage:fingerprint:v1"
+SUFFIX = ".lineage"
+
+
+def to_bytes(fingerprint: Fingerprint) -> bytes:
+    """Return the stored form; the same fingerprint always gives the same bytes."""
+    rows: list[dict[str, Any]] = []
+    cores: list[NDArray[np.float32]] = []
+    energies: list[NDArray[np.float64]] = []
+    fourths: list[float] = []
+    for tensor in fingerprint.tensors:
+        row: dict[str, Any] = {
+            "name": tensor.name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "content": tensor.content.hex(),
+            "value": tensor.value.hex(),
+            "rounded": {dtype: digest.hex() for dtype, digest in tensor.rounded},
+            "nonfinite": tensor.nonfinite,
+            "lattice": [tensor.lattice.bits, tensor.lattice.group],
+        }
+        if tensor.sketch is not None:
+            row["zeros"] = tensor.sketch.zeros
+            cores.append(tensor.sketch.core.reshape(-1))
+            energies += [tensor.sketch.rows, tensor.sketch.cols]
+            fourths.append(tensor.sketch.fourth)
+        rows.append(row)
+    arrays = {
+        "cores": np.concatenate([*cores, np.zeros(0, np.float32)]),
+        "energies": np.concatenate([*energies, np.zeros(0)]),
+        "fourths": np.array(fourths, np.float64),
+        "manifest": np.frombuffer(canonical.dumps(rows), np.uint8),
+    }
+    head = {
+        "_type": TYPE,
+        "root": fingerprint.root,
+        "scheme": fingerprint.scheme,
+        "size_bytes": str(fingerprint.size_bytes),
+    }
+    # One entry: writers of safetensors put several in any order, and the bytes must not vary.
+    return save(arrays, metadata={"lineage": canonical.dumps(head).decode()})
+
+
+def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
+    """Read a stored fingerprint; its root is recomputed from its leaves.
+
+    Raises:
+        FormatError: If the bytes are no fingerprint, or its parts disagree.
+        SchemeError: If its sketches were made by another scheme.
+    """
+
+    def fail(reason: str, tensor: str | None = None) -> FormatError:
+        return FormatError(reason, file=file, tensor=tensor)
+
+    head = _head(data, file=file)
+    if head.get("_type") != TYPE:
+        raise fail(f"not a fingerprint: its type is {str(head.get('_type'))[:80]!r}")
+    if head.get("scheme") != SCHEME:
+        raise SchemeError(f"{file}: sketched by {head.get('scheme')!r}, this version has {SCHEME!r}")
+    try:
+        arrays = load(data)
+    except SafetensorError as error:
+        raise fail(f"not a fingerprint: {error}") from error
+    expected = {"cores": "float32", "energies": "float64", "fourths": "float64", "manifest": "uint8"}
+    if {name: array.dtype.name for name, array in arrays.items()} != expected:
+        raise fail("not a fingerprint: its arrays are not cores, energies, fourths and manifest")
+    rows = canonical.loads(arrays["manifest"].tobytes(), file=file)
+    if not isinstance(rows, list) or not rows:
+        raise fail("its manifest lists no tensors")
+    reader = _Reader(arrays)
+    tensors = []
+    for row in rows:
+        try:
+            tensors.append(reader.tensor(row))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            name = row.get("name") if isinstance(row, dict) else None
+            raise fail(f"its manifest has a bad entry: {error}", str(name)) from error
+    if not reader.is_done():
+        raise fail("it holds more sketches than its manifest has tensors")
+    names = [t.name.encode() for t in tensors]
+    if names != sorted(set(names)):
+        raise fail("its tensors are not in name order, each once")
+    fingerprint = Fingerprint(tuple(tensors), SCHEME, int(head["size_bytes"]))
+    if fingerprint.root != head.get("root"):
+        raise fail("its root is not the root of its leaves")
+    return fingerprint
+
+
+def _head(data: bytes, *, file: object) -> dict[str, Any]:
+    """Return the one metadata entry, without loading an array."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise FormatError("not a fingerprint", file=file)
+    try:
+        header = json.loads(data[8 : 8 + length])
+        text = header["__metadata__"]["lineage"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError("not a fingerprint", file=file) from error
+    head = canonical.loads(str(text).encode(), file=file)
+    if not isinstance(head, dict) or not str(head.get("size_bytes")).isdecimal():
+        raise FormatError("not a fingerprint", file=file)
+    return head
+
+
+class _Reader:
+    """Hands out the concatenated arrays, tensor by tensor."""
+
+    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self._arrays = arrays
+        self._next = {"cores": 0, "energies": 0, "fourths": 0}
+
+    def _take(self, name: str, count: int) -> NDArray[Any]:
+        start = self._next[name]
+        taken = self._arrays[name][start : start + count]
+        if taken.size != count:
+            raise ValueError(f"its {name} end too soon")
+        if not np.all(np.isfinite(taken)):
+            raise ValueError(f"its {name} are not finite")
+        self._next[name] = start + count
+        return taken
+
+    def is_done(self) -> bool:
+        return all(self._arrays[name].size == taken for name, taken in self._next.items())
+
+    def tensor(self, row: dict[str, Any]) -> TensorPrint:
+        """Build one tensor's print from its manifest row; slips raise the built-in errors."""
+        shape = tuple(row["shape"])
+        if row["dtype"] not in BITS or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError("its dtype or shape is not one")
+        if not isinstance(row["name"], str):
+            raise TypeError("its name is not text")
+        sketch = None
+        if has_numbers(row["dtype"]) and prod(shape):
+            height, width = Layout.of(shape).core_shape
+            sketch = Sketch(
+                self._take("cores", height * width).reshape(height, width),
+                self._take("energies", height),
+                self._take("energies", width),
+                float(self._take("fourths", 1)[0]),
+                int(row["zeros"]),
+            )
+        bits, group = row["lattice"]
+        return TensorPrint(
+            row["name"],
+            row["dtype"],
+            shape,
+            _digest(row["content"]),
+            _digest(row["value"]),
+            tuple((dtype, _digest(text)) for dtype, text in sorted(row["rounded"].items())),
+            sketch,
+            int(row["nonfinite"]),
+            Lattice(int(bits), int(group)),
+        )
+
+
+def _digest(text: str) -> bytes:
+    digest = bytes.fromhex(text)
+    if len(digest) != 32 or digest.hex() != text:
+        raise ValueError("a digest is not 64 lower-case hex digits")
+    return digest
