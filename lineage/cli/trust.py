@@ -1,0 +1,340 @@
+"""The commands that need no weights: keys, logs, receipts and payouts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lineage import canonical, claims, merkle, settlement
+from lineage.claims import fields
+from lineage.cli import say
+from lineage.errors import FormatError, LedgerError, SettlementError, VerificationError, printable
+from lineage.ledgers import Ledger, Receipt, open_checkpoint
+from lineage.ledgers.receipt import HEADER, MAX_RECEIPT_BYTES
+from lineage.signing import Ed25519Key, Envelope, PublicKey, is_locked
+
+FILE = click.Path(path_type=Path)
+"""A path as given; the library opens it and says in one line what is wrong with it."""
+
+
+@click.command
+@click.argument("path", type=FILE)
+@click.option("--passphrase", is_flag=True, help="Ask for a passphrase that locks the key.")
+@say.json_option
+def key(path: Path, passphrase: bool, as_json: bool) -> None:
+    """Make a key: PATH, which only you can read, and PATH.pub, which is for everyone.
+
+    \b
+    lineage key alice.key
+    """  # noqa: D301 - click's mark, not an escape
+    public = path.with_name(f"{path.name}.pub")
+    for taken in (path, public):
+        if taken.exists():
+            raise FormatError("there is a file already; a key is never overwritten", file=taken)
+    words = ""
+    if passphrase:
+        words = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    made = Ed25519Key.generate()
+    made.save(path, words.encode() or None)
+    made.public.save(public)
+    say.result(
+        {"path": str(path), "public": str(public), "key_id": made.key_id},
+        made.key_id,
+        as_json=as_json,
+    )
+    say.note(f"{path} signs: keep it secret. {public} checks: give it to everyone.")
+
+
+@click.command
+@click.argument("log", type=FILE)
+@click.argument("paths", type=FILE, nargs=-1, required=True, metavar="CLAIM...")
+@click.option("--key", "key_path", type=FILE, required=True, help="The log's private key.")
+@click.option("--origin", help="The log's name, such as example.com/log; needed for a new log.")
+@click.option("--no-receipts", is_flag=True, help="Write no receipt beside each claim.")
+@say.json_option
+def append(
+    log: Path,
+    paths: tuple[Path, ...],
+    key_path: Path,
+    origin: str | None,
+    no_receipts: bool,
+    as_json: bool,
+) -> None:
+    """Append signed claims to a log, and write a receipt beside each.
+
+    All are appended or none. A claim that the log has already keeps its place. A new log is made
+    when LOG is not there.
+
+    \b
+    lineage append log.sqlite child.json --key log.key --origin example.com/log
+    """  # noqa: D301 - click's mark, not an escape
+    entries = [_read_envelope(path).to_bytes() for path in paths]
+    receipts = [path.with_suffix(".receipt") for path in paths]
+    if len(set(receipts)) != len(set(paths)) and not no_receipts:
+        raise click.UsageError("two claims would share one receipt file; use --no-receipts")
+    signer = load_key(key_path)
+    if origin is None and not log.exists():
+        raise click.UsageError(f"{log} is a new log: give it a name with --origin")
+    if origin is not None and not log.exists():
+        ledger = Ledger.create(log, signer, origin)
+    else:
+        ledger = Ledger.open(log, signer, origin)
+    before = len(ledger)
+    proofs = ledger.append(entries)
+    head = open_checkpoint(proofs[0].checkpoint, signer.public, ledger.origin)
+    rows: list[dict[str, Any]] = []
+    for path, target, entry, proof in zip(paths, receipts, entries, proofs, strict=True):
+        if not no_receipts:
+            _write(target, proof.to_bytes())
+        rows.append(
+            {
+                "path": str(path),
+                "claim_id": merkle.leaf_hash(entry).hex(),
+                "index": proof.index,
+                "new": proof.index >= before,
+                "receipt": None if no_receipts else str(target),
+            }
+        )
+    document = {"log": str(log), "origin": head.origin, "size": head.size, "root": head.root.hex()}
+    say.result(
+        {**document, "entries": rows},
+        lambda: "\n".join(
+            [
+                *(f"{row['index']:>6}  {row['path']}{_there(row)}" for row in rows),
+                f"{head.origin} has {_count(head.size, 'entry', 'entries')}",
+            ]
+        ),
+        as_json=as_json,
+    )
+
+
+@click.command
+@click.argument("path", type=FILE, metavar="CLAIM|LOG")
+@click.argument("receipt", type=FILE, required=False)
+@click.option("--log-key", type=FILE, required=True, help="The log's public key.")
+@click.option("--origin", help="The log's name; by default the one found, which is printed.")
+@click.option(
+    "--since", type=FILE, help="A receipt or checkpoint of this log from before, to hold it to."
+)
+@say.json_option
+def check(
+    path: Path,
+    receipt: Path | None,
+    log_key: Path,
+    origin: str | None,
+    since: Path | None,
+    as_json: bool,
+) -> None:
+    """Check that a log holds a claim, without the log; or check a whole log.
+
+    With a receipt, nothing but the log's public key is needed. With a log alone, every hash in it
+    is computed again from its entries.
+
+    \b
+    lineage check child.json child.receipt --log-key log.key.pub
+    lineage check log.sqlite --log-key log.key.pub --since child.receipt
+    """  # noqa: D301 - click's mark, not an escape
+    public = PublicKey.load(log_key)
+    if receipt is None:
+        _check_log(path, public, origin, since, as_json)
+        return
+    if since is not None:
+        raise click.UsageError("--since goes with a log, not with a receipt")
+    entry = _read(path)
+    with _about(receipt):
+        proof = Receipt.from_bytes(_read(receipt))
+        head = proof.verify(entry, public, proof.claimed_origin if origin is None else origin)
+    say.result(
+        {
+            "ok": True,
+            "claim_id": merkle.leaf_hash(entry).hex(),
+            "index": proof.index,
+            "origin": head.origin,
+            "size": head.size,
+            "root": head.root.hex(),
+        },
+        f"yes: {path} is entry {proof.index} of {head.origin}, which then had {head.size}",
+        as_json=as_json,
+    )
+
+
+def _check_log(
+    path: Path, public: PublicKey, origin: str | None, since: Path | None, as_json: bool
+) -> None:
+    """Check a log file as a whole, and against an older head where one is given."""
+    with _about(path):
+        ledger = Ledger.open(path, public, origin)
+        head = ledger.audit()
+    if since is not None:
+        note = _read(since)
+        with _about(since):
+            if note.startswith(HEADER.encode()):
+                note = Receipt.from_bytes(note).checkpoint
+            head = ledger.check_since(open_checkpoint(note, public, ledger.origin))
+    say.result(
+        {"ok": True, "origin": head.origin, "size": head.size, "root": head.root.hex()},
+        f"yes: {head.origin} holds {_count(head.size, 'entry', 'entries')} under {head.root.hex()}",
+        as_json=as_json,
+    )
+
+
+@click.command
+@click.argument("paths", type=FILE, nargs=-1, required=True, metavar="CLAIM...")
+@click.option("--earner", required=True, help="The model that earned: its root or its name.")
+@click.option("--amount", type=int, required=True, help="What it earned, in the smallest unit.")
+@click.option("--unit", required=True, help="What the unit is called.")
+@click.option(
+    "--key", "key_paths", type=FILE, multiple=True, required=True, help="An accepted public key."
+)
+@click.option("--audience", help="Accept claims addressed to this name, too.")
+@click.option("--ceiling", default="0.5", show_default=True, help="Most that all ancestors take.")
+@click.option("--accept-asserted", is_flag=True, help="Pay by edges that nobody has measured.")
+@click.option("-o", "--output", type=FILE, help="Write the settlement's bytes to this file.")
+@say.json_option
+def settle(
+    paths: tuple[Path, ...],
+    earner: str,
+    amount: int,
+    unit: str,
+    key_paths: tuple[Path, ...],
+    audience: str | None,
+    ceiling: str,
+    accept_asserted: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Divide what a model earned among everyone its claims name.
+
+    No weights are at hand here, so every edge between models rests on a signature alone; say
+    --accept-asserted to pay by such edges.
+
+    \b
+    lineage settle child.json base.json --earner child --amount 100000 --unit EUR-cent \\
+        --key alice.key.pub --key bob.key.pub --accept-asserted
+    """  # noqa: D301 - click's mark, not an escape
+    keys = tuple({found.raw: found for found in map(PublicKey.load, key_paths)}.values())
+    policy = claims.Policy(keys, audience=audience)
+    share = fields.parse_fraction(ceiling, "--ceiling")
+    if not 0 <= share <= 1:
+        raise FormatError("--ceiling: expected 0 to 1")
+    verified = []
+    for path in paths:
+        envelope = _read_envelope(path)
+        with _about(path):
+            verified.append(claims.verify(envelope, policy))
+    names = {found.claim.subject.root: found.claim.subject.name for found in verified}
+    terms = settlement.Terms(share, accept_asserted)
+    done = settlement.settle(verified, _root_of(earner, names), amount, unit, terms)
+    if done.asserted and not accept_asserted:
+        edges = _count(len(done.asserted), "edge rests", "edges rest")
+        raise SettlementError(f"{edges} on a signature alone; pay by it with --accept-asserted")
+    if output is not None:
+        _write(output, done.to_bytes())
+    say.result(_settlement_json(done), lambda: _settlement_text(done, names), as_json=as_json)
+
+
+def load_key(path: Path) -> Ed25519Key:
+    """Read a private key file, asking for its passphrase if it has one."""
+    if is_locked(_read(path)):
+        words = click.prompt(f"Passphrase of {path}", hide_input=True, err=True)
+        return Ed25519Key.load(path, str(words).encode())
+    return Ed25519Key.load(path)
+
+
+def _settlement_json(done: settlement.Settlement) -> dict[str, Any]:
+    """Return the settlement as its own document, and the digest that names it."""
+    document: dict[str, Any] = canonical.loads(done.to_bytes())
+    return {**document, "sha256": done.sha256}
+
+
+def _settlement_text(done: settlement.Settlement, names: dict[str, str]) -> str:
+    """Return the payouts as a small table, and what they rest on."""
+
+    def name(root: str) -> str:
+        return names.get(root, f"{root[:12]}…")
+
+    rows = [
+        (
+            payout.payee,
+            f"{payout.amount:,}",
+            ", ".join(f"{reason.role} of {reason.name}" for reason in payout.reasons),
+        )
+        for payout in done.payouts
+    ]
+    if done.holder is not None:
+        rows.append(("(held)", f"{done.unclaimed:,}", f"for whoever claims {name(done.holder)}"))
+    widths = [max((len(row[at]) for row in rows), default=0) for at in (0, 1)]
+    lines = [f"{name(done.earner)} earned {done.amount:,} {done.unit}", ""]
+    lines += [f"  {who:<{widths[0]}}  {what:>{widths[1]}}  {why}" for who, what, why in rows]
+    if done.asserted:
+        lines += ["", "These rest on a signature alone; nobody has measured them:"]
+        lines += [
+            f"  {name(link.child)} is {link.relation} of {name(link.parent)}"
+            for link in done.asserted
+        ]
+    return "\n".join([*lines, "", f"settlement {done.sha256}"])
+
+
+def _root_of(earner: str, names: dict[str, str]) -> str:
+    """Return the root that a person means by a root or a name."""
+    if earner in names:
+        return earner
+    found = [root for root, name in names.items() if name == earner]
+    if len(found) != 1:
+        reason = "no claim is" if not found else f"{len(found)} models in the claims are"
+        raise SettlementError(f"{reason} about '{printable(earner)}'")
+    return found[0]
+
+
+def _read_envelope(path: Path) -> Envelope:
+    """Read a file that must hold a signed claim."""
+    envelope = Envelope.from_bytes(_read(path), file=path)
+    claims.read(envelope, file=path)
+    return envelope
+
+
+def _read(path: Path, limit: int = MAX_RECEIPT_BYTES) -> bytes:
+    """Read a small file; what is larger is not what it should be."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FormatError(f"longer than {limit} bytes", file=path)
+    return data
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; one that is there is replaced."""
+    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(draft).chmod(0o644)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with it."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(error.reason, file=error.file or path, offset=error.offset) from error
+    except (VerificationError, LedgerError) as error:
+        raise type(error)(f"{printable(str(path))}: {error}") from error
+
+
+def _there(row: dict[str, Any]) -> str:
+    return "" if row["new"] else "  (was there)"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
