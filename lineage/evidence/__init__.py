@@ -9,7 +9,13 @@ import numpy as np
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence
-from lineage.evidence.direction import Orthogonality, orthogonality
+from lineage.evidence.direction import (
+    CLEAR_MARGIN,
+    CLEAR_SHARE,
+    EVEN_SHARE,
+    Orthogonality,
+    orthogonality,
+)
 from lineage.evidence.exact import identical, rounded_copy
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Evidence", "compare_fingerprints"]
 
-SHARED_INIT_COSINE = 0.93
+SHARED_INIT_COSINE = 0.9
 """Two models that lean on each other alike and agree less than this went most of their way apart:
 that is two trainings from one initialisation, not two fine-tunes of one model."""
 
@@ -100,14 +106,14 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             "a merged low-rank adapter"
         )
         seen.insert(0, Evidence("low-rank-v1", words, statistic=float(adapter.rank)))
-    is_even = lean.share == 0 or abs(lean.share) < 0.25
     base = replace(base, margin=lean.margin, evidence=(*seen, *base.evidence))
-    if adapter is None and is_even and kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0:
+    is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
+    if adapter is None and is_apart and abs(lean.share) < EVEN_SHARE:
         return replace(
             base, related=False, relation=Relation.SHARED_INIT, margin=0.0, score=base.score / 2
         )
-    if adapter is None and is_even and change >= 0.05:
-        words = "the difference leans on both models alike: siblings, or several steps apart"
+    if abs(lean.share) < CLEAR_SHARE and change >= CLEAR_MARGIN:
+        words = "the difference leans on both models: siblings, or several steps apart"
         return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
     direction: Direction | None = None
     if lean.is_clear:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 CLEAR_MARGIN = 0.05
 """The margin above which the direction of a lone pair is said."""
 
-CLEAR_SHARE = 0.4
-"""How much of the margin a pure step would have must be there: 1 for parent and child, 0 for two
-siblings, whose difference leans on both alike."""
+CLEAR_SHARE = 0.75
+"""How much of the margin of a pure step must be there. It is 1 for parent and child; for siblings
+that moved by u and v it is (v^2 - u^2) / (v^2 + u^2): 0 when both moved alike, and .8 when one
+moved three times as far, which a lone pair can hardly tell from a step."""
+
+EVEN_SHARE = 0.4
+"""Below this both moved about as far from something they share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,354 @@
+"""From evidence to one answer per family: copies, leaves, merges, a root, and who came from whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import exp
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+
+from lineage.evidence import Comparison, compare_fingerprints
+from lineage.evidence.family import Merge, Stack, betweenness, linear_merge, stack
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from lineage.fingerprints import Fingerprint
+
+_CERTAIN = 0.99
+"""No probability above this is printed: nothing here is calibrated finer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A model of the graph."""
+
+    path: str
+    id: str
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A parent and a child.
+
+    Attributes:
+        coefficient: The parent's share, for merges.
+        probability: That this edge, with this direction, is right; .5 for copies, whose order
+            weights cannot tell.
+    """
+
+    parent: str
+    child: str
+    relation: Relation
+    how: str | None
+    coefficient: float | None
+    probability: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "parent": self.parent,
+            "child": self.child,
+            "relation": str(self.relation),
+            "how": self.how,
+            "coefficient": None if self.coefficient is None else round(self.coefficient, 4),
+            "probability": round(self.probability, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models and how surely they are related; a score orders pairs, it is no probability."""
+
+    a: str
+    b: str
+    score: float
+    related: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Undetermined:
+    """Two related models of which it cannot be said who came first, or through whom."""
+
+    a: str
+    b: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineageGraph:
+    """The lineage of some models, as far as their weights tell it."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    pairs: tuple[Pair, ...]
+    undetermined: tuple[Undetermined, ...] = ()
+    comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict, repr=False)
+
+    def parents(self, path: str) -> tuple[Edge, ...]:
+        """Return the edges into a model."""
+        return tuple(edge for edge in self.edges if edge.child == path)
+
+    def ancestors(self, path: str) -> frozenset[str]:
+        """Return every model upstream of a model."""
+        graph = nx.DiGraph((edge.parent, edge.child) for edge in self.edges)
+        return frozenset(nx.ancestors(graph, path)) if path in graph else frozenset()
+
+    def between(self, a: str, b: str) -> Comparison:
+        """Return what was found between two models, seen from `a`."""
+        if (a, b) in self.comparisons:
+            return self.comparisons[a, b]
+        return self.comparisons[b, a].reversed()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form of `lineage infer`."""
+        return {
+            "models": [{"path": n.path, "id": n.id, "family": n.family} for n in self.nodes],
+            "edges": [edge.to_json() for edge in self.edges],
+            "pairs": [
+                {"a": p.a, "b": p.b, "score": float(f"{p.score:.6g}"), "related": p.related}
+                for p in self.pairs
+            ],
+            "undetermined": [{"a": u.a, "b": u.b, "why": u.why} for u in self.undetermined],
+        }
+
+
+def infer_graph(
+    models: Mapping[str, Fingerprint], *, progress: Callable[[int], None] | None = None
+) -> LineageGraph:
+    """Infer who came from whom among models, from their fingerprints alone.
+
+    The order of `models` never changes the answer.
+
+    Args:
+        models: Path (any name) -> fingerprint.
+        progress: Called with the number of pairs just compared.
+
+    Raises:
+        SchemeError: If fingerprints of two schemes are mixed.
+    """
+    paths = sorted(models)
+    comparisons: dict[tuple[str, str], Comparison] = {}
+    for a, b in combinations(paths, 2):
+        comparisons[a, b] = compare_fingerprints(models[a], models[b])
+        if progress is not None:
+            progress(1)
+    links = nx.Graph()
+    links.add_nodes_from(paths)
+    links.add_edges_from(pair for pair, found in comparisons.items() if found.related)
+    families = sorted((sorted(members) for members in nx.connected_components(links)))
+    edges: list[Edge] = []
+    unclear: list[Undetermined] = []
+    for members in families:
+        solved = _Family(members, models, comparisons)
+        edges += solved.edges
+        unclear += solved.unclear
+    family_of = {path: k for k, members in enumerate(families) for path in members}
+    return LineageGraph(
+        nodes=tuple(Node(path, models[path].root, family_of[path]) for path in paths),
+        edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))),
+        pairs=tuple(
+            _pair(a, b, found, family_of[a] == family_of[b])
+            for (a, b), found in comparisons.items()
+        ),
+        undetermined=tuple(unclear),
+        comparisons=comparisons,
+    )
+
+
+def _pair(a: str, b: str, found: Comparison, is_one_family: bool) -> Pair:
+    """Two models of one family are related even where, alone, they look like two trainings."""
+    if is_one_family and not found.related:
+        return Pair(a, b, max(found.score, 0.5), True)
+    return Pair(a, b, found.score, found.related)
+
+
+class _Family:
+    """One family's edges, found in steps; each step takes models out of the rest."""
+
+    def __init__(
+        self,
+        members: Sequence[str],
+        models: Mapping[str, Fingerprint],
+        comparisons: Mapping[tuple[str, str], Comparison],
+    ) -> None:
+        self.models = models
+        self.comparisons = comparisons
+        self.edges: list[Edge] = []
+        self.unclear: list[Undetermined] = []
+        rest = self._collapse_copies(list(members))
+        rest = self._attach_reduced(rest)
+        if len(rest) < 2:
+            return
+        # In an order of their own contents, so that names and input order cannot matter.
+        rest.sort(key=lambda path: models[path].value_id)
+        family = stack([models[path] for path in rest])
+        if family is None:
+            self._pairwise(rest)
+            return
+        merges = self._attach_merges(rest, family)
+        self._grow_tree(rest, family, merges)
+
+    def between(self, a: str, b: str) -> Comparison:
+        """Return what was found between two models, seen from `a`."""
+        if (a, b) in self.comparisons:
+            return self.comparisons[a, b]
+        return self.comparisons[b, a].reversed()
+
+    def _collapse_copies(self, members: list[str]) -> list[str]:
+        """Keep one of each set of identical models; the others hang on it.
+
+        Which copy came first cannot be read from weights. The one kept shares its tensors' names
+        with most of the family, then is the one stored narrowest, then first by digest and path.
+        """
+        names = {path: {t.name for t in self.models[path].tensors} for path in members}
+
+        def rank(path: str) -> tuple[int, int, str, str]:
+            shared = sum(len(names[path] & names[other]) for other in members if other != path)
+            return -shared, self.models[path].size_bytes, self.models[path].root, path
+
+        kept: list[str] = []
+        for path in sorted(members, key=rank):
+            first = next((k for k in kept if self._is_copy(k, path)), None)
+            if first is None:
+                kept.append(path)
+            else:
+                how = self.between(first, path).how
+                self.edges.append(Edge(first, path, Relation.IDENTICAL, how, None, 0.5))
+        return kept
+
+    def _is_copy(self, a: str, b: str) -> bool:
+        return self.between(a, b).relation is Relation.IDENTICAL
+
+    def _attach_reduced(self, members: list[str]) -> list[str]:
+        """Hang quantized and pruned models on their nearest source: these are certain leaves."""
+        reduced = {Relation.QUANTIZED, Relation.PRUNED}
+        rest = []
+        for child in members:
+            sources = [
+                (not found.is_exact, found.change or 0.0, self.models[parent].value_id, parent)
+                for parent in members
+                if parent != child
+                and (found := self.between(parent, child)).relation in reduced
+                and found.direction == "a->b"
+            ]
+            if not sources:
+                rest.append(child)
+                continue
+            parent = min(sources)[-1]
+            found = self.between(parent, child)
+            assert found.relation is not None
+            self.edges.append(Edge(parent, child, found.relation, found.how, None, _CERTAIN))
+        return rest
+
+    def _attach_merges(self, rest: list[str], family: Stack) -> dict[int, Merge]:
+        """Find the weighted means; a merge that needs another merge of itself is left alone."""
+        merges = {
+            child: merge
+            for child in range(len(rest))
+            if (merge := linear_merge(family, child)) is not None
+        }
+        for child, merge in merges.items():
+            for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
+                self.edges.append(
+                    Edge(rest[parent], rest[child], Relation.MERGE, "linear", coefficient, _CERTAIN)
+                )
+        return merges
+
+    def _grow_tree(self, rest: list[str], family: Stack, merges: Mapping[int, Merge]) -> None:
+        """Choose the root by all pairs together, then give each other model its parent."""
+        trained = [i for i in range(len(rest)) if i not in merges]
+        if len(trained) < 2:
+            return
+        scores = {
+            i: sum(self.between(rest[i], rest[j]).margin for j in trained if j != i)
+            / (len(trained) - 1)
+            for i in trained
+        }
+        root = max(trained, key=lambda i: (scores[i], -i))
+        confidence = _direction_probability(scores[root])
+        if scores[root] < CLEAR_ROOT:
+            self._pairwise([rest[i] for i in trained])
+            return
+        for child in trained:
+            if child == root:
+                continue
+            parent, probability = _parent(family, root, child, range(len(rest)), merges)
+            found = self.between(rest[parent], rest[child])
+            relation, how = _step(found)
+            self.edges.append(
+                Edge(
+                    rest[parent],
+                    rest[child],
+                    relation,
+                    how,
+                    None,
+                    min(_CERTAIN, confidence * probability),
+                )
+            )
+
+    def _pairwise(self, members: list[str]) -> None:
+        """Without a root: say which models are related and that no order is clear.
+
+        Two models alone may still have a clear direction.
+        """
+        for a, b in combinations(members, 2):
+            found = self.between(a, b)
+            if len(members) == 2 and found.direction is not None and found.relation is not None:
+                parent, child = (a, b) if found.direction == "a->b" else (b, a)
+                probability = _direction_probability(abs(found.margin))
+                self.edges.append(
+                    Edge(parent, child, found.relation, found.how, None, probability)
+                )
+            elif found.related:
+                why = found.evidence[0].words if found.evidence else "no order is clear"
+                self.unclear.append(Undetermined(a, b, why))
+
+
+CLEAR_ROOT = 0.03
+"""Mean margin below which no model is called the root of its family."""
+
+
+def _direction_probability(margin: float) -> float:
+    """Turn a margin into a probability that the direction is right.
+
+    A logistic curve through what was measured on 222 public pairs: 88 % at .02, 99 % at .05.
+    """
+    return min(_CERTAIN, 1 / (1 + exp(-(0.27 + 87 * margin))))
+
+
+def _parent(
+    family: Stack, root: int, child: int, others: Sequence[int], merges: Mapping[int, Merge]
+) -> tuple[int, float]:
+    """Return the furthest model on the way from the root to the child, and a probability.
+
+    Each candidate w is on the way with probability 1 / (1 + exp(4 (misfit - 1))), where `misfit`
+    is 1 at the edge of what was seen on true chains; the parent is the furthest that is, and its
+    probability that of being on the way times that of no further one being so. This curve is a
+    choice, not a calibration.
+    """
+    found: list[tuple[float, int, float]] = []
+    for w in others:
+        if w in {root, child} or (w in merges and child in merges[w].parents):
+            continue
+        misfit = betweenness(family, root, w, child).misfit
+        step = family.cores[w] - family.cores[root]
+        on_the_way = 1 / (1 + exp(min(50.0, 4 * (misfit - 1))))
+        found.append((float(step @ step), w, on_the_way))
+    none_further = 1.0
+    for _, w, on_the_way in sorted(found, reverse=True):
+        if on_the_way >= 0.5:
+            return w, none_further * on_the_way
+        none_further *= 1 - on_the_way
+    return root, none_further
+
+
+def _step(found: Comparison) -> tuple[Relation, str | None]:
+    """Return the kind of step between a parent and a child the family has settled on."""
+    if found.relation is Relation.FINETUNE:
+        return found.relation, found.how
+    return Relation.FINETUNE, "full"
