@@ -24,6 +24,7 @@ font:15px/1.55 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
 h1{font-size:26px;line-height:1.2;margin:0 0 4px}
 h2{font-size:18px;margin:40px 0 10px}
 p{margin:0 0 12px;max-width:72ch}
+.lead{max-width:none}
 .soft,td.none{color:var(--soft)}
 figure{margin:20px 0 0;overflow-x:auto}
 figure svg{display:block;max-width:100%;height:auto;margin:0 auto}
@@ -68,7 +69,7 @@ def html(
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{clean(title)}</title>",
         f"<style>{_STYLE}</style></head><body><main>",
-        f'<h1>{clean(title)}</h1><p class="soft">{clean(lineage.summary)}</p>',
+        f'<h1>{clean(title)}</h1><p class="soft lead">{clean(lineage.summary)}</p>',
         f"<figure>{draw(lineage, title, headed=False)}</figure>",
         *_declared(lineage),
         *_edges(lineage),
