@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import exp
@@ -9,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from lineage.artifacts import models_in
 from lineage.evidence import Comparison, compare_fingerprints
 from lineage.evidence.family import Merge, Stack, betweenness, linear_merge, stack
+from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from lineage.fingerprints import Fingerprint
+    from collections.abc import Callable, Iterable, Sequence
+    from os import PathLike
 
 _CERTAIN = 0.99
 """No probability above this is printed: nothing here is calibrated finer."""
@@ -98,11 +100,13 @@ class LineageGraph:
         graph = nx.DiGraph((edge.parent, edge.child) for edge in self.edges)
         return frozenset(nx.ancestors(graph, path)) if path in graph else frozenset()
 
+    def family(self, path: str) -> int:
+        """Return the number of a model's family."""
+        return next(node.family for node in self.nodes if node.path == path)
+
     def between(self, a: str, b: str) -> Comparison:
         """Return what was found between two models, seen from `a`."""
-        if (a, b) in self.comparisons:
-            return self.comparisons[a, b]
-        return self.comparisons[b, a].reversed()
+        return _between(self.comparisons, a, b)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form of `lineage infer`."""
@@ -115,6 +119,32 @@ class LineageGraph:
             ],
             "undetermined": [{"a": u.a, "b": u.b, "why": u.why} for u in self.undetermined],
         }
+
+
+def infer(
+    sources: Mapping[str, Any] | Iterable[str | PathLike[str]],
+) -> LineageGraph:
+    """Infer who came from whom among models.
+
+    Args:
+        sources: Paths of models, of saved fingerprints or of folders of either; or a mapping of
+            names to anything `fingerprint` takes.
+
+    Raises:
+        FormatError: If a model cannot be read, or a folder holds none.
+        SchemeError: If fingerprints of two schemes are mixed.
+
+    Example:
+        >>> import numpy as np
+        >>> w = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+        >>> graph = infer({"base": {"w": w}, "copy": {"renamed": w}})
+        >>> graph.edges[0].relation
+        <Relation.IDENTICAL: 'identical'>
+    """
+    if isinstance(sources, Mapping):
+        return infer_graph({name: fingerprint(source) for name, source in sources.items()})
+    paths = [found for source in sources for found in models_in(source)]
+    return infer_graph({path: fingerprint(path) for path in dict.fromkeys(paths)})
 
 
 def infer_graph(
@@ -160,6 +190,10 @@ def infer_graph(
     )
 
 
+def _between(found: Mapping[tuple[str, str], Comparison], a: str, b: str) -> Comparison:
+    return found[a, b] if (a, b) in found else found[b, a].reversed()
+
+
 def _pair(a: str, b: str, found: Comparison, is_one_family: bool) -> Pair:
     """Two models of one family are related even where, alone, they look like two trainings."""
     if is_one_family and not found.related:
@@ -195,9 +229,7 @@ class _Family:
 
     def between(self, a: str, b: str) -> Comparison:
         """Return what was found between two models, seen from `a`."""
-        if (a, b) in self.comparisons:
-            return self.comparisons[a, b]
-        return self.comparisons[b, a].reversed()
+        return _between(self.comparisons, a, b)
 
     def _collapse_copies(self, members: list[str]) -> list[str]:
         """Keep one of each set of identical models; the others hang on it.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lineage.artifacts.base import Artifact, Item, in_name_order
-from lineage.artifacts.hub import is_model, weight_files
+from lineage.artifacts.hub import models_in, weight_files
 from lineage.artifacts.safetensors import OpenFile, read_header
 from lineage.errors import FormatError
 
-__all__ = ["Artifact", "Item", "is_model", "read"]
+__all__ = ["Artifact", "Item", "models_in", "read"]
 
 
 def read(source: str | PathLike[str] | Any) -> Artifact:

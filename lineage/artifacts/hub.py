@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineage import canonical
 from lineage.errors import FormatError, printable
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 INDEX_SUFFIX = ".safetensors.index.json"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
 _PREFERRED = ("model.safetensors", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors")
+_CONFIGURATIONS = ("config.json", "adapter_config.json", "model_index.json")
 _OTHER_FORMATS = {
     ".bin": "a PyTorch pickle", ".pt": "a PyTorch pickle", ".pth": "a PyTorch pickle",
     ".ckpt": "a PyTorch pickle", ".gguf": "GGUF", ".onnx": "ONNX", ".h5": "HDF5",
@@ -60,11 +64,44 @@ def weight_files(path: Path, *, label: str) -> tuple[list[Path], dict[str, str] 
     return _shards_without_index(files, label=label), None
 
 
-def is_model(path: Path) -> bool:
-    """Whether a folder holds weights itself (and is not just a folder of models)."""
-    return bool(
-        any(path.glob("*.safetensors")) or any(path.glob(f"*{INDEX_SUFFIX}")) or _is_cache(path)
-    )
+def models_in(source: str | os.PathLike[str], depth: int = 2) -> list[str]:
+    """Return the models at a path: itself, or those that a folder of models holds.
+
+    A folder is one model if it has an index, a configuration beside its weights, or the shards of
+    one model; otherwise every weight file, saved fingerprint and subfolder in it stands for itself.
+
+    Raises:
+        FormatError: If a folder holds no model.
+        OSError: If the path is not there.
+    """
+    label = os.fspath(source)
+    found = list(_models_in(Path(source), label, depth))
+    if not found:
+        raise _no_weights(Path(source), label)
+    return found
+
+
+def _models_in(path: Path, label: str, depth: int) -> Iterator[str]:
+    if not path.is_dir():
+        path.stat()
+        yield label
+        return
+    files = sorted(path.glob("*.safetensors"))
+    has_config = any((path / name).is_file() for name in _CONFIGURATIONS)
+    is_one = any(path.glob(f"*{INDEX_SUFFIX}")) or (files and (has_config or _are_shards(files)))
+    if is_one or _is_cache(path):
+        yield label
+        return
+    for entry in sorted(path.iterdir()):
+        name = os.path.join(label, entry.name)
+        if entry.is_dir() and depth and not entry.name.startswith("."):
+            yield from _models_in(entry, name, depth - 1)
+        elif entry.suffix in {".safetensors", ".lineage"}:
+            yield name
+
+
+def _are_shards(files: list[Path]) -> bool:
+    return all(_SHARD.fullmatch(file.name) for file in files)
 
 
 def _indexed(index: Path, *, label: str) -> tuple[list[Path], dict[str, str]]:

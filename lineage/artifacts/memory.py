@@ -32,7 +32,7 @@ class Held:
 
     def piece(self, start: int, size: int, scratch: memoryview) -> memoryview:  # noqa: ARG002
         """Return a view of the value's bytes; see `Source`."""
-        return memoryview(_bytes(self.value))[start : start + size]
+        return memoryview(_bytes(self.value).data)[start : start + size]
 
 
 def items_of(model: Any) -> list[Item]:
@@ -70,6 +70,7 @@ def items_of(model: Any) -> list[Item]:
 
 def _describe(name: str, value: Any) -> tuple[str, tuple[int, ...], tuple[Any, ...]]:
     """Return dtype, shape, and where in memory the value lies."""
+    place: tuple[Any, ...]
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         spelled = array.dtype.name

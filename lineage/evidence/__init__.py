@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +21,13 @@ from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import Reduction, pruned, quantized
+from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from lineage.fingerprints import Fingerprint
+    from os import PathLike
 
-__all__ = ["Comparison", "Evidence", "compare_fingerprints"]
+__all__ = ["Comparison", "Evidence", "compare", "compare_fingerprints"]
 
 SHARED_INIT_COSINE = 0.9
 """Two models that lean on each other alike and agree less than this went most of their way apart:
@@ -34,6 +35,22 @@ that is two trainings from one initialisation, not two fine-tunes of one model."
 
 CONTINUED_CHANGE = 0.5
 """A full fine-tune that moved the weights by more than this share of their norm."""
+
+
+def compare(
+    a: Fingerprint | str | PathLike[str] | Any, b: Fingerprint | str | PathLike[str] | Any
+) -> Comparison:
+    """Say what two models are to each other.
+
+    Args:
+        a: A model or a fingerprint, anything `fingerprint` takes.
+        b: Likewise.
+
+    Raises:
+        FormatError: If one of them cannot be read.
+        SchemeError: If their sketches were made by two schemes.
+    """
+    return compare_fingerprints(fingerprint(a), fingerprint(b))
 
 
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:

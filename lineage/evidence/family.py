@@ -137,7 +137,8 @@ def _affine(away: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights that sum to 1 and bring the weighted sum of rows nearest to 0."""
     base, rest = away[-1], away[:-1] - away[-1]
     solution = np.linalg.lstsq(rest.T, -base, rcond=None)[0]
-    return np.r_[solution, 1 - solution.sum()]
+    weights: NDArray[np.float64] = np.append(solution, 1 - solution.sum())
+    return weights
 
 
 @dataclass(frozen=True, slots=True)

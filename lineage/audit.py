@@ -1,0 +1,268 @@
+"""Where the two wings meet: what is claimed is held against what the weights say.
+
+The trust wing takes measurements as plain values; this floor makes them from fingerprints.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal
+
+from lineage import claims
+from lineage.claims import Claim, Dataset, Finding, Level, Measurement, ModelRef, Parent, Split
+from lineage.errors import ContradictionError
+from lineage.evidence import compare_fingerprints
+from lineage.evidence.family import linear_merge, stack
+from lineage.fingerprints import Fingerprint, fingerprint
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from lineage.claims import Policy, VerifiedClaim
+    from lineage.declared import Declaration
+    from lineage.evidence import Comparison
+    from lineage.graph import LineageGraph
+    from lineage.signing import Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Parentage:
+    """What was measured between a child and one supposed parent.
+
+    Attributes:
+        measurement: In the trust wing's words.
+        coefficient: The parent's share of a merge.
+        method: The detector the finding rests on, with its version.
+        statistic: Its number.
+    """
+
+    measurement: Measurement
+    coefficient: float | None = None
+    method: str = "compare-v1"
+    statistic: float | None = None
+
+
+def measure(
+    child: Fingerprint, parents: Sequence[Fingerprint], *, is_only: bool
+) -> tuple[Parentage, ...]:
+    """Measure a child against its supposed parents: together where they may be a merge, else alone.
+
+    A merge must be seen whole: alone, each of its parents can look like its child. So where a model
+    has several parents, a pair by itself tells whether it is related, and no more.
+
+    Args:
+        child: The child's fingerprint.
+        parents: Those parents that are at hand.
+        is_only: Whether the child is said to have one parent.
+    """
+    merged = _merged(child, parents)
+    if merged is not None:
+        return merged
+    return tuple(_pairwise(child, parent, with_direction=is_only) for parent in parents)
+
+
+def _merged(child: Fingerprint, parents: Sequence[Fingerprint]) -> tuple[Parentage, ...] | None:
+    family = stack([child, *parents]) if len(parents) > 1 else None
+    merge = None if family is None else linear_merge(family, 0)
+    if merge is None or len(merge.parents) != len(parents):
+        return None
+    found = []
+    for place, coefficient in zip(merge.parents, merge.coefficients, strict=True):
+        words = f"it is a weighted mean of its parents, this one with {coefficient:.3f}"
+        measurement = Measurement(
+            child.root, parents[place - 1].root, True, Relation.MERGE, "linear", "parent->child",
+            words,
+        )  # fmt: skip
+        found.append(Parentage(measurement, coefficient, "affine-merge-v1", coefficient))
+    return tuple(found)
+
+
+def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) -> Parentage:
+    seen = compare_fingerprints(parent, child)
+    words = seen.evidence[0].words.replace(" a ", " the parent ") if seen.evidence else ""
+    measurement = Measurement(
+        child=child.root,
+        parent=parent.root,
+        related=seen.related,
+        relation=seen.relation if with_direction or seen.is_exact else None,
+        how=seen.how if with_direction or seen.is_exact else None,
+        direction=_direction(seen) if with_direction or seen.is_exact else None,
+        words=words,
+    )
+    first = seen.evidence[0]
+    return Parentage(measurement, None, first.detector, first.statistic)
+
+
+def _direction(seen: Comparison) -> Any:
+    return {"a->b": "parent->child", "b->a": "child->parent", None: None}[seen.direction]
+
+
+def verify(
+    envelope: Envelope,
+    policy: Policy,
+    *,
+    weights: Fingerprint | str | Any = None,
+    parents: Iterable[Fingerprint | str | Any] = (),
+) -> VerifiedClaim:
+    """Verify a signed claim, and hold it against the weights where they are given.
+
+    Args:
+        envelope: The claim as it was received.
+        policy: Whose keys count, and whether every parent must be confirmed by a measurement.
+        weights: The claimed model, or its saved fingerprint; its root is recomputed.
+        parents: The claimed parents, or their saved fingerprints; what they are to the model is
+            measured again, and what the claim says of it is not read. Those the claim does not
+            name are passed over.
+
+    Raises:
+        VerificationError: A `SignatureError`, or a `ContradictionError` when the weights disagree.
+        FormatError: If the claim or the weights cannot be read.
+    """
+    if weights is None:
+        return claims.verify(envelope, policy)
+    child = fingerprint(weights)
+    # The signature comes first: nothing is measured for a claim nobody vouches for.
+    unmeasured = claims.Policy(policy.keys, policy.threshold, policy.audience)
+    claim = claims.verify(envelope, unmeasured, subject_root=child.root).claim
+    named = {parent.model.root for parent in claim.parents}
+    given = {found.root: found for found in map(fingerprint, parents) if found.root in named}
+    is_only = len(claim.parents) == 1
+    measured = [p.measurement for p in measure(child, list(given.values()), is_only=is_only)]
+    return claims.verify(envelope, policy, subject_root=child.root, measurements=measured)
+
+
+def draft(
+    name: str,
+    child: Fingerprint,
+    parents: Mapping[str, Fingerprint],
+    *,
+    splits: Sequence[Split],
+    rate: Fraction = Fraction(0),
+    relation: Relation | None = None,
+    datasets: Sequence[Dataset] = (),
+    audience: str = "any",
+    now: datetime | None = None,
+) -> Claim:
+    """Write a claim from what is measured: the parents' relations come from the weights.
+
+    Args:
+        name: What the model is called.
+        child: Its fingerprint.
+        parents: Name -> fingerprint.
+        splits: Who shares what the model earns; the shares sum to 1.
+        rate: The part of a descendant's revenue that is owed to this model.
+        relation: What the maker knows the relation to be, where the weights do not tell.
+        datasets: What it was trained on.
+        audience: Whom the claim is for.
+        now: Time of issue; the present if None.
+
+    Raises:
+        ContradictionError: If the weights say that a parent is none.
+    """
+    found = measure(child, list(parents.values()), is_only=len(parents) == 1)
+    named = {parent.root: called for called, parent in parents.items()}
+    stated, findings = [], []
+    for parentage in found:
+        seen = parentage.measurement
+        called = named[seen.parent]
+        if seen.related is False:
+            raise ContradictionError(f"'{name}' is not derived from '{called}': {seen.words}")
+        kind = seen.relation or relation or Relation.FINETUNE
+        coefficient = parentage.coefficient
+        parent = next(p for p in parents.values() if p.root == seen.parent)
+        stated.append(
+            Parent(
+                ModelRef(called, seen.parent, parent.manifest_sha256),
+                kind,
+                seen.how if seen.relation is not None else None,
+                None if coefficient is None else Fraction(str(round(coefficient, 4))),
+            )
+        )
+        if seen.relation is not None:
+            statistic = parentage.statistic
+            text = None if statistic is None else f"{statistic:.6f}"
+            findings.append(Finding(seen.parent, Level.INFERRED, parentage.method, kind, text))
+    issued = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Claim(
+        subject=ModelRef(name, child.root, child.manifest_sha256),
+        parents=tuple(stated),
+        splits=tuple(splits),
+        rate=rate,
+        issued=issued,
+        nonce=secrets.token_hex(16),
+        findings=tuple(findings),
+        datasets=tuple(datasets),
+        audience=audience,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the weights say of one declared parent.
+
+    Attributes:
+        child: Path of the model that declares.
+        parent: Path of the model it means, or the name as written if no such model is at hand.
+        verdict: `confirmed`, `contradicted`, `undetermined`, or `unchecked` where it is not at hand.
+        words: Why, in one line.
+    """
+
+    child: str
+    parent: str
+    verdict: Literal["confirmed", "contradicted", "undetermined", "unchecked"]
+    words: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the JSON form."""
+        return {
+            "child": self.child, "parent": self.parent, "verdict": self.verdict,
+            "words": self.words,
+        }  # fmt: skip
+
+
+def judge(graph: LineageGraph, declared: Mapping[str, Sequence[Declaration]]) -> list[Verdict]:
+    """Hold what models declare against the graph their weights gave.
+
+    Args:
+        graph: The inferred graph.
+        declared: Path -> what that model's repository says.
+    """
+    by_name: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        by_name.setdefault(PurePath(node.path).name.removesuffix(".safetensors"), []).append(
+            node.path
+        )
+    verdicts = []
+    for child, declarations in declared.items():
+        for declaration in declarations:
+            meant = [p for p in by_name.get(PurePath(declaration.parent).name, []) if p != child]
+            if len(meant) != 1:
+                why = "it is not at hand" if not meant else "several models have that name"
+                verdicts.append(Verdict(child, declaration.parent, "unchecked", why))
+            else:
+                verdicts.append(_judge(graph, child, meant[0]))
+    return verdicts
+
+
+def _judge(graph: LineageGraph, child: str, parent: str) -> Verdict:
+    seen = graph.between(parent, child)
+    inferred = graph.parents(child)
+    others = " and ".join(PurePath(edge.parent).name for edge in inferred)
+    if seen.related is None:
+        return Verdict(child, parent, "undetermined", "the weights cannot be compared")
+    if seen.related is False and graph.family(child) != graph.family(parent):
+        return Verdict(child, parent, "contradicted", f"unrelated: {seen.evidence[0].words}")
+    if any(edge.parent == parent for edge in inferred):
+        return Verdict(child, parent, "confirmed", "the weights say the same")
+    if parent in graph.ancestors(child):
+        return Verdict(child, parent, "confirmed", f"an ancestor, through {others}")
+    if child in graph.ancestors(parent):
+        return Verdict(child, parent, "contradicted", "the other way round: it is a descendant")
+    if inferred:
+        return Verdict(child, parent, "contradicted", f"the weights come from {others}")
+    return Verdict(child, parent, "undetermined", "related, but no order is clear")

@@ -1,0 +1,256 @@
+"""The measuring verbs: `fingerprint`, `compare`, `infer`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lineage.cli import say
+from lineage.errors import FormatError, LineageError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lineage.audit import Verdict
+    from lineage.fingerprints import Fingerprint
+    from lineage.graph import LineageGraph
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Save the fingerprint here.")
+@say.json_option
+def fingerprint(paths: tuple[str, ...], output: Path | None, as_json: bool) -> int:
+    """Print the exact identity of models, and save what comparisons need.
+
+    PATH is a safetensors file, a folder with one model (sharded or not, hub cache too), or a folder
+    of models. With several models, -o names a folder.
+
+    \b
+    Example:
+        lineage fingerprint ./my-model -o my-model.lineage
+    """
+    from lineage.artifacts import models_in
+
+    status = 0
+    rows: list[dict[str, Any]] = []
+    models = [found for path in paths for found in models_in(path)]
+    for path in models:
+        try:
+            made, seconds = _timed(path)
+            if output is not None:
+                _save(made, output if len(models) == 1 else output / _saved_name(path))
+        except (LineageError, OSError) as error:
+            if len(models) == 1:
+                raise
+            say.note(f"lineage: {_described(error, path)}")
+            status = 3
+            continue
+        rows.append(
+            {
+                "path": path,
+                "id": made.root,
+                "content_id": made.content_id,
+                "value_id": made.value_id,
+                "bytes": made.size_bytes,
+                "tensors": len(made.tensors),
+                "seconds": round(seconds, 4),
+                "warnings": list(made.warnings),
+            }
+        )
+    say.result({"fingerprints": rows}, lambda: _fingerprint_text(rows), as_json=as_json)
+    return status
+
+
+def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        size = _size(row["bytes"])
+        lines.append(f"{row['id']}  {printable(row['path'])}  {row['tensors']} tensors, {size}")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@say.json_option
+def compare(a: str, b: str, as_json: bool) -> int:
+    """Say what two models are to each other, and why.
+
+    A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
+    it cannot be said.
+
+    \b
+    Example:
+        lineage compare ./base ./my-model
+    """
+    from lineage.evidence import compare_fingerprints
+
+    found = compare_fingerprints(load(a), load(b))
+    document = {"a": a, "b": b, **found.to_json()}
+    say.result(document, lambda: _compare_text(a, b, document), as_json=as_json)
+    return {True: 0, False: 1, None: 3}[found.related]
+
+
+def _compare_text(a: str, b: str, found: dict[str, Any]) -> str:
+    first, second = printable(a), printable(b)
+    verdict = {True: "related", False: "not related", None: "undetermined"}[found["related"]]
+    lines = [f"{first}  and  {second}: {verdict}"]
+    if found["relation"] is not None:
+        how = f" ({found['how']})" if found["how"] else ""
+        arrow = {
+            "a->b": f"{first} -> {second}",
+            "b->a": f"{second} -> {first}",
+            None: "direction undetermined",
+        }[found["direction"]]
+        arrow = "the same weights" if found["relation"] == "identical" else arrow
+        lines.append(f"  {found['relation']}{how}: {arrow}")
+    lines += [f"  - {evidence['words']}" for evidence in found["evidence"]]
+    if found["log10_p"] is not None:
+        lines.append(f"  p = 10^{found['log10_p']:.1f} under {found['null']}")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--svg", type=click.Path(path_type=Path), help="Draw the graph into this file.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page about it here.")
+@click.option("--mermaid", type=click.Path(path_type=Path), help="Write it as Mermaid text here.")
+@say.json_option
+def infer(
+    paths: tuple[str, ...], svg: Path | None, html: Path | None, mermaid: Path | None, as_json: bool
+) -> int:
+    """Infer who came from whom among models, from their weights alone.
+
+    PATH is a model, a saved fingerprint, or a folder of either. Parents that model cards declare
+    are held against the weights.
+
+    \b
+    Example:
+        lineage infer ./models --svg family.svg
+    """
+    from lineage import report
+    from lineage.artifacts import models_in
+    from lineage.audit import judge
+    from lineage.declared import read_declared
+    from lineage.graph import infer_graph
+
+    models = {found: load(found) for path in paths for found in models_in(path)}
+    graph = infer_graph(models)
+    verdicts = judge(graph, {path: read_declared(path) for path in models})
+    document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
+    declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)
+    for target, draw in ((svg, report.svg), (html, report.html), (mermaid, report.mermaid)):
+        if target is not None:
+            target.write_text(draw(document, declared), encoding="utf-8")
+            say.note(f"wrote {target}")
+    say.result(document, lambda: graph_text(graph, verdicts), as_json=as_json)
+    return 0
+
+
+def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
+    """Return a graph as an indented tree per family, then what the weights contradict."""
+    lines: list[str] = []
+    children: dict[str, list[Any]] = {}
+    for edge in graph.edges:
+        children.setdefault(edge.parent, []).append(edge)
+    with_parents = {edge.child for edge in graph.edges}
+    shown: set[str] = set()
+
+    def show(path: str, depth: int, label: str) -> None:
+        again = " (see above)" if path in shown and path in children else ""
+        lines.append(f"{'  ' * depth}{_name(path)}{label}{again}")
+        if path in shown:
+            return
+        shown.add(path)
+        for edge in children.get(path, []):
+            how = f" {edge.how}" if edge.how else ""
+            share = "" if edge.coefficient is None else f" {edge.coefficient:.2f}"
+            show(edge.child, depth + 1, f"  {edge.relation}{how}{share}  p={edge.probability:.2f}")
+
+    for node in graph.nodes:
+        if node.path not in with_parents:
+            show(node.path, 0, "")
+    for unclear in graph.undetermined:
+        lines.append(f"undetermined: {_name(unclear.a)} and {_name(unclear.b)}: {unclear.why}")
+    for verdict in verdicts:
+        if verdict.verdict == "contradicted":
+            words = f"{_name(verdict.child)} declares {_name(verdict.parent)}; {verdict.words}"
+            lines.append(f"contradicted: {words}")
+    return "\n".join(lines)
+
+
+def load(path: str) -> Fingerprint:
+    """Fingerprint a model or load a saved one, saying on stderr what a person should know."""
+    return _timed(path)[0]
+
+
+def _timed(path: str) -> tuple[Fingerprint, float]:
+    from lineage.fingerprints import fingerprint as make
+
+    started = time.perf_counter()
+    with _progress(path) as advance:
+        made = make(path, progress=advance)
+    for line in made.warnings:
+        say.note(f"{printable(path)}: {printable(line)}")
+    return made, time.perf_counter() - started
+
+
+@contextmanager
+def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
+    """Show a bar on stderr while somebody watches and the file is large."""
+    if not say.interactive() or _bytes_at(path) < 256_000_000:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(PurePath(path).name), total=_bytes_at(path))
+        yield lambda size: bar.advance(task, size)
+
+
+def _bytes_at(path: str) -> int:
+    where = Path(path)
+    files = where.glob("*.safetensors") if where.is_dir() else [where]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _save(made: Fingerprint, path: Path) -> None:
+    """Write a fingerprint whole or not at all."""
+    from lineage.fingerprints import to_bytes
+
+    if path.is_dir():
+        raise FormatError("a folder; name a file for one fingerprint", file=path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(to_bytes(made))
+    partial.replace(path)
+
+
+def _saved_name(path: str) -> str:
+    return "-".join(PurePath(path).parts[-2:]).strip("/").replace("/", "-") + ".lineage"
+
+
+def _described(error: Exception, path: str) -> str:
+    if isinstance(error, OSError):
+        return f"{printable(path)}: {error.strerror or error}"
+    return str(error)
+
+
+def _name(path: str) -> str:
+    return printable(PurePath(path).name)
+
+
+def _size(size_bytes: int) -> str:
+    size, unit = float(size_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

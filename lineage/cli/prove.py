@@ -1,0 +1,221 @@
+"""The verbs that hold weights against words: `claim` and `verify`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lineage import audit, claims
+from lineage.claims import Split, fields
+from lineage.cli import say
+from lineage.cli.measure import load
+from lineage.cli.trust import FILE, load_key
+from lineage.cli.trust import _read_envelope as read_envelope
+from lineage.cli.trust import _write as write
+from lineage.errors import FormatError, VerificationError, printable
+from lineage.relation import Relation
+from lineage.signing import PublicKey
+
+if TYPE_CHECKING:
+    from lineage.claims import VerifiedClaim
+    from lineage.fingerprints import Fingerprint
+
+
+@click.command()
+@click.argument("model")
+@click.option("--parent", "parents", multiple=True, metavar="PATH", help="What it was made from.")
+@click.option("--key", "key_path", type=FILE, required=True, help="Your private key.")
+@click.option("--name", help="What the model is called; by default its file's or folder's name.")
+@click.option(
+    "--relation",
+    type=click.Choice([str(r) for r in Relation if r is not Relation.SHARED_INIT]),
+    help="What you know it to be, where the weights do not tell.",
+)
+@click.option("--rate", default="0", show_default=True, help="What descendants owe it, 0 to 1.")
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="PAYEE:ROLE:SHARE",
+    help="Who shares what it earns; shares sum to 1. By default you alone.",
+)
+@click.option("--audience", default=claims.ANYONE, show_default=True, help="Whom it is for.")
+@click.option("-o", "--output", type=FILE, help="Where to write it; by default NAME.claim.json.")
+@say.json_option
+def claim(
+    model: str,
+    parents: tuple[str, ...],
+    key_path: Path,
+    name: str | None,
+    relation: str | None,
+    rate: str,
+    splits: tuple[str, ...],
+    audience: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Sign what a model is, what it was made from, and who is paid for it.
+
+    MODEL and each --parent are models or saved fingerprints. What the model is to its parents is
+    measured; a parent that the weights deny is refused.
+
+    \b
+    Example:
+        lineage claim ./my-model --parent ./base --key alice.key --rate 0.05
+    """  # noqa: D301 - click's mark, not an escape
+    signer = load_key(key_path)
+    called = name or _called(model)
+    shares = tuple(_split(text) for text in splits) or (
+        Split(signer.key_id, "maker", Fraction(1)),
+    )
+    made = audit.draft(
+        called,
+        load(model),
+        _named(parents),
+        splits=shares,
+        rate=fields.parse_fraction(rate, "--rate"),
+        relation=None if relation is None else Relation(relation),
+        audience=audience,
+    )
+    envelope = claims.sign(made, signer)
+    target = output or Path(f"{PurePath(called).name}.claim.json")
+    write(target, envelope.to_bytes())
+    document = {
+        "path": str(target),
+        "claim_id": claims.claim_id(envelope),
+        "key_id": signer.key_id,
+        "subject": {"name": made.subject.name, "id": made.subject.root},
+        "parents": [
+            {
+                "name": parent.model.name,
+                "id": parent.model.root,
+                "relation": str(parent.relation),
+                "how": parent.how,
+                "coefficient": None if parent.coefficient is None else float(parent.coefficient),
+            }
+            for parent in made.parents
+        ],
+    }
+    say.result(document, lambda: _claim_text(document), as_json=as_json)
+
+
+def _claim_text(document: dict[str, Any]) -> str:
+    subject = document["subject"]
+    lines = [f"{printable(subject['name'])}  {subject['id']}"]
+    for parent in document["parents"]:
+        how = f" ({parent['how']})" if parent["how"] else ""
+        share = "" if parent["coefficient"] is None else f" {parent['coefficient']:.3f}"
+        lines.append(f"  {parent['relation']}{how}{share} of {printable(parent['name'])}")
+    return "\n".join([*lines, f"signed by {document['key_id']}", f"wrote {document['path']}"])
+
+
+@click.command()
+@click.argument("path", type=FILE, metavar="CLAIM")
+@click.option("--key", "keys", type=FILE, multiple=True, required=True, help="An accepted key.")
+@click.option("--weights", help="The claimed model, or its saved fingerprint.")
+@click.option("--parent", "parents", multiple=True, help="A claimed parent, or its fingerprint.")
+@click.option("--threshold", default=1, show_default=True, help="Distinct keys that must sign.")
+@click.option("--audience", help="Accept a claim addressed to this name, too.")
+@click.option("--require-measured", is_flag=True, help="Every parent must be confirmed.")
+@say.json_option
+def verify(
+    path: Path,
+    keys: tuple[Path, ...],
+    weights: str | None,
+    parents: tuple[str, ...],
+    threshold: int,
+    audience: str | None,
+    require_measured: bool,
+    as_json: bool,
+) -> int:
+    """Check a signed claim: its signature, and where given its weights and its parents' weights.
+
+    The fingerprint is recomputed, and what the model is to its parents is measured again; what the
+    claim says of its own evidence is not believed. Exit status 1 if anything disagrees.
+
+    \b
+    Example:
+        lineage verify my-model.claim.json --key alice.key.pub --weights ./my-model --parent ./base
+    """  # noqa: D301 - click's mark, not an escape
+    if parents and weights is None:
+        raise click.UsageError("--parent is measured against the model: give --weights too")
+    accepted = tuple({key.raw: key for key in map(PublicKey.load, keys)}.values())
+    if not 1 <= threshold <= len(accepted):
+        raise click.UsageError(f"--threshold {threshold} with {len(accepted)} distinct keys")
+    policy = claims.Policy(accepted, threshold, audience, require_measured)
+    envelope = read_envelope(path)
+    try:
+        found = audit.verify(
+            envelope,
+            policy,
+            weights=None if weights is None else load(weights),
+            parents=[load(parent) for parent in parents],
+        )
+    except VerificationError as error:
+        if as_json:
+            say.result({"path": str(path), "valid": False, "reason": str(error)}, "", as_json=True)
+        raise
+    document = _verified_json(path, found, weights)
+    say.result(document, lambda: _verified_text(document), as_json=as_json)
+    return 0
+
+
+def _verified_json(path: Path, found: VerifiedClaim, weights: str | None) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "valid": True,
+        "claim_id": found.claim_id,
+        "key_ids": list(found.key_ids),
+        "subject": {
+            "name": found.claim.subject.name,
+            "id": found.claim.subject.root,
+            "recomputed": weights is not None,
+        },
+        "parents": [
+            {
+                "name": parent.model.name,
+                "id": parent.model.root,
+                "relation": str(edge.relation),
+                "confirmed": edge.confirmed,
+            }
+            for parent, edge in zip(found.claim.parents, found.edges, strict=True)
+        ],
+    }
+
+
+def _verified_text(document: dict[str, Any]) -> str:
+    subject = document["subject"]
+    how = "recomputed from the weights" if subject["recomputed"] else "not recomputed: no weights"
+    lines = [
+        f"valid: {printable(subject['name'])}  {subject['id']}",
+        f"  signed by {', '.join(document['key_ids'])}",
+        f"  fingerprint {how}",
+    ]
+    for parent in document["parents"]:
+        seen = "confirmed by the weights" if parent["confirmed"] else "as claimed, not confirmed"
+        lines.append(f"  {parent['relation']} of {printable(parent['name'])}: {seen}")
+    return "\n".join(lines)
+
+
+def _called(path: str) -> str:
+    return PurePath(PurePath(path).name).stem if Path(path).is_file() else Path(path).resolve().name
+
+
+def _named(parents: tuple[str, ...]) -> dict[str, Fingerprint]:
+    named: dict[str, Fingerprint] = {}
+    for path in parents:
+        called = _called(path)
+        while called in named:
+            called += "'"
+        named[called] = load(path)
+    return named
+
+
+def _split(text: str) -> Split:
+    parts = text.rsplit(":", 2)
+    if len(parts) != 3:
+        raise FormatError(f"--split {text!r}: expected PAYEE:ROLE:SHARE")
+    return Split(parts[0], parts[1], fields.parse_fraction(parts[2], "--split"))
