@@ -276,8 +276,15 @@ def _only(found: list[VerifiedClaim]) -> VerifiedClaim:
 
 
 def _parents(verified: VerifiedClaim, terms: Terms) -> list[str]:
-    """Return the parents that money may go to."""
-    return [e.parent for e in verified.edges if e.confirmed or terms.accept_asserted]
+    """Return the parents that money may go to: of a copy, only what it is a copy of."""
+    paying = [edge for edge in verified.edges if edge.confirmed or terms.accept_asserted]
+    copied = [edge.parent for edge in paying if edge.relation in ADDS_NOTHING]
+    return copied or [edge.parent for edge in paying]
+
+
+def _is_copy(verified: VerifiedClaim, parent: str) -> bool:
+    """Whether the claim's model computes what `parent` computes."""
+    return any(edge.parent == parent and edge.relation in ADDS_NOTHING for edge in verified.edges)
 
 
 def _refuse_cycles(family: Mapping[str, VerifiedClaim], terms: Terms) -> None:
@@ -307,13 +314,10 @@ def _refuse_cycles(family: Mapping[str, VerifiedClaim], terms: Terms) -> None:
 
 def _contract(family: Mapping[str, VerifiedClaim], terms: Terms) -> dict[str, str]:
     """Return, for every model in sight, the one that it computes the same as."""
-    next_up: dict[str, list[str]] = {}
-    for model, verified in family.items():
-        next_up[model] = [
-            edge.parent
-            for edge in verified.edges
-            if (edge.confirmed or terms.accept_asserted) and edge.relation in ADDS_NOTHING
-        ]
+    next_up = {
+        model: [parent for parent in _parents(verified, terms) if _is_copy(verified, parent)]
+        for model, verified in family.items()
+    }
     stands_for: dict[str, str] = {}
 
     def climb(start: str) -> None:
