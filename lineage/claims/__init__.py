@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lineage.claims import statement
 from lineage.claims.base import (
+    ANYONE,
     Claim,
     Dataset,
     Finding,
@@ -28,6 +29,7 @@ from lineage.errors import FormatError
 from lineage.signing import Envelope, Signer, sign_payload
 
 __all__ = [
+    "ANYONE",
     "Claim",
     "Dataset",
     "Edge",
