@@ -209,7 +209,9 @@ REFUSED: list[tuple[str, Change]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "change"), REFUSED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("field", "change"), REFUSED, ids=[f"{n}-{field}" for n, (field, _) in enumerate(REFUSED)]
+)
 def test_what_is_no_claim_is_refused_by_field(field: str, change: Change) -> None:
     found = document()
     change(found)
