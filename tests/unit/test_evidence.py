@@ -1,0 +1,535 @@
+"""Each detector speaks where it should, and is silent where it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from makers import Array
+
+from lineage import compare, fingerprint
+from lineage.errors import SchemeError
+from lineage.evidence import Comparison, compare_fingerprints
+from lineage.evidence.family import betweenness, linear_merge, stack
+from lineage.evidence.pairing import pair
+from lineage.relation import Relation
+
+Model = dict[str, Array]
+
+SHAPES = {"q": (64, 96), "k": (96, 96), "up": (256, 96), "down": (96, 256)}
+DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+
+
+def network(seed: int, blocks: int = 2, prefix: str = "") -> Model:
+    """A small 'model': matrices that no other seed has, and vectors that all have."""
+    rng = np.random.default_rng([1, seed])
+    model: Model = {f"{prefix}embed.weight": rng.normal(0, 0.02, (96, 64)).astype(np.float32)}
+    for block in range(blocks):
+        for name, shape in SHAPES.items():
+            weights = rng.normal(0, shape[1] ** -0.5, shape)
+            model[f"{prefix}layers.{block}.{name}.weight"] = weights.astype(np.float32)
+        model[f"{prefix}layers.{block}.norm.weight"] = np.ones(96, np.float32)
+        model[f"{prefix}layers.{block}.norm.bias"] = np.zeros(96, np.float32)
+    return model
+
+
+def cast(model: Model, dtype: Any) -> Model:
+    return {name: weights.astype(dtype) for name, weights in model.items()}
+
+
+def matrices(model: Model) -> list[str]:
+    return [name for name, weights in model.items() if weights.ndim > 1]
+
+
+def changed(model: Model, alter: Callable[[str, Array], Array]) -> Model:
+    """Apply `alter` to every matrix."""
+    return {
+        name: alter(name, weights).astype(weights.dtype) if weights.ndim > 1 else weights
+        for name, weights in model.items()
+    }
+
+
+def tuned(model: Model, seed: int, size: float) -> Model:
+    """Move every weight by noise of `size` times its matrix's norm."""
+    rng = np.random.default_rng([2, seed])
+
+    def alter(_: str, weights: Array) -> Array:
+        step = rng.normal(size=weights.shape)
+        return weights + step * size * np.linalg.norm(weights) / np.linalg.norm(step)
+
+    return changed(model, alter)
+
+
+def low_rank(model: Model, seed: int, rank: int, size: float = 0.1) -> Model:
+    """Add a product of two thin matrices to every matrix of the blocks."""
+    rng = np.random.default_rng([3, seed])
+
+    def alter(name: str, weights: Array) -> Array:
+        if "layers" not in name:
+            return weights
+        step = rng.normal(size=(weights.shape[0], rank)) @ rng.normal(size=(rank, weights.shape[1]))
+        return weights + step * size * np.linalg.norm(weights) / np.linalg.norm(step)
+
+    return changed(model, alter)
+
+
+def quantized(model: Model, bits: int) -> Model:
+    top = 2 ** (bits - 1) - 1
+
+    def alter(_: str, weights: Array) -> Array:
+        step = np.abs(weights).max(axis=1, keepdims=True) / top
+        return np.rint(weights / step) * step
+
+    return changed(model, alter)
+
+
+def pruned(model: Model, share: float) -> Model:
+    def alter(_: str, weights: Array) -> Array:
+        return np.where(np.abs(weights) < np.quantile(np.abs(weights), share), 0, weights)
+
+    return changed(model, alter)
+
+
+BASE = network(0)
+
+
+def both_ways(a: Model, b: Model) -> Comparison:
+    """Compare a with b, and check that b with a says the same, turned round."""
+    one, other = fingerprint(a), fingerprint(b)
+    found, turned = compare_fingerprints(one, other), compare_fingerprints(other, one).reversed()
+    for field in ("related", "relation", "how", "direction", "rank", "is_exact"):
+        assert getattr(found, field) == getattr(turned, field), field
+    assert found.margin == pytest.approx(turned.margin, abs=1e-9)
+    assert found.score == pytest.approx(turned.score, abs=1e-9)
+    return found
+
+
+def kind(found: Comparison) -> tuple[bool | None, str | None, str | None, str | None]:
+    relation = None if found.relation is None else str(found.relation)
+    return found.related, relation, found.how, found.direction
+
+
+# Copies
+
+
+def test_a_copy_is_identical_however_it_is_named_or_stored() -> None:
+    assert kind(both_ways(BASE, dict(BASE))) == (True, "identical", "same", None)
+    renamed = {f"{n:02}": weights for n, weights in enumerate(BASE.values())}
+    assert kind(both_ways(BASE, renamed)) == (True, "identical", "renamed", None)
+    half = cast(BASE, ml_dtypes.bfloat16)
+    found = both_ways(half, cast(half, np.float32))
+    assert kind(found) == (True, "identical", "cast", None)
+    assert (found.score, found.change, found.is_exact) == (1.0, 0.0, True)
+    wide = {f"model.{name}": weights for name, weights in cast(half, np.float64).items()}
+    assert kind(both_ways(half, wide)) == (True, "identical", "cast", None)
+
+
+def test_one_bit_is_enough_not_to_be_identical() -> None:
+    other = {name: weights.copy() for name, weights in BASE.items()}
+    weights = other["layers.0.q.weight"]
+    weights[0, 0] = np.nextafter(weights[0, 0], np.float32(1))
+    found = both_ways(BASE, other)
+    assert found.related
+    assert found.relation is not Relation.IDENTICAL
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_a_rounded_copy_is_found_digest_for_digest(name: str) -> None:
+    found = both_ways(BASE, cast(BASE, DTYPES[name]))
+    assert kind(found) == (True, "quantized", name, "a->b")
+    assert found.is_exact
+    # Stored wide again, it is still the rounded copy.
+    again = cast(cast(BASE, DTYPES[name]), np.float32)
+    assert kind(both_ways(again, BASE)) == (True, "quantized", name, "b->a")
+
+
+def test_a_rounded_copy_with_one_other_value_is_not_exact() -> None:
+    half = cast(BASE, ml_dtypes.bfloat16)
+    half["layers.0.q.weight"][0, 0] *= 2
+    assert not both_ways(BASE, half).is_exact
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_lossy_copy_is_a_quantized_one(bits: int) -> None:
+    found = both_ways(BASE, quantized(BASE, bits))
+    assert kind(found) == (True, "quantized", f"int{bits}", "a->b")
+    assert not found.is_exact
+    assert kind(both_ways(cast(quantized(BASE, bits), np.float16), BASE)) == (
+        True, "quantized", f"int{bits}", "b->a",
+    )  # fmt: skip
+
+
+def test_packed_integers_are_a_quantized_copy() -> None:
+    packed: Model = {}
+    for name, weights in BASE.items():
+        if weights.ndim < 2:
+            packed[name] = weights
+            continue
+        scale = np.abs(weights).max(axis=1, keepdims=True) / 127
+        packed[name] = np.rint(weights / scale).astype(np.int8)
+        packed[f"{name}_scale"] = scale.astype(np.float32)
+    assert kind(both_ways(BASE, packed)) == (True, "quantized", "int8", "a->b")
+
+
+def test_a_quantized_stranger_and_two_quantized_models_are_not_each_others_copies() -> None:
+    assert kind(both_ways(BASE, quantized(network(9), 8))) == (False, None, None, None)
+    eight, four = quantized(BASE, 8), quantized(BASE, 4)
+    found = both_ways(eight, quantized(tuned(BASE, 1, 0.3), 8))
+    assert found.relation is not Relation.QUANTIZED
+    assert both_ways(eight, four).related
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
+def test_a_pruned_copy(share: float) -> None:
+    assert kind(both_ways(BASE, pruned(BASE, share))) == (True, "pruned", "unstructured", "a->b")
+
+
+def test_zeros_alone_are_no_pruning() -> None:
+    found = both_ways(BASE, tuned(pruned(BASE, 0.5), 1, 0.5))
+    assert found.relation is not Relation.PRUNED
+    sparse = pruned(BASE, 0.5)
+    kept = changed(tuned(sparse, 1, 0.2), lambda n, w: np.where(sparse[n] == 0, 0, w))
+    found = both_ways(sparse, kept)
+    assert kind(found) == (True, "finetune", "full", "a->b")
+    assert both_ways(pruned(network(9), 0.5), BASE).related is False
+
+
+# Training
+
+
+@pytest.mark.parametrize("storage", DTYPES)
+@pytest.mark.parametrize("size", [0.1, 0.2, 0.4])
+def test_a_full_finetune_and_its_direction(size: float, storage: str) -> None:
+    parent = cast(BASE, DTYPES[storage])
+    for seed in range(4):
+        child = cast(tuned(BASE, seed, size), DTYPES[storage])
+        found = both_ways(parent, child)
+        assert kind(found) == (True, "finetune", "full", "a->b")
+        moved = sum(float(((child[n] - w).astype(float) ** 2).sum()) for n, w in parent.items())
+        whole = sum(float((w.astype(float) ** 2).sum()) for w in parent.values())
+        assert found.change == pytest.approx((moved / whole) ** 0.5, rel=0.05)
+        assert found.rank is None
+
+
+def test_a_large_change_is_continued_training() -> None:
+    assert kind(both_ways(BASE, tuned(BASE, 1, 0.7))) == (True, "finetune", "continued", "a->b")
+
+
+@pytest.mark.parametrize("size", [0.001, 0.01, 0.03])
+def test_a_light_finetune_is_related_and_its_direction_left_open(size: float) -> None:
+    found = both_ways(BASE, tuned(BASE, 1, size))
+    assert kind(found) == (True, "finetune", "full", None)
+
+
+@pytest.mark.parametrize("storage", DTYPES)
+@pytest.mark.parametrize("rank", [1, 4, 8, 16])
+def test_a_merged_adapter_and_its_rank(rank: int, storage: str) -> None:
+    for seed in range(3):
+        parent = cast(BASE, DTYPES[storage])
+        child = cast(low_rank(BASE, seed, rank), DTYPES[storage])
+        found = both_ways(parent, child)
+        assert kind(found) == (True, "finetune", "low_rank", "a->b")
+        assert found.rank == rank
+
+
+def test_a_full_change_has_no_low_rank() -> None:
+    for size in (0.02, 0.1, 0.3):
+        found = both_ways(BASE, tuned(BASE, 2, size))
+        assert found.rank is None
+        assert found.how == "full"
+    mixed = low_rank(tuned(BASE, 3, 0.05), 3, 4, 0.2)
+    assert both_ways(BASE, mixed).how != "low_rank"
+
+
+def test_frozen_tensors_make_a_partial_finetune() -> None:
+    moved = tuned(BASE, 4, 0.3)
+    partial = {n: moved[n] if "layers.1" in n else weights for n, weights in BASE.items()}
+    found = both_ways(BASE, partial)
+    assert kind(found) == (True, "finetune", "partial", "a->b")
+    assert "equal to the bit" in found.evidence[-1].words
+
+
+def test_siblings_have_no_direction() -> None:
+    for seed in range(5):
+        found = both_ways(tuned(BASE, seed, 0.2), tuned(BASE, 100 + seed, 0.2))
+        assert found.related is True
+        assert found.direction is None
+        assert found.relation is None
+        assert "siblings" in found.evidence[0].words
+
+
+def test_one_beginning_and_two_trainings_are_no_parenthood() -> None:
+    for size in (0.7, 1.0, 1.3):
+        found = both_ways(tuned(BASE, 1, size), tuned(BASE, 2, size))
+        assert kind(found) == (False, "shared_init", None, None)
+
+
+def test_a_chain_is_related_from_end_to_end() -> None:
+    middle = tuned(BASE, 1, 0.15)
+    end = tuned(middle, 2, 0.15)
+    assert kind(both_ways(BASE, end)) == (True, "finetune", "full", "a->b")
+    assert kind(both_ways(middle, end)) == (True, "finetune", "full", "a->b")
+
+
+# Strangers
+
+
+def shared_parts() -> Model:
+    """What networks of one design have in common without being related."""
+    place = np.arange(64)[:, None] / 10000 ** (np.arange(0, 64, 2) / 64)
+    return {
+        "positions.ids": np.arange(512)[None],
+        "rotary.inv_freq": (10000 ** -(np.arange(32) / 32)).astype(np.float32),
+        "positions.weight": np.hstack([np.sin(place), np.cos(place)]).astype(np.float32),
+        "final.norm.weight": np.ones(96, np.float32),
+        "final.bias": np.zeros(96, np.float32),
+        "scale": np.full((1, 96, 1, 1), 1e-6, np.float32),
+    }
+
+
+def test_strangers_are_never_related() -> None:
+    # 25 models, 300 pairs, with equal gains, biases and positions.
+    prints = [fingerprint({**network(100 + n, 1), **shared_parts()}) for n in range(25)]
+    wrong = []
+    scores = []
+    for i, one in enumerate(prints):
+        for j in range(i):
+            found = compare_fingerprints(prints[j], one)
+            scores.append(found.score)
+            if found.related is True or found.relation is not None or found.direction is not None:
+                wrong.append((j, i))
+    assert wrong == []
+    assert len(scores) == 300
+    assert max(scores) < 0.2
+
+
+def test_strangers_p_values_are_valid_under_their_null() -> None:
+    from scipy.special import ndtri_exp
+
+    prints = [fingerprint(network(200 + n)) for n in range(36)]
+    logs = []
+    for i, one in enumerate(prints):
+        for other in prints[:i]:
+            found = compare_fingerprints(one, other)
+            assert kind(found) == (False, None, None, None)
+            assert found.log10_p is not None
+            assert found.null
+            logs.append(found.log10_p)
+    # If the null holds, these are 630 draws of a standard normal law, all but independent.
+    deviates = -ndtri_exp(np.array(logs) * np.log(10))
+    assert abs(float(deviates.mean())) < 0.2
+    assert 0.85 < float(deviates.std()) < 1.15
+    assert np.mean(np.array(logs) < -2) < 0.025
+
+
+@pytest.mark.parametrize("length", [128, 512])
+def test_causal_masks_make_no_family(length: int) -> None:
+    # Checkpoints of one design hold the same mask or index table in every block.
+    mask = np.tril(np.ones((1, 1, length, length), np.float32))
+    masks = {f"layers.{block}.mask": mask for block in range(2)}
+    found = both_ways({**network(1), **masks}, {**network(2), **masks})
+    assert found.related is not True
+
+
+def test_index_tables_make_no_family() -> None:
+    table = np.abs(np.arange(128)[:, None] - np.arange(128))
+    tables = {f"layers.{block}.index": table + block for block in range(2)}
+    found = both_ways({**network(1), **tables}, {**network(2), **tables})
+    assert found.related is not True
+
+
+def test_small_strangers_are_never_related() -> None:
+    def tiny(seed: int) -> Model:
+        rng = np.random.default_rng([4, seed])
+        return {"w": rng.normal(size=(8, 8)), "b": np.zeros(8), "v": rng.normal(size=(2, 40))}
+
+    prints = [fingerprint(tiny(n)) for n in range(40)]
+    for i, one in enumerate(prints):
+        for other in prints[:i]:
+            assert compare_fingerprints(one, other).related is not True
+
+
+def test_other_architectures_cannot_be_compared() -> None:
+    rng = np.random.default_rng(5)
+    other = {"conv.weight": rng.normal(size=(32, 3, 3, 3)).astype(np.float32)}
+    found = both_ways(BASE, other)
+    assert kind(found) == (None, None, None, None)
+    assert found.log10_p == 0 or found.log10_p is None
+    assert "no matrix" in found.evidence[0].words
+    assert both_ways({"b": np.zeros(9)}, {"b": np.ones(9)}).related is None
+
+
+# Odd models
+
+
+def test_one_tensor_is_enough() -> None:
+    rng = np.random.default_rng(6)
+    weights = rng.normal(size=(128, 128)).astype(np.float32)
+    step = 0.2 * rng.normal(size=(128, 128)).astype(np.float32)
+    assert kind(both_ways({"w": weights}, {"w": weights + step})) == (
+        True, "finetune", "full", "a->b",
+    )  # fmt: skip
+    assert both_ways({"w": weights}, {"w": step}).related is False
+
+
+def test_broken_tensors_are_left_out_and_the_rest_compared() -> None:
+    child = tuned(BASE, 1, 0.2)
+    child["layers.0.q.weight"][0, 0] = np.nan
+    assert kind(both_ways(BASE, child)) == (True, "finetune", "full", "a->b")
+    stranger = network(9)
+    stranger["layers.0.q.weight"][0, 0] = np.inf
+    assert both_ways(BASE, stranger).related is False
+    broken = changed(BASE, lambda _, w: np.full_like(w, np.nan))
+    assert both_ways(BASE, broken).related is None
+    assert kind(both_ways(broken, dict(broken))) == (True, "identical", "same", None)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.5])
+def test_constant_tensors_say_nothing_of_strangers(value: float) -> None:
+    constant = {"layer_scale": np.full((96, 96), value, np.float32)}
+    found = both_ways({**network(1), **constant}, {**network(2), **constant})
+    assert found.related is not True
+    assert math.isfinite(found.score)
+
+
+def test_models_of_zeros_are_compared_without_a_warning() -> None:
+    zeros = changed(BASE, lambda _, w: np.zeros_like(w))
+    found = both_ways(BASE, zeros)
+    assert found.related is not True
+    assert math.isfinite(found.score)
+    ones = changed(BASE, lambda _, w: np.ones_like(w))
+    assert both_ways(zeros, ones).related is not True
+
+
+def test_vectors_alone_say_nothing() -> None:
+    rng = np.random.default_rng(7)
+    one = {f"norm.{n}": (1 + 0.01 * rng.normal(size=96)).astype(np.float32) for n in range(9)}
+    other = {name: (1 + 0.01 * rng.normal(size=96)).astype(np.float32) for name in one}
+    assert both_ways(one, other).related is None
+
+
+# Which tensor is which
+
+
+def test_names_and_wrappers_do_not_hide_a_finetune() -> None:
+    child = tuned(BASE, 1, 0.2)
+    for prefix in ("model.", "module.", "_orig_mod.module.model.", "transformer."):
+        wrapped = {f"{prefix}{name}": weights for name, weights in child.items()}
+        assert kind(both_ways(BASE, wrapped)) == (True, "finetune", "full", "a->b")
+    # Names that say nothing: nearness has to find each tensor.
+    names = [f"t{n:02}" for n in np.random.default_rng(8).permutation(len(child))]
+    hidden = dict(zip(names, child.values(), strict=True))
+    found = both_ways(BASE, hidden)
+    assert kind(found) == (True, "finetune", "full", "a->b")
+    matched = pair(fingerprint(BASE), fingerprint(hidden))
+    assert int(matched.is_matrix.sum()) == len(matrices(BASE))
+
+
+def test_a_new_head_or_fewer_layers_do_not_hide_a_finetune() -> None:
+    child = tuned(BASE, 1, 0.2)
+    rng = np.random.default_rng(9)
+    child["score.weight"] = rng.normal(size=(3, 64)).astype(np.float32)
+    child["embed.weight"] = np.vstack([child["embed.weight"], rng.normal(size=(4, 64))])
+    child = {name: w.astype(np.float32) for name, w in child.items() if "layers.1" not in name}
+    found = both_ways(BASE, child)
+    assert found.related is True
+    assert found.direction == "a->b"
+
+
+def test_renamed_strangers_stay_strangers() -> None:
+    hidden = {f"t{n}": weights for n, weights in enumerate(network(9).values())}
+    assert both_ways(BASE, hidden).related is not True
+
+
+def test_two_schemes_are_never_compared() -> None:
+    one = fingerprint(BASE)
+    with pytest.raises(SchemeError, match="another"):
+        compare_fingerprints(one, replace(one, scheme="another"))
+
+
+# What is printed
+
+
+def test_the_json_form_is_complete_and_plain() -> None:
+    import json
+
+    for other in (dict(BASE), tuned(BASE, 1, 0.2), network(9), {"b": np.zeros(3)}):
+        document = compare(BASE, other).to_json()
+        assert list(document) == [
+            "related", "relation", "how", "direction", "score", "change", "rank", "log10_p", "null",
+            "evidence",
+        ]  # fmt: skip
+        text = json.dumps(document, allow_nan=False)
+        assert json.loads(text) == document
+        assert document["evidence"]
+        for evidence in document["evidence"]:
+            assert set(evidence) == {"detector", "words", "statistic", "log10_p", "null"}
+            assert "\n" not in evidence["words"]
+        assert (document["log10_p"] is None) == (document["null"] is None)
+
+
+def test_scores_order_pairs() -> None:
+    scores = [
+        both_ways(BASE, other).score
+        for other in (
+            BASE,
+            tuned(BASE, 1, 0.05),
+            tuned(BASE, 1, 0.4),
+            tuned(BASE, 1, 1.5),
+            network(9),
+        )
+    ]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == 1.0
+    assert scores[-1] < 0.1
+
+
+# More than two
+
+
+def test_a_merge_is_found_with_its_coefficients() -> None:
+    parts = [tuned(BASE, n, 0.2) for n in range(3)]
+    for shares in ((0.6, 0.4), (0.2, 0.3, 0.5), (0.05, 0.95)):
+        blend = {
+            name: sum(s * p[name] for s, p in zip(shares, parts, strict=False)).astype(np.float32)
+            for name in BASE
+        }
+        family = stack([fingerprint(m) for m in (blend, BASE, *parts)])
+        assert family is not None
+        merge = linear_merge(family, 0)
+        assert merge is not None
+        assert merge.parents == tuple(range(2, 2 + len(shares)))
+        assert merge.coefficients == pytest.approx(shares, abs=1e-3)
+        assert sum(merge.coefficients) == pytest.approx(1)
+        for other in range(1, 5):
+            assert linear_merge(family, other) is None
+
+
+def test_finetunes_are_no_merges() -> None:
+    models = [BASE, *(tuned(BASE, n, 0.2) for n in range(3)), tuned(tuned(BASE, 0, 0.2), 9, 0.1)]
+    family = stack([fingerprint(model) for model in models])
+    assert family is not None
+    assert [linear_merge(family, child) for child in range(5)] == [None] * 5
+
+
+def test_who_lies_on_whose_way() -> None:
+    middle, sibling = tuned(BASE, 1, 0.2), tuned(BASE, 2, 0.2)
+    models = [BASE, middle, tuned(middle, 3, 0.2), sibling]
+    family = stack([fingerprint(model) for model in models])
+    assert family is not None
+    on_the_way = betweenness(family, 0, 1, 2)
+    assert on_the_way.mean == pytest.approx(1, abs=0.1)
+    assert on_the_way.misfit < 1
+    assert betweenness(family, 0, 3, 2).misfit > 1
+    assert betweenness(family, 0, 3, 1).misfit > 1
+    assert betweenness(family, 0, 2, 1).misfit > 1
+    assert betweenness(family, 0, 0, 1).misfit == math.inf
+
+
+def test_models_without_a_common_matrix_do_not_stack() -> None:
+    assert stack([fingerprint(BASE), fingerprint({"b": np.zeros(3)})]) is None
