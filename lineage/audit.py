@@ -68,7 +68,7 @@ def measure(
 
 def _merged(child: Fingerprint, parents: Sequence[Fingerprint]) -> tuple[Parentage, ...] | None:
     family = stack([child, *parents]) if len(parents) > 1 else None
-    merge = None if family is None else linear_merge(family, 0)
+    merge = None if family is None else linear_merge(family, 0, range(1, len(parents) + 1))
     if merge is None or len(merge.parents) != len(parents):
         return None
     found = []
@@ -84,17 +84,20 @@ def _merged(child: Fingerprint, parents: Sequence[Fingerprint]) -> tuple[Parenta
 
 def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) -> Parentage:
     seen = compare_fingerprints(parent, child)
-    words = seen.evidence[0].words.replace(" a ", " the parent ") if seen.evidence else ""
+    first = seen.evidence[0]
+    # Two long trainings from one initialisation look, as a pair, like one very long training: that
+    # contradicts nobody.
+    is_open = seen.relation is Relation.SHARED_INIT
+    tells = (with_direction or seen.is_exact) and not is_open
     measurement = Measurement(
         child=child.root,
         parent=parent.root,
-        related=seen.related,
-        relation=seen.relation if with_direction or seen.is_exact else None,
-        how=seen.how if with_direction or seen.is_exact else None,
-        direction=_direction(seen) if with_direction or seen.is_exact else None,
-        words=words,
+        related=None if is_open else seen.related,
+        relation=seen.relation if tells else None,
+        how=seen.how if tells else None,
+        direction=_direction(seen) if tells else None,
+        words=first.told("the parent", "the child"),
     )
-    first = seen.evidence[0]
     return Parentage(measurement, None, first.detector, first.statistic)
 
 
@@ -256,7 +259,7 @@ def _judge(graph: LineageGraph, child: str, parent: str) -> Verdict:
     if seen.related is None:
         return Verdict(child, parent, "undetermined", "the weights cannot be compared")
     if seen.related is False and graph.family(child) != graph.family(parent):
-        return Verdict(child, parent, "contradicted", f"unrelated: {seen.evidence[0].words}")
+        return Verdict(child, parent, "contradicted", f"unrelated: {seen.evidence[0].told(parent, child)}")
     if any(edge.parent == parent for edge in inferred):
         return Verdict(child, parent, "confirmed", "the weights say the same")
     if parent in graph.ancestors(child):

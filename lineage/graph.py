@@ -12,7 +12,7 @@ import networkx as nx
 
 from lineage.artifacts import models_in
 from lineage.evidence import Comparison, compare_fingerprints
-from lineage.evidence.family import Merge, Stack, betweenness, linear_merge, stack
+from lineage.evidence.family import Merge, Stack, betweenness, linear_merge, merge_misfit, stack
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.relation import Relation
 
@@ -278,12 +278,19 @@ class _Family:
         return rest
 
     def _attach_merges(self, rest: list[str], family: Stack) -> dict[int, Merge]:
-        """Find the weighted means; a merge that needs another merge of itself is left alone."""
-        merges = {
-            child: merge
-            for child in range(len(rest))
-            if (merge := linear_merge(family, child)) is not None
-        }
+        """Find the weighted means.
+
+        A merge of others is itself a weighted mean of them, so as an ingredient it is never needed
+        to explain a second merge of the same models: it is tried only where nothing else fits.
+        """
+        every = range(len(rest))
+        found = {c: linear_merge(family, c, [i for i in every if i != c]) for c in every}
+        merges: dict[int, Merge] = {}
+        for child, merge in found.items():
+            if merge is None:
+                continue
+            plain = [i for i in every if i != child and found[i] is None]
+            merges[child] = linear_merge(family, child, plain) or merge
         for child, merge in merges.items():
             for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
                 self.edges.append(
@@ -306,21 +313,15 @@ class _Family:
         if scores[root] < CLEAR_ROOT:
             self._pairwise([rest[i] for i in trained])
             return
+        earlier = _earlier(family, root, merges)
         for child in trained:
             if child == root:
                 continue
-            parent, probability = _parent(family, root, child, range(len(rest)), merges)
-            found = self.between(rest[parent], rest[child])
-            relation, how = _step(found)
+            parent, probability = _parent(family, root, earlier[child])
+            relation, how = _step(self.between(rest[parent], rest[child]))
+            probability = min(_CERTAIN, confidence * probability)
             self.edges.append(
-                Edge(
-                    rest[parent],
-                    rest[child],
-                    relation,
-                    how,
-                    None,
-                    min(_CERTAIN, confidence * probability),
-                )
+                Edge(rest[parent], rest[child], relation, how, None, probability)
             )
 
     def _pairwise(self, members: list[str]) -> None:
@@ -337,7 +338,7 @@ class _Family:
                     Edge(parent, child, found.relation, found.how, None, probability)
                 )
             elif found.related:
-                why = found.evidence[0].words if found.evidence else "no order is clear"
+                why = found.evidence[0].told(a, b) if found.evidence else "no order is clear"
                 self.unclear.append(Undetermined(a, b, why))
 
 
@@ -353,29 +354,55 @@ def _direction_probability(margin: float) -> float:
     return min(_CERTAIN, 1 / (1 + exp(-(0.27 + 87 * margin))))
 
 
-def _parent(
-    family: Stack, root: int, child: int, others: Sequence[int], merges: Mapping[int, Merge]
-) -> tuple[int, float]:
-    """Return the furthest model on the way from the root to the child, and a probability.
+def _earlier(
+    family: Stack, root: int, merges: Mapping[int, Merge]
+) -> dict[int, list[tuple[int, float]]]:
+    """Return, for each model, the models that may lie between it and the root, and how surely.
 
-    Each candidate w is on the way with probability 1 / (1 + exp(4 (misfit - 1))), where `misfit`
-    is 1 at the edge of what was seen on true chains; the parent is the furthest that is, and its
-    probability that of being on the way times that of no further one being so. This curve is a
-    choice, not a calibration.
+    Each candidate w is on the way to c with probability 1 / (1 + exp(4 (misfit - 1))), where
+    `misfit` is 1 at the edge of what was seen on true chains; this curve is a choice, not a
+    calibration. Of two models each can not have come before the other, nor can three in a ring:
+    the surest orders are taken first, and what contradicts them is dropped.
     """
-    found: list[tuple[float, int, float]] = []
-    for w in others:
-        if w in {root, child} or (w in merges and child in merges[w].parents):
+    count = len(family.cores)
+    on_the_way: list[tuple[float, int, int]] = []
+    for w in range(count):
+        for c in range(count):
+            if len({w, c, root}) == 3 and c not in merges:
+                misfit = betweenness(family, root, w, c).misfit
+                if w in merges:
+                    misfit = max(misfit, merge_misfit(family, root, merges[w], c))
+                on_the_way.append((1 / (1 + exp(min(50.0, 4 * (misfit - 1)))), w, c))
+    order = nx.DiGraph()
+    order.add_nodes_from(range(count))
+    order.add_edges_from((p, c) for c, merge in merges.items() for p in merge.parents)
+    earlier: dict[int, list[tuple[int, float]]] = {c: [] for c in range(count)}
+    for probability, w, c in sorted(on_the_way, key=lambda found: (-found[0], found[1:])):
+        if probability >= 0.5 and nx.has_path(order, c, w):
             continue
-        misfit = betweenness(family, root, w, child).misfit
+        if probability >= 0.5:
+            order.add_edge(w, c)
+        earlier[c].append((w, probability))
+    return earlier
+
+
+def _parent(
+    family: Stack, root: int, candidates: Sequence[tuple[int, float]]
+) -> tuple[int, float]:
+    """Return the furthest model on the way from the root, and the probability that it is the parent.
+
+    That is the probability of being on the way, times that of no further one being so.
+    """
+
+    def distance(w: int) -> float:
         step = family.cores[w] - family.cores[root]
-        on_the_way = 1 / (1 + exp(min(50.0, 4 * (misfit - 1))))
-        found.append((float(step @ step), w, on_the_way))
+        return float(step @ step)
+
     none_further = 1.0
-    for _, w, on_the_way in sorted(found, reverse=True):
-        if on_the_way >= 0.5:
-            return w, none_further * on_the_way
-        none_further *= 1 - on_the_way
+    for w, probability in sorted(candidates, key=lambda found: (-distance(found[0]), found)):
+        if probability >= 0.5:
+            return w, none_further * probability
+        none_further *= 1 - probability
     return root, none_further
 
 

@@ -92,11 +92,12 @@ def compare(a: str, b: str, as_json: bool) -> int:
 
     found = compare_fingerprints(load(a), load(b))
     document = {"a": a, "b": b, **found.to_json()}
-    say.result(document, lambda: _compare_text(a, b, document), as_json=as_json)
+    told = [evidence.told(_name(a), _name(b)) for evidence in found.evidence]
+    say.result(document, lambda: _compare_text(a, b, document, told), as_json=as_json)
     return {True: 0, False: 1, None: 3}[found.related]
 
 
-def _compare_text(a: str, b: str, found: dict[str, Any]) -> str:
+def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str]) -> str:
     first, second = printable(a), printable(b)
     verdict = {True: "related", False: "not related", None: "undetermined"}[found["related"]]
     lines = [f"{first}  and  {second}: {verdict}"]
@@ -109,7 +110,7 @@ def _compare_text(a: str, b: str, found: dict[str, Any]) -> str:
         }[found["direction"]]
         arrow = "the same weights" if found["relation"] == "identical" else arrow
         lines.append(f"  {found['relation']}{how}: {arrow}")
-    lines += [f"  - {evidence['words']}" for evidence in found["evidence"]]
+    lines += [f"  - {printable(words)}" for words in told]
     if found["log10_p"] is not None:
         lines.append(f"  p = 10^{found['log10_p']:.1f} under {found['null']}")
     return "\n".join(lines)

@@ -126,8 +126,14 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     base = replace(base, margin=lean.margin, evidence=(*seen, *base.evidence))
     is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
     if adapter is None and is_apart and abs(lean.share) < EVEN_SHARE:
+        words = "both went far from something they share: one initialisation, or a very long training"
         return replace(
-            base, related=False, relation=Relation.SHARED_INIT, margin=0.0, score=base.score / 2
+            base,
+            related=False,
+            relation=Relation.SHARED_INIT,
+            margin=0.0,
+            score=base.score / 2,
+            evidence=(Evidence("shared-init-v1", words), *base.evidence),
         )
     if abs(lean.share) < CLEAR_SHARE and change >= CLEAR_MARGIN:
         words = "the difference leans on both models: siblings, or several steps apart"
@@ -153,7 +159,7 @@ def _how(pairing: Pairing, adapter: LowRank | None, change: float) -> str:
 
 
 def _lean_evidence(lean: Orthogonality, change: float) -> Evidence:
-    first, second = ("a", "b") if lean.margin >= 0 else ("b", "a")
+    first, second = ("{a}", "{b}") if lean.margin >= 0 else ("{b}", "{a}")
     words = (
         f"the difference ({change:.1%} of the weights' norm) is nearer to orthogonal to {first} "
         f"than to {second}, by {abs(lean.margin):.3f}"

@@ -16,7 +16,7 @@ class Evidence:
 
     Attributes:
         detector: Which one, with its version.
-        words: One sentence for a person.
+        words: One sentence for a person, in which `{a}` and `{b}` stand for the two models.
         statistic: The number it rests on, where there is one.
         log10_p: Logarithm of a p-value, where a null is known.
         null: What the p-value is valid under.
@@ -28,11 +28,15 @@ class Evidence:
     log10_p: float | None = None
     null: str | None = None
 
+    def told(self, a: str, b: str) -> str:
+        """Return the words with the two models' names in them."""
+        return self.words.replace("{a}", a).replace("{b}", b)
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {
             "detector": self.detector,
-            "words": self.words,
+            "words": self.told("a", "b"),
             "statistic": _rounded(self.statistic),
             "log10_p": _rounded(self.log10_p),
             "null": self.null,
@@ -81,7 +85,10 @@ class Comparison:
     def reversed(self) -> Comparison:
         """Return the same with the two models' places changed."""
         turned: dict[Direction | None, Direction | None] = {"a->b": "b->a", "b->a": "a->b"}
-        return replace(self, direction=turned.get(self.direction), margin=-self.margin)
+        swapped = tuple(replace(e, words=e.told("{b}", "{A}").replace("{A}", "{a}")) for e in self.evidence)
+        return replace(
+            self, direction=turned.get(self.direction), margin=-self.margin, evidence=swapped
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, without the two models' names."""

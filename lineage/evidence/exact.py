@@ -45,7 +45,7 @@ def rounded_copy(pairing: Pairing) -> Comparison | None:
     how = forward or backward
     if how is None:
         return None
-    child, parent = ("b", "a") if forward else ("a", "b")
+    child, parent = ("{b}", "{a}") if forward else ("{a}", "{b}")
     words = f"every tensor of {child} is {parent}'s rounded to {how}, digest for digest"
     return Comparison(
         related=True,

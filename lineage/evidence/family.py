@@ -87,8 +87,8 @@ class Merge:
     residual: float
 
 
-def linear_merge(family: Stack, child: int) -> Merge | None:
-    """Write one model as a convex combination of at least two others, down to rounding.
+def linear_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | None:
+    """Write one model as a convex combination of at least two of some others, down to rounding.
 
     A parent lies near the mean of its children too, so nearness is not enough: what is left must
     be no more than rounding leaves, and each coefficient clearly between 0 and 1. Only the merged
@@ -99,10 +99,9 @@ def linear_merge(family: Stack, child: int) -> Merge | None:
     """
     from scipy.optimize import nnls
 
-    others = [i for i in range(len(family.cores)) if i != child]
     if len(others) < 2:
         return None
-    away = family.cores[others] - family.cores[child]
+    away = family.cores[list(others)] - family.cores[child]
     distances = np.einsum("ij,ij->i", away, away)
     gram = away @ away.T
     scale = float(distances.max())
@@ -146,32 +145,62 @@ class Betweenness:
     """Whether one model lies on the way from the root to another.
 
     Attributes:
+        lean: How far the last step c-s leans on s-p, as a share of that and of how far the
+            same step leans on c-p: near 0 when s came before c, near 1 when c came before s, about
+            one half when both left p on their own, however alike their data were.
         mean: <c-p, s-p> / |s-p|^2 pooled over matrices: 1 when s lies on the way from p to c.
-        spread: Its weighted standard deviation over matrices: small on a true chain.
+        spread: Its weighted standard deviation over matrices, beyond what the sketches add.
     """
 
+    lean: float
     mean: float
     spread: float
 
     @property
     def misfit(self) -> float:
-        """At most 1 where both are within what was measured on true chains."""
-        return max(abs(self.mean - 1) / 0.18, self.spread / 0.25)
+        """At most 1 where all three are within what was seen on true chains."""
+        return max(self.lean / 0.3, abs(self.mean - 1) / 0.3, self.spread / 0.3)
 
 
 def betweenness(family: Stack, root: int, middle: int, end: int) -> Betweenness:
     """Measure whether `middle` lies on the way from `root` to `end`, matrix by matrix.
 
-    On 18 true chains the mean was .85 to 1.18 and the spread at most .20; of 208 sibling triples,
-    those with a mean near 1 had a spread of at least .5.
+    Derivation: training takes steps that are nearly orthogonal to where the weights are *and* to
+    how they got there, so on a chain p, s, c the step c-s is orthogonal to s-p and not to c-p. Two
+    siblings with deltas of correlation r lean on both alike, by sqrt((1-r)/2). The mean alone
+    cannot tell siblings on the same data (r of .9) from a chain; the lean does.
     """
     step = family.cores[middle] - family.cores[root]
     whole = family.cores[end] - family.cores[root]
+    last = whole - step
     energy = family.per_matrix(step, step)
     moved = energy > 1e-10 * float(energy.sum())
     if not np.any(moved):
-        return Betweenness(0.0, np.inf)
-    beta = family.per_matrix(whole, step)[moved] / energy[moved]
+        return Betweenness(1.0, 0.0, np.inf)
     weight = energy[moved] / energy[moved].sum()
+    beta = family.per_matrix(whole, step)[moved] / energy[moved]
     mean = float(weight @ beta)
-    return Betweenness(mean, float(np.sqrt(weight @ (beta - mean) ** 2)))
+    variance = float(weight @ (beta - mean) ** 2)
+    cells = np.diff(np.append(family.starts, family.cores.shape[1]))[moved]
+    sketched = float(weight @ (family.per_matrix(last, last)[moved] / energy[moved] / cells))
+    on_step, on_whole = abs(_cosine(last, step)), abs(_cosine(last, whole))
+    lean = on_step / (on_step + on_whole) if on_step + on_whole > 0 else 0.5
+    return Betweenness(lean, mean, float(np.sqrt(max(0.0, variance - 2 * sketched))))
+
+
+def merge_misfit(family: Stack, root: int, merge: Merge, end: int) -> float:
+    """Return how badly a model fits as a descendant of a merge; at most 1 is a fit.
+
+    What was trained on from a merge still has each ingredient in it with the merge's coefficient;
+    a sibling of one ingredient has that one alone.
+    """
+    parents = [p for p in merge.parents if p != root]
+    steps = family.cores[parents] - family.cores[root]
+    found = np.linalg.lstsq(steps.T, family.cores[end] - family.cores[root], rcond=None)[0]
+    expected = [c for p, c in zip(merge.parents, merge.coefficients, strict=True) if p != root]
+    return float(np.max(np.abs(found - expected))) / 0.15
+
+
+def _cosine(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    both = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / both if both else 0.0

@@ -42,9 +42,9 @@ def quantized(pairing: Pairing) -> Reduction | None:
     share_a, share_b = ((size * (bits > 0)).sum() / size.sum() for bits in (bits_a, bits_b))
     direction: Direction
     if share_b >= 0.5 and share_a < 0.1:
-        bits, direction, child, energy = bits_b, "a->b", "b", pairing.energy_a[use]
+        bits, direction, child, energy = bits_b, "a->b", "{b}", pairing.energy_a[use]
     elif share_a >= 0.5 and share_b < 0.1:
-        bits, direction, child, energy = bits_a, "b->a", "a", pairing.energy_b[use]
+        bits, direction, child, energy = bits_a, "b->a", "{a}", pairing.energy_b[use]
     else:
         return None
     on = bits > 0
@@ -77,7 +77,7 @@ def pruned(pairing: Pairing) -> Reduction | None:
     child = b if added > 0 else a
     if abs(inner - child) > 0.1 * np.sqrt(d * child):
         return None
-    name = "b" if added > 0 else "a"
+    name = "{b}" if added > 0 else "{a}"
     words = f"{abs(added):.0%} of {name}'s values became zero and the others stayed"
     evidence = Evidence("zeros-v1", words, statistic=abs(added))
     direction: Direction = "a->b" if added > 0 else "b->a"
