@@ -118,5 +118,4 @@ def parse_fraction(text: str, field: str) -> Fraction:
         value = None
     if value is None or spell_fraction(value) != text:
         raise FormatError(f"{field}: expected a number spelled like 0.25 or 1/3 in a string")
-    fraction(value, field)
     return value

@@ -153,7 +153,7 @@ def verify(
     The steps, in this order, because nothing in a payload means anything before step 1:
 
     1. signatures over the payload as received, counted by distinct accepted key;
-    2. the kind: payloadType here, `_type` and `predicateType` first thing in step 3;
+    2. the kind: payloadType, then `_type` and `predicateType`;
     3. the payload parses as a claim;
     4. it is addressed to this verifier;
     5. its subject is the model at hand;
@@ -164,10 +164,7 @@ def verify(
     key_ids = verified_by(envelope, policy.keys)
     if len(key_ids) < policy.threshold:
         raise SignatureError(f"{len(key_ids)} accepted keys signed, {policy.threshold} are needed")
-    # 2
-    if envelope.payload_type != statement.PAYLOAD_TYPE:
-        raise FormatError(f"payloadType: expected {statement.PAYLOAD_TYPE}")
-    # 3
+    # 2, 3
     claim = read(envelope)
     # 4
     if claim.audience not in (ANYONE, policy.audience):

@@ -466,6 +466,13 @@ def test_a_damaged_store_is_caught(lying: Lying, name: str, damage: str) -> None
         Ledger(lying, KEY.public, ORIGIN).audit()
 
 
+def test_entries_that_are_not_what_was_signed_are_caught(lying: Lying) -> None:
+    signed_elsewhere = Checkpoint(ORIGIN, 300, bytes(32)).sign(KEY)
+    lying.heads = [signed_elsewhere, signed_elsewhere]
+    with pytest.raises(ReceiptError, match="do not hash to the root"):
+        Ledger(lying, KEY.public, ORIGIN).audit()
+
+
 def test_a_wrong_entry_or_leaf_is_not_handed_out(lying: Lying) -> None:
     lying.lies["tile/entries/000"] = tiles.join([b"lie", *entries(255, start=1)])
     reader = Ledger(lying, KEY.public, ORIGIN)
