@@ -122,7 +122,7 @@ class Recipe:
     text: str
     steps: int
     rate: float
-    batch: int = 12
+    batch: int = 8
     rank: int = 0
     only: str | None = None
     with_pooler: bool = False
