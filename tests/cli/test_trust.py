@@ -17,7 +17,7 @@ from lineage.cli import run
 from lineage.cli.trust import load_key
 from lineage.ledgers import Ledger
 from lineage.relation import Relation
-from lineage.signing import Ed25519Key, Envelope, PublicKey
+from lineage.signing import Ed25519Key, Envelope, PublicKey, sign_payload
 
 ORIGIN = "example.com/log"
 
@@ -129,7 +129,8 @@ def test_append_can_leave_receipts_out(capsys: pytest.CaptureFixture[str]) -> No
 def test_append_refuses_all_or_nothing(capsys: pytest.CaptureFixture[str], log: None) -> None:
     Path("junk.json").write_text("{}")
     Path("large.json").write_bytes(bytes(300_000))
-    for name in ("junk.json", "large.json", "missing.json", "log.sqlite"):
+    Path("text.json").write_bytes(sign_payload("text/plain", b"hello", KEY).to_bytes())
+    for name in ("text.json", "junk.json", "large.json", "missing.json", "log.sqlite"):
         error = refused(capsys, "append", "log.sqlite", "base.json", name, "--key", "log.key")
         assert name in error
     assert len(Ledger.open("log.sqlite", PublicKey.load("log.key.pub"))) == 2

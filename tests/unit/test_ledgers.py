@@ -281,6 +281,7 @@ def test_what_is_no_log_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello " * 1000)
     with sqlite3.connect(tmp_path / "database") as connection:
         connection.execute("CREATE TABLE head (only INTEGER)")
+        connection.execute("PRAGMA user_version = 1")
     connection.close()
     for name in ("empty", "text", "database"):
         with pytest.raises(FormatError, match=name):

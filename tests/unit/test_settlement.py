@@ -123,6 +123,8 @@ def test_a_copy_has_no_other_parents() -> None:
         claim_of(3, (parent_of(1, Relation.IDENTICAL), parent_of(2))),
     ]
     assert divide(family, 3) == {"payee-1": 1000}
+    done = settle([verified(claim) for claim in family], root_of(3), 1000, "cent")
+    assert verified(family[1]).claim_id not in done.claims
 
 
 def test_a_copy_of_two_models_is_refused() -> None:
