@@ -102,6 +102,13 @@ def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) 
 
 
 def _direction(seen: Comparison) -> Any:
+    """Return the direction from `a`, the parent; a reversal only where it is mechanical.
+
+    A lean of the weights can confirm what somebody signed, but it is not enough to accuse: a child
+    that unlearned much of its base looks like its base's base.
+    """
+    if seen.direction == "b->a" and seen.relation is Relation.FINETUNE:
+        return None
     return {"a->b": "parent->child", "b->a": "child->parent", None: None}[seen.direction]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence
 from lineage.evidence.direction import (
+    CLEAR_CHANGE,
     CLEAR_MARGIN,
     CLEAR_SHARE,
     EVEN_SHARE,
@@ -139,7 +140,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         words = "the difference leans on both models: siblings, or several steps apart"
         return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
     direction: Direction | None = None
-    if lean.is_clear:
+    if lean.is_clear and change >= CLEAR_CHANGE:
         direction = "a->b" if lean.margin > 0 else "b->a"
     return replace(
         base,
