@@ -218,7 +218,7 @@ class Verdict:
     Attributes:
         child: Path of the model that declares.
         parent: Path of the model it means, or the name as written if no such model is at hand.
-        verdict: `confirmed`, `contradicted`, `undetermined`, or `unchecked` where it is not at hand.
+        verdict: `unchecked` where the parent is not at hand.
         words: Why, in one line.
     """
 
@@ -266,7 +266,9 @@ def _judge(graph: LineageGraph, child: str, parent: str) -> Verdict:
     if seen.related is None:
         return Verdict(child, parent, "undetermined", "the weights cannot be compared")
     if seen.related is False and graph.family(child) != graph.family(parent):
-        return Verdict(child, parent, "contradicted", f"unrelated: {seen.evidence[0].told(parent, child)}")
+        return Verdict(
+            child, parent, "contradicted", f"unrelated: {seen.evidence[0].told(parent, child)}"
+        )
     if any(edge.parent == parent for edge in inferred):
         return Verdict(child, parent, "confirmed", "the weights say the same")
     if parent in graph.ancestors(child):

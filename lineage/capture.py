@@ -11,8 +11,6 @@ the child is to its base is measured, not asked.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lineage import claims
 from lineage.audit import draft
 from lineage.claims import Claim, Dataset, Split
+from lineage.files import write_whole
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.signing import Ed25519Key, Envelope
 
@@ -96,17 +95,4 @@ def derivation(
     )
     run.envelope = claims.sign(run.claim, signer)
     if out is not None:
-        _write(Path(out), run.envelope.to_bytes())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        write_whole(Path(out), run.envelope.to_bytes())

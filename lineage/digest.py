@@ -13,6 +13,7 @@ from blake3 import blake3
 SIZE = 32
 """Bytes in every digest used here (BLAKE3 and SHA-256 alike)."""
 
+
 def frame(tag: str, *parts: bytes) -> bytes:
     """Return `tag`, NUL, then every part behind its length as an unsigned 64-bit little-endian.
 

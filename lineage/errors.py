@@ -89,7 +89,7 @@ class SettlementError(LineageError):
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Return `text` on one line, control and bidirectional characters escaped, at most `limit` long.
+    """Return `text` on one line of at most `limit`, control and bidi characters escaped.
 
     Names come out of files that anyone can write; they must not steer a terminal.
     """

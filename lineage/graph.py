@@ -1,4 +1,4 @@
-"""From evidence to one answer per family: copies, leaves, merges, a root, and who came from whom."""
+"""From evidence to one answer per family: copies, leaves, merges, a root, parents."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def infer_graph(
     links = nx.Graph()
     links.add_nodes_from(paths)
     links.add_edges_from(pair for pair, found in comparisons.items() if found.related)
-    families = sorted((sorted(members) for members in nx.connected_components(links)))
+    families = sorted(sorted(members) for members in nx.connected_components(links))
     edges: list[Edge] = []
     unclear: list[Undetermined] = []
     for members in families:
@@ -320,9 +320,7 @@ class _Family:
             parent, probability = _parent(family, root, earlier[child])
             relation, how = _step(self.between(rest[parent], rest[child]))
             probability = min(_CERTAIN, confidence * probability)
-            self.edges.append(
-                Edge(rest[parent], rest[child], relation, how, None, probability)
-            )
+            self.edges.append(Edge(rest[parent], rest[child], relation, how, None, probability))
 
     def _pairwise(self, members: list[str]) -> None:
         """Without a root: say which models are related and that no order is clear.
@@ -334,9 +332,7 @@ class _Family:
             if len(members) == 2 and found.direction is not None and found.relation is not None:
                 parent, child = (a, b) if found.direction == "a->b" else (b, a)
                 probability = _direction_probability(abs(found.margin))
-                self.edges.append(
-                    Edge(parent, child, found.relation, found.how, None, probability)
-                )
+                self.edges.append(Edge(parent, child, found.relation, found.how, None, probability))
             elif found.related:
                 why = found.evidence[0].told(a, b) if found.evidence else "no order is clear"
                 self.unclear.append(Undetermined(a, b, why))
@@ -386,10 +382,8 @@ def _earlier(
     return earlier
 
 
-def _parent(
-    family: Stack, root: int, candidates: Sequence[tuple[int, float]]
-) -> tuple[int, float]:
-    """Return the furthest model on the way from the root, and the probability that it is the parent.
+def _parent(family: Stack, root: int, candidates: Sequence[tuple[int, float]]) -> tuple[int, float]:
+    """Return the furthest model on the way from the root, and how probably it is the parent.
 
     That is the probability of being on the way, times that of no further one being so.
     """

@@ -52,9 +52,7 @@ def read(source: str | PathLike[str] | Any) -> Artifact:
             missing = min(weight_map.keys() - {item.name for item in items})
             reason = f"the index places it in {weight_map[missing]}, which does not hold it"
             raise FormatError(reason, file=label, tensor=missing)
-        return Artifact(
-            label, in_name_order(items, path=label), tuple(opened), stack.pop_all()
-        )
+        return Artifact(label, in_name_order(items, path=label), tuple(opened), stack.pop_all())
 
 
 def _check_shard(found: list[Item], name: str, weight_map: dict[str, str], *, label: str) -> None:

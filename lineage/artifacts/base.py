@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, Self
 
 from lineage.errors import FormatError
@@ -107,7 +108,7 @@ class Watched(Protocol):
 def in_name_order(items: Iterable[Item], *, path: str) -> tuple[Item, ...]:
     """Return `items` sorted by name; a name that comes twice is an error."""
     ordered = tuple(sorted(items, key=lambda item: item.name.encode("utf-8", "surrogatepass")))
-    for one, other in zip(ordered, ordered[1:], strict=False):
+    for one, other in pairwise(ordered):
         if one.name == other.name:
             both = f"also in {one.file}" if one.file != other.file else "twice in one file"
             raise FormatError(f"stored twice: {both}", file=other.file or path, tensor=one.name)

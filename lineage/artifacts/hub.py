@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
-_PREFERRED = ("model.safetensors", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors")
+_PREFERRED = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "adapter_model.safetensors",
+)
 _CONFIGURATIONS = ("config.json", "adapter_config.json", "model_index.json")
 _OTHER_FORMATS = {
     ".bin": "a PyTorch pickle", ".pt": "a PyTorch pickle", ".pth": "a PyTorch pickle",
@@ -93,7 +97,7 @@ def _models_in(path: Path, label: str, depth: int) -> Iterator[str]:
         yield label
         return
     for entry in sorted(path.iterdir()):
-        name = os.path.join(label, entry.name)
+        name = f"{label.rstrip('/')}/{entry.name}"  # as given: a Path would drop a leading ./
         if entry.is_dir() and depth and not entry.name.startswith("."):
             yield from _models_in(entry, name, depth - 1)
         elif entry.suffix in {".safetensors", ".lineage"}:
@@ -111,7 +115,9 @@ def _indexed(index: Path, *, label: str) -> tuple[list[Path], dict[str, str]]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError("the index has no weight_map", file=index)
     for tensor, name in weight_map.items():
-        plain = isinstance(name, str) and PurePosixPath(name).name == name and name not in {"", ".."}
+        plain = (
+            isinstance(name, str) and PurePosixPath(name).name == name and name not in {"", ".."}
+        )
         if not plain:
             reason = f"the index names the file {printable(str(name))!r}, which is not a plain name"
             raise FormatError(reason, file=index, tensor=tensor)
@@ -159,7 +165,7 @@ def _ambiguous(files: list[Path], label: str) -> FormatError:
 
 def _no_weights(path: Path, label: str) -> FormatError:
     """Say what a folder without safetensors files does hold."""
-    names = sorted(os.listdir(path))
+    names = sorted(entry.name for entry in path.iterdir())
     if not names:
         return FormatError("the folder is empty", file=label)
     for name in names:

@@ -99,4 +99,3 @@ def _bytes(value: Any) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     if big:
         array = array.byteswap()
     return array.view(np.uint8)
-

@@ -29,7 +29,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     \b
     Example:
         lineage demo --out ./lineage-demo
-    """  # noqa: D301 - click's mark, not an escape
+    """
     from lineage.cli.measure import graph_text
     from lineage.demo.story import EARNER, tell
 

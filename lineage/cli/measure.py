@@ -11,6 +11,7 @@ import click
 
 from lineage.cli import say
 from lineage.errors import FormatError, LineageError, printable
+from lineage.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,7 +148,7 @@ def infer(
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)
     for target, draw in ((svg, report.svg), (html, report.html), (mermaid, report.mermaid)):
         if target is not None:
-            target.write_text(draw(document, declared), encoding="utf-8")
+            write_whole(target, draw(document, declared).encode())
             say.note(f"wrote {target}")
     say.result(document, lambda: graph_text(graph, verdicts), as_json=as_json)
     return 0
@@ -176,8 +177,10 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
     for node in graph.nodes:
         if node.path not in with_parents:
             show(node.path, 0, "")
-    for unclear in graph.undetermined:
-        lines.append(f"undetermined: {_name(unclear.a)} and {_name(unclear.b)}: {unclear.why}")
+    lines += [
+        f"undetermined: {_name(unclear.a)} and {_name(unclear.b)}: {unclear.why}"
+        for unclear in graph.undetermined
+    ]
     for verdict in verdicts:
         if verdict.verdict == "contradicted":
             words = f"{_name(verdict.child)} declares {_name(verdict.parent)}; {verdict.words}"
@@ -229,9 +232,7 @@ def _save(made: Fingerprint, path: Path) -> None:
     if path.is_dir():
         raise FormatError("a folder; name a file for one fingerprint", file=path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(to_bytes(made))
-    partial.replace(path)
+    write_whole(path, to_bytes(made))
 
 
 def _saved_name(path: str) -> str:

@@ -12,10 +12,9 @@ from lineage import audit, claims
 from lineage.claims import Split, fields
 from lineage.cli import say
 from lineage.cli.measure import load
-from lineage.cli.trust import FILE, load_key
-from lineage.cli.trust import _read_envelope as read_envelope
-from lineage.cli.trust import _write as write
+from lineage.cli.trust import FILE, load_key, read_envelope
 from lineage.errors import FormatError, VerificationError, printable
+from lineage.files import write_whole
 from lineage.relation import Relation
 from lineage.signing import PublicKey
 
@@ -65,12 +64,10 @@ def claim(
     \b
     Example:
         lineage claim ./my-model --parent ./base --key alice.key --rate 0.05
-    """  # noqa: D301 - click's mark, not an escape
+    """
     signer = load_key(key_path)
     called = name or _called(model)
-    shares = tuple(_split(text) for text in splits) or (
-        Split(signer.key_id, "maker", Fraction(1)),
-    )
+    shares = tuple(_split(text) for text in splits) or (Split(signer.key_id, "maker", Fraction(1)),)
     made = audit.draft(
         called,
         load(model),
@@ -82,7 +79,7 @@ def claim(
     )
     envelope = claims.sign(made, signer)
     target = output or Path(f"{PurePath(called).name}.claim.json")
-    write(target, envelope.to_bytes())
+    write_whole(target, envelope.to_bytes())
     document = {
         "path": str(target),
         "claim_id": claims.claim_id(envelope),
@@ -139,7 +136,7 @@ def verify(
     \b
     Example:
         lineage verify my-model.claim.json --key alice.key.pub --weights ./my-model --parent ./base
-    """  # noqa: D301 - click's mark, not an escape
+    """
     if parents and weights is None:
         raise click.UsageError("--parent is measured against the model: give --weights too")
     accepted = tuple({key.raw: key for key in map(PublicKey.load, keys)}.values())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +13,13 @@ from lineage import canonical, claims, merkle, settlement
 from lineage.claims import fields
 from lineage.cli import say
 from lineage.errors import FormatError, LedgerError, SettlementError, VerificationError, printable
+from lineage.files import write_whole
 from lineage.ledgers import Ledger, Receipt, open_checkpoint
 from lineage.ledgers.receipt import HEADER, MAX_RECEIPT_BYTES
 from lineage.signing import Ed25519Key, Envelope, PublicKey, is_locked
+
+if TYPE_CHECKING:
+    from lineage.fingerprints import Fingerprint
 
 FILE = click.Path(path_type=Path)
 """A path as given; the library opens it and says in one line what is wrong with it."""
@@ -32,7 +34,7 @@ def key(path: Path, passphrase: bool, as_json: bool) -> None:
 
     \b
     lineage key alice.key
-    """  # noqa: D301 - click's mark, not an escape
+    """
     public = path.with_name(f"{path.name}.pub")
     for taken in (path, public):
         if taken.exists():
@@ -73,8 +75,8 @@ def append(
 
     \b
     lineage append log.sqlite child.json --key log.key --origin example.com/log
-    """  # noqa: D301 - click's mark, not an escape
-    entries = [_read_envelope(path).to_bytes() for path in paths]
+    """
+    entries = [read_envelope(path).to_bytes() for path in paths]
     receipts = [path.with_suffix(".receipt") for path in paths]
     if len(set(receipts)) != len(set(paths)) and not no_receipts:
         raise click.UsageError("two claims would share one receipt file; use --no-receipts")
@@ -91,7 +93,7 @@ def append(
     rows: list[dict[str, Any]] = []
     for path, target, entry, proof in zip(paths, receipts, entries, proofs, strict=True):
         if not no_receipts:
-            _write(target, proof.to_bytes())
+            write_whole(target, proof.to_bytes())
         rows.append(
             {
                 "path": str(path),
@@ -139,7 +141,7 @@ def check(
     \b
     lineage check child.json child.receipt --log-key log.key.pub
     lineage check log.sqlite --log-key log.key.pub --since child.receipt
-    """  # noqa: D301 - click's mark, not an escape
+    """
     public = PublicKey.load(log_key)
     if receipt is None:
         _check_log(path, public, origin, since, as_json)
@@ -194,6 +196,13 @@ def _check_log(
 )
 @click.option("--audience", help="Accept claims addressed to this name, too.")
 @click.option("--ceiling", default="0.5", show_default=True, help="Most that all ancestors take.")
+@click.option(
+    "--weights",
+    "weights",
+    multiple=True,
+    metavar="PATH",
+    help="Models, saved fingerprints, or folders of them, to measure the claims against.",
+)
 @click.option("--accept-asserted", is_flag=True, help="Pay by edges that nobody has measured.")
 @click.option("-o", "--output", type=FILE, help="Write the settlement's bytes to this file.")
 @say.json_option
@@ -205,29 +214,31 @@ def settle(
     key_paths: tuple[Path, ...],
     audience: str | None,
     ceiling: str,
+    weights: tuple[str, ...],
     accept_asserted: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Divide what a model earned among everyone its claims name.
 
-    No weights are at hand here, so every edge between models rests on a signature alone; say
-    --accept-asserted to pay by such edges.
+    Each claim is measured again against the --weights at hand. An edge that they do not confirm
+    rests on a signature alone; say --accept-asserted to pay by such edges too.
 
     \b
     lineage settle child.json base.json --earner child --amount 100000 --unit EUR-cent \\
-        --key alice.key.pub --key bob.key.pub --accept-asserted
-    """  # noqa: D301 - click's mark, not an escape
+        --key alice.key.pub --key bob.key.pub --weights ./models
+    """
     keys = tuple({found.raw: found for found in map(PublicKey.load, key_paths)}.values())
     policy = claims.Policy(keys, audience=audience)
     share = fields.parse_fraction(ceiling, "--ceiling")
     if not 0 <= share <= 1:
         raise FormatError("--ceiling: expected 0 to 1")
+    measured = _fingerprints(weights)
     verified = []
     for path in paths:
-        envelope = _read_envelope(path)
+        envelope = read_envelope(path)
         with _about(path):
-            verified.append(claims.verify(envelope, policy))
+            verified.append(_verified(envelope, policy, measured))
     names = {found.claim.subject.root: found.claim.subject.name for found in verified}
     terms = settlement.Terms(share, accept_asserted)
     done = settlement.settle(verified, _root_of(earner, names), amount, unit, terms)
@@ -235,8 +246,31 @@ def settle(
         edges = _count(len(done.asserted), "edge rests", "edges rest")
         raise SettlementError(f"{edges} on a signature alone; pay by it with --accept-asserted")
     if output is not None:
-        _write(output, done.to_bytes())
+        write_whole(output, done.to_bytes())
     say.result(_settlement_json(done), lambda: _settlement_text(done, names), as_json=as_json)
+
+
+def _fingerprints(weights: tuple[str, ...]) -> dict[str, Fingerprint]:
+    """Return the fingerprints of models at hand by their roots."""
+    if not weights:
+        return {}
+    from lineage.artifacts import models_in
+    from lineage.fingerprints import fingerprint
+
+    made = [fingerprint(found) for path in weights for found in models_in(path)]
+    return {one.root: one for one in made}
+
+
+def _verified(
+    envelope: Envelope, policy: claims.Policy, measured: dict[str, Fingerprint]
+) -> claims.VerifiedClaim:
+    """Verify a claim, against its model's weights where they are at hand."""
+    child = measured.get(claims.read(envelope).subject.root)
+    if child is None:
+        return claims.verify(envelope, policy)
+    from lineage.audit import verify
+
+    return verify(envelope, policy, weights=child, parents=measured.values())
 
 
 def load_key(path: Path) -> Ed25519Key:
@@ -292,7 +326,7 @@ def _root_of(earner: str, names: dict[str, str]) -> str:
     return found[0]
 
 
-def _read_envelope(path: Path) -> Envelope:
+def read_envelope(path: Path) -> Envelope:
     """Read a file that must hold a signed claim."""
     envelope = Envelope.from_bytes(_read(path), file=path)
     claims.read(envelope, file=path)
@@ -306,19 +340,6 @@ def _read(path: Path, limit: int = MAX_RECEIPT_BYTES) -> bytes:
     if len(data) > limit:
         raise FormatError(f"longer than {limit} bytes", file=path)
     return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; one that is there is replaced."""
-    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -171,7 +171,7 @@ def _claim(
     graph: LineageGraph,
     key: Ed25519Key,
 ) -> Envelope:
-    """Sign what a model's maker says of it: honest makers what was measured, the liars their lie."""
+    """Sign what a model's maker says of it: honest ones what was measured, liars their lie."""
     splits = tuple(Split(payee, role, Fraction(share)) for payee, role, share in _MAKERS[name])
     parents = {edge.parent: prints[edge.parent] for edge in graph.parents(name)}
     lie = declared.get(name)

@@ -113,7 +113,7 @@ def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
 
 
 def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
-    """Name the kind of training between two related models and, where it is clear, its direction."""
+    """Name the kind of training between two related models and, where clear, its direction."""
     lean = orthogonality(pairing)
     adapter = low_rank(pairing)
     change = base.change or 0.0
@@ -127,7 +127,9 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     base = replace(base, margin=lean.margin, evidence=(*seen, *base.evidence))
     is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
     if adapter is None and is_apart and abs(lean.share) < EVEN_SHARE:
-        words = "both went far from something they share: one initialisation, or a very long training"
+        words = (
+            "both went far from something they share: one initialisation, or a very long training"
+        )
         return replace(
             base,
             related=False,

@@ -85,7 +85,9 @@ class Comparison:
     def reversed(self) -> Comparison:
         """Return the same with the two models' places changed."""
         turned: dict[Direction | None, Direction | None] = {"a->b": "b->a", "b->a": "a->b"}
-        swapped = tuple(replace(e, words=e.told("{b}", "{A}").replace("{A}", "{a}")) for e in self.evidence)
+        swapped = tuple(
+            replace(e, words=e.told("{b}", "{A}").replace("{A}", "{a}")) for e in self.evidence
+        )
         return replace(
             self, direction=turned.get(self.direction), margin=-self.margin, evidence=swapped
         )

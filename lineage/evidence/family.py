@@ -122,11 +122,12 @@ def linear_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | No
         return None
     residual = float(np.sum((fit @ away[support]) ** 2))
     nearest = float(distances[support].min())
-    allowed = family.rounding[child] + float(fit**2 @ family.rounding[np.array(others)[support]])
+    chosen = [others[int(i)] for i in support]
+    allowed = family.rounding[child] + float(fit**2 @ family.rounding[chosen])
     if residual > 9 * allowed or residual > (1 - _LEAST_EXPLAINED) * nearest:
         return None
     return Merge(
-        tuple(others[i] for i in support),
+        tuple(chosen),
         tuple(float(w) for w in fit),
         float(np.sqrt(residual / nearest)),
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROUNDING = {
     "F64": 2.0**-24, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8,
 }  # fmt: skip
-"""Half a unit in the last place, relative, of values stored in each dtype (sketches see float32)."""
+"""Half a unit in the last place, relative, of values stored in each dtype."""
 
 _GROUPS = (0, 128, 64, 32)
 """Group lengths tried along a row; 0 is the whole row."""

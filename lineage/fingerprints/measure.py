@@ -180,5 +180,3 @@ def _lattice(numbers: NDArray[np.float32], layout: Layout, dtype: str) -> Lattic
     rows = numbers.size // layout.cols
     sample = numbers[: rows * layout.cols].reshape(rows, layout.cols)
     return lattice(sample[:, :_LATTICE_VALUES], dtype)
-
-

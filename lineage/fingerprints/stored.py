@@ -82,12 +82,19 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     if head.get("_type") != TYPE:
         raise fail(f"not a fingerprint: its type is {str(head.get('_type'))[:80]!r}")
     if head.get("scheme") != SCHEME:
-        raise SchemeError(f"{file}: sketched by {head.get('scheme')!r}, this version has {SCHEME!r}")
+        raise SchemeError(
+            f"{file}: sketched by {head.get('scheme')!r}, this version has {SCHEME!r}"
+        )
     try:
         arrays = load(data)
     except SafetensorError as error:
         raise fail(f"not a fingerprint: {error}") from error
-    expected = {"cores": "float32", "energies": "float64", "fourths": "float64", "manifest": "uint8"}
+    expected = {
+        "cores": "float32",
+        "energies": "float64",
+        "fourths": "float64",
+        "manifest": "uint8",
+    }
     if {name: array.dtype.name for name, array in arrays.items()} != expected:
         raise fail("not a fingerprint: its arrays are not cores, energies, fourths and manifest")
     rows = canonical.loads(arrays["manifest"].tobytes(), file=file)

@@ -73,8 +73,10 @@ def rounded(piece: memoryview, dtype: str, narrow: str) -> tuple[bytes, bool]:
         return half.tobytes(), exact
     target: Any = {"BF16": ml_dtypes.bfloat16, "F16": "<f2", "F32": "<f4"}[narrow]
     with np.errstate(over="ignore", invalid="ignore"):
-        narrowed = values.astype(np.float32).astype(target) if narrow == "BF16" else (
-            values.astype(target)
+        narrowed = (
+            values.astype(np.float32).astype(target)
+            if narrow == "BF16"
+            else (values.astype(target))
         )
         exact = bool(np.array_equal(narrowed.astype(values.dtype), values))
     return narrowed.tobytes(), exact
