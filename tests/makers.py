@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
+
+if TYPE_CHECKING:
+    from lineage.demo.family import Truth
 
 Array = np.ndarray[Any, Any]
 
@@ -127,3 +134,30 @@ def small_model(seed: int = 0, dtype: Any = np.float32) -> dict[str, Array]:
 def as_bfloat16(array: Array) -> Array:
     """The array's values rounded to bfloat16."""
     return array.astype(BFLOAT16)
+
+
+_TRAIN = """
+import pickle, sys
+from pathlib import Path
+from lineage.demo.family import MINIATURE, make_family
+truth = make_family(Path(sys.argv[1]), seed=int(sys.argv[2]), recipe=MINIATURE)
+sys.stdout.buffer.write(pickle.dumps((truth.seed, dict(truth.members))))
+"""
+
+
+def train_family(folder: Path, seed: int) -> Truth:
+    """Train the demonstration's miniature family, in a process of its own.
+
+    Its matrices are so small that several BLAS threads only wait for each other, ten times longer
+    on a busy machine, and their number can be chosen only before NumPy is loaded.
+    """
+    from lineage.demo.family import Truth
+
+    alone = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "MKL", "OMP")}
+    done = subprocess.run(
+        [sys.executable, "-c", _TRAIN, str(folder), str(seed)],
+        env={**os.environ, **alone},
+        check=True,
+        capture_output=True,
+    )
+    return Truth(*pickle.loads(done.stdout))

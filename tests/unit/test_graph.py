@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import Array, write_model
+from makers import Array, train_family, write_model
 from safetensors.numpy import load_file
 from strategies import KEY, OTHER_KEY, POLICY
 
 from lineage import audit, infer, verify
 from lineage.claims import Claim, Level, ModelRef, Parent, Split, sign
 from lineage.declared import Declaration, Grade, read_declared
-from lineage.demo.family import MINIATURE, Truth, make_family
+from lineage.demo.family import Truth
 from lineage.errors import (
     ContradictionError,
     FormatError,
@@ -44,7 +44,7 @@ class Family:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
-        self.truth: Truth = make_family(folder, seed=seed, recipe=MINIATURE)
+        self.truth: Truth = train_family(folder, seed)
         self.prints: Prints = {name: fingerprint(folder / name) for name in self.truth.members}
         self.graph: LineageGraph = infer_graph(self.prints)
 
