@@ -31,7 +31,7 @@ figure svg{display:block;max-width:100%;height:auto;margin:0 auto}
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:10px}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{padding:8px 14px;text-align:left;vertical-align:top;border-top:1px solid var(--line);
-overflow-wrap:anywhere}
+overflow-wrap:break-word}
 thead th{border-top:0;background:var(--head);font-weight:600;white-space:nowrap}
 td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 code{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
