@@ -81,7 +81,7 @@ _CHAINS: tuple[dict[str, Recipe], ...] = (
         "minilm-second": Recipe("network", steps=200, rate=3e-4, with_pooler=True),
     },
     {"minilm-other": Recipe("tests", steps=200, rate=5e-4)},
-    {"bert-scratch": Recipe("reference", steps=150, rate=5e-4, with_pooler=True)},
+    {"bert-scratch": Recipe("reference", steps=150, rate=1e-4, with_pooler=True)},
     {"minilm-partial": Recipe("files", steps=200, rate=5e-4, only=_LAST_TWO)},
     {"minilm-lora8": Recipe("process", steps=200, rate=1e-3, rank=8)},
     {"minilm-lora16": Recipe("numbers", steps=200, rate=1e-3, rank=16)},
@@ -126,21 +126,21 @@ def _trained(
     inputs: Mapping[str, Path], base: Weights, cache: Path, seed: int, say: Callable[[str], None]
 ) -> tuple[dict[str, Weights], dict[str, dict[str, float]]]:
     """Return the trained models, training those that the cache has not."""
-    source = Path(bert.__file__).read_bytes() + repr(_CHAINS).encode()
-    source += inputs["minilm.safetensors"].read_bytes() + torch.__version__.encode()
-    kept = cache / "trained" / f"seed{seed}-{hashlib.sha256(source).hexdigest()[:12]}"
-    kept.mkdir(parents=True, exist_ok=True)
-    missing = [chain for chain in _CHAINS if not all(_is_kept(kept, name) for name in chain)]
+    kept = {name: _kept(cache, inputs, chain, seed) for chain in _CHAINS for name in chain}
+    missing = [chain for chain in _CHAINS if not all(_is_kept(kept[name], name) for name in chain)]
     if missing:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=context) as pool:
-            runs = [pool.submit(_train_chain, chain, dict(inputs), kept, seed) for chain in missing]
+            runs = [
+                pool.submit(_train_chain, chain, dict(inputs), kept[next(iter(chain))], seed)
+                for chain in missing
+            ]
             for run, chain in zip(runs, missing, strict=True):
                 run.result()
                 say(f"trained {', '.join(chain)}")
     names = [name for chain in _CHAINS for name in chain]
-    models = {name: load_file(kept / f"{name}.safetensors") for name in names}
-    report = {name: json.loads((kept / f"{name}.json").read_text()) for name in names}
+    models = {name: load_file(kept[name] / f"{name}.safetensors") for name in names}
+    report = {name: json.loads((kept[name] / f"{name}.json").read_text()) for name in names}
     for name, made in report.items():
         parent = next(iter(TRUTH[name].parents), None)
         if parent is not None:
@@ -148,8 +148,17 @@ def _trained(
     return models, report
 
 
-def _is_kept(kept: Path, name: str) -> bool:
-    return (kept / f"{name}.safetensors").is_file() and (kept / f"{name}.json").is_file()
+def _kept(cache: Path, inputs: Mapping[str, Path], chain: Mapping[str, Recipe], seed: int) -> Path:
+    """Return where a chain's models are kept: by everything that makes them what they are."""
+    source = Path(bert.__file__).read_bytes() + repr(chain).encode()
+    source += inputs["minilm.safetensors"].read_bytes() + torch.__version__.encode()
+    folder = cache / "trained" / f"seed{seed}-{hashlib.sha256(source).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_kept(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.safetensors").is_file() and (folder / f"{name}.json").is_file()
 
 
 def _train_chain(

@@ -150,7 +150,8 @@ def _pairs(pairs: list[dict[str, Any]]) -> dict[str, Any]:
 def _row(name: str, edges: list[dict[str, Any]], copies: set[str]) -> Row:
     truth = TRUTH[name]
     own = [e for e in edges if e["child"] == name]
-    found = "; ".join(_words(e["parent"], e["relation"], e["how"], e["coefficient"]) for e in own)
+    found = "; ".join(_words(e["parent"], e["relation"], e["how"], e["coefficient"])
+                      + f" (p {e['probability']:.2f})" for e in own)  # fmt: skip
     made = "; ".join(
         _words(parent, truth.relation, "/".join(filter(None, truth.hows)), share)
         for parent, share in truth.parents.items()

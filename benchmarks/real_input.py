@@ -11,7 +11,9 @@ claim, receipt or payout fails; other misses are in the table.
 from __future__ import annotations
 
 import argparse
+import base64
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -28,14 +30,21 @@ from typing import Any
 
 import fetch
 from descendants import BASE, TRUTH, make
-from judging import judge, name_of
+from judging import judge, name_of, standing_for
 
 _ORIGIN = "benchmark.example/log"
 _EARNER = "minilm-merge-uneven"
 _AMOUNT = 100_001
 _RATE = "0.1"
 _LIAR = "bert-scratch"
-_THREADS = {"PYTHONHASHSEED": "0"}
+_HOME = Path(__file__).resolve().parent.parent
+_SIBLINGS = (
+    ("minilm-full", "minilm-other"),
+    ("minilm-full", "minilm-partial"),
+    ("minilm-other", "minilm-second"),
+    ("minilm-lora8", "minilm-lora16"),
+)
+"""Related pairs of which neither comes from the other."""
 
 
 class Job:
@@ -65,7 +74,7 @@ class Job:
         command = [sys.executable, "-m", "lineage", *arguments, "--json"]
         done = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, check=False,
-            env={**os.environ, **_THREADS},
+            env={**os.environ, "PYTHONPATH": str(_HOME)},
         )  # fmt: skip
         try:
             document = json.loads(done.stdout or "{}")
@@ -116,41 +125,52 @@ def measure(job: Job) -> dict[str, Any]:
         job.fail("infer: weights and saved fingerprints give two answers")
     with job.stage("compare each edge"):
         compared = [_compared(job, p, c) for c, t in TRUTH.items() for p in t.parents]
+    with job.stage("compare siblings"):
+        siblings = [_compared(job, a, b) for a, b in _SIBLINGS]
     found = judge(graph)
     if found["copies"]["missed"] or found["copies"]["spurious"]:
         job.fail(f"copies: {found['copies']}")
     if found["pairs"]["unrelated_called_related"] or found["pairs"]["not_reported"]:
         job.fail(f"pairs: {found['pairs']}")
     size = sum(row["bytes"] for row in prints.get("fingerprints", []))
-    return {**found, "bytes": size, "compared": compared, "graph": graph}
+    return {**found, "bytes": size, "compared": compared, "siblings": siblings,
+            "graph": graph}  # fmt: skip
 
 
 def _named(graph: dict[str, Any]) -> list[Any]:
-    """Return a graph's edges and pairs by model name, in one order."""
-    edges = [{**e, "parent": name_of(e["parent"]), "child": name_of(e["child"])}
-             for e in graph.get("edges", [])]  # fmt: skip
-    pairs = [(sorted((name_of(p["a"]), name_of(p["b"]))), p["score"], p["related"])
-             for p in graph.get("pairs", [])]  # fmt: skip
-    return [sorted(edges, key=lambda e: (e["child"], e["parent"])), sorted(pairs, key=str)]
+    """Return a graph's steps and pairs by model, in one order; copies are one model."""
+    steps = {
+        json.dumps(
+            {**e, "parent": standing_for(name_of(e["parent"])), "child": name_of(e["child"])}
+        )
+        for e in graph.get("edges", [])
+        if e["relation"] != "identical"
+    }
+    pairs = {
+        (*sorted((name_of(p["a"]), name_of(p["b"]))), p["score"], p["related"])
+        for p in graph.get("pairs", [])
+    }
+    return [steps, pairs]
 
 
 def _compared(job: Job, parent: str, child: str) -> dict[str, Any]:
     """Run `lineage compare` on one true edge."""
     status, seen, _ = job.run("compare", saved(parent), saved(child))
     truth = TRUTH[child]
+    has_order = parent in truth.parents and truth.relation != "identical"
     right = {"a->b": "right", "b->a": "wrong", None: "not said"}[seen.get("direction")]
     return {
         "parent": parent, "child": child, "exit": status, "related": seen.get("related"),
         "relation": seen.get("relation"), "how": seen.get("how"), "rank": seen.get("rank"),
         "true_rank": truth.rank, "change": seen.get("change"),
-        "direction": "none" if truth.relation == "identical" else right,
+        "direction": right if has_order else {"not said": "right"}.get(right, "wrong"),
         "why": (seen.get("evidence") or [{}])[0].get("words"),
     }  # fmt: skip
 
 
 def prove(job: Job) -> dict[str, Any]:
     """Sign, log, check, verify, refuse and pay; every failure is noted in the job."""
-    claims = {name: f"claims/{name}.claim.json" for name in TRUTH}
+    claims = {name: f"claims/{name}.claim.json" for name in TRUTH if not _is_same(name)}
     with job.stage("make keys"):
         for name in [*TRUTH, "log"]:
             job.must("key", f"keys/{name}.key")
@@ -169,10 +189,16 @@ def prove(job: Job) -> dict[str, Any]:
         verified = {name: _verify(job, name, path) for name, path in claims.items()}
     with job.stage("refuse"):
         refusals = _refusals(job, claims)
+        observed = _observed(job, claims)
     with job.stage("settle"):
         paid = _settle(job, claims)
     return {"claims": stated, "log_size": log.get("size"), "verified": verified,
-            "refused": refusals, "settlement": paid}  # fmt: skip
+            "refused": refusals, "observed": observed, "settlement": paid}  # fmt: skip
+
+
+def _is_same(name: str) -> bool:
+    """Whether a model has its original's very id, so that there is no second model to claim."""
+    return TRUTH[name].hows == ("same",)
 
 
 def _claim(job: Job, name: str, path: str) -> list[dict[str, Any]]:
@@ -200,19 +226,19 @@ def _refusals(job: Job, claims: dict[str, str]) -> list[dict[str, Any]]:
     key = ["--key", f"keys/{_LIAR}.key.pub"]
     lie = _signed_lie(job, _LIAR, BASE)
     reverse = _signed_lie(job, BASE, "minilm-full")
-    torn = _tampered(job, claims["minilm-full"])
+    changed = _tampered(job, claims["minilm-full"], b'"1/10"', b'"1/90"')
     full = ["--key", "keys/minilm-full.key.pub"]
     return [
         job.refused("drafting a claim on a stranger's model", "claim", liar, "--parent", base,
                     "--key", f"keys/{_LIAR}.key", "-o", "claims/lie-drafted.json"),
         job.refused("a signed claim on a stranger's model", "verify", lie, *key,
                     "--weights", liar, "--parent", base),
-        job.refused("a signed claim that the base comes from its child", "verify", reverse,
+        job.refused("a claim the wrong way round, measured parents required", "verify", reverse,
                     "--key", f"keys/{BASE}.key.pub", "--weights", base,
-                    "--parent", "models/minilm-full"),
+                    "--parent", "models/minilm-full", "--require-measured"),
         job.refused("a claim held against other weights", "verify", claims["minilm-full"], *full,
                     "--weights", "models/minilm-other"),
-        job.refused("a claim with one changed byte", "verify", torn, *full),
+        job.refused("a claim with another rate in it", "verify", changed, *full),
         job.refused("a claim under a key that did not sign", "verify", claims["minilm-full"], *key),
         job.refused("another claim's receipt", "check", claims[BASE],
                     "claims/minilm-full.claim.receipt", "--log-key", "keys/log.key.pub"),
@@ -240,14 +266,37 @@ def _signed_lie(job: Job, child: str, parent: str) -> str:
     return path
 
 
-def _tampered(job: Job, path: str) -> str:
-    """Change one character of a claim's payload, leaving it well formed."""
+def _observed(job: Job, claims: dict[str, str]) -> list[dict[str, Any]]:
+    """Try what is worth knowing, without a right answer that must be given."""
+    reverse = ["claims/lie-minilm.json", "--key", f"keys/{BASE}.key.pub"]
+    broken = _tampered(job, claims["minilm-full"], b'"_type"', b'"_typ\\""')
+    tries = {
+        "a claim the wrong way round, with weights and parent at hand": (
+            "verify", *reverse, "--weights", f"models/{BASE}", "--parent", "models/minilm-full"),
+        "a claim that a re-saved copy comes from its original": (
+            "claim", "models/minilm-resaved", "--parent", f"models/{BASE}",
+            "--key", "keys/minilm-resaved.key", "-o", "claims/copy.json"),
+        "a claim whose payload was broken, under its old signature": (
+            "verify", broken, "--key", "keys/minilm-full.key.pub"),
+        "an honest light fine-tune, measured parents required": (
+            "verify", claims["minilm-full"], "--key", "keys/minilm-full.key.pub",
+            "--weights", "models/minilm-full", "--parent", f"models/{BASE}", "--require-measured"),
+    }  # fmt: skip
+    seen = []
+    for what, arguments in tries.items():
+        status, _, words = job.run(*arguments)
+        seen.append({"what": what, "exit": status, "words": words})
+    return seen
+
+
+def _tampered(job: Job, path: str, old: bytes, new: bytes) -> str:
+    """Change some bytes of a claim's payload and keep its signature."""
     document = json.loads((job.folder / path).read_bytes())
-    middle = len(document["payload"]) // 2
-    old = document["payload"][middle]
-    new = "A" if old != "A" else "B"
-    document["payload"] = document["payload"][:middle] + new + document["payload"][middle + 1 :]
-    torn = "claims/torn.json"
+    payload = base64.b64decode(document["payload"])
+    if old not in payload:
+        job.fail(f"{path}: no {old!r} to change")
+    document["payload"] = base64.b64encode(payload.replace(old, new, 1)).decode()
+    torn = f"claims/changed-{hashlib.sha256(new).hexdigest()[:8]}.json"
     (job.folder / torn).write_text(json.dumps(document, separators=(",", ":"), sort_keys=True))
     return torn
 
@@ -258,7 +307,8 @@ def _settle(job: Job, claims: dict[str, str]) -> dict[str, Any]:
     own_part = {f"{name}-maker": _AMOUNT // 10 for name in makers[1:]}
     expected = {**own_part, f"{_EARNER}-maker": _AMOUNT - sum(own_part.values())}
     keys = [word for name in makers for word in ("--key", f"keys/{name}.key.pub")]
-    rest = ["--earner", _EARNER, "--amount", str(_AMOUNT), "--unit", "EUR-cent", *keys]
+    rest = ["--earner", _EARNER, "--amount", str(_AMOUNT), "--unit", "EUR-cent", *keys,
+            "--weights", "prints"]  # fmt: skip
     paid = job.must("settle", *(claims[name] for name in makers), *rest, "--accept-asserted")
     turned = [claims[name] for name in reversed(makers)]
     again = job.must("settle", *turned, *rest, "--accept-asserted")
@@ -269,14 +319,16 @@ def _settle(job: Job, claims: dict[str, str]) -> dict[str, Any]:
         abs(got.get(payee, 0) - part) > 1 for payee, part in expected.items()
     ):
         job.fail(f"settle: expected {expected}, got {got}")
-    return {"expected": expected, "paid": got, "sha256": paid.get("sha256")}
+    status, _, words = job.run("settle", *turned, *rest)
+    return {"expected": expected, "paid": got, "sha256": paid.get("sha256"),
+            "asserted": len(paid.get("asserted", [])),
+            "measured_only": {"exit": status, "words": words}}  # fmt: skip
 
 
 def about(seed: int, inputs: dict[str, Path]) -> dict[str, Any]:
     """Say what was run, on what and when."""
     digests = {m.name: m.sha256 for package in fetch.PACKAGES for m in package.members}
-    root = Path(__file__).resolve().parent.parent
-    git = [shutil.which("git") or "git", "-C", str(root)]
+    git = [shutil.which("git") or "git", "-C", str(_HOME)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     status = subprocess.run(
         [*git, "status", "--porcelain", "--", "lineage", "benchmarks"],
@@ -305,7 +357,8 @@ def _cpu() -> str:
 
 def table(result: dict[str, Any]) -> str:
     """Return the result as Markdown."""
-    return "\n\n".join([_summary(result), _models(result), _compares(result), _times(result)])
+    parts = (_summary, _models, _compares, _refused, _times)
+    return "\n\n".join(part(result) for part in parts)
 
 
 def _rows(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
@@ -339,7 +392,7 @@ def _summary(result: dict[str, Any]) -> str:
          f"{len(pairs['related_missed'])} of {pairs['related']}"),
         ("lowest score of a related pair, highest of an unrelated one",
          f"{pairs['lowest_related_score']:.3f}, {pairs['highest_unrelated_score']:.3f}"),
-        ("honest claims verified with weights", f"{len(p['verified'])} of {len(TRUTH)}"),
+        ("honest claims verified with weights", f"{len(p['verified'])} of {len(p['claims'])}"),
         ("parents in them confirmed by measurement", f"{sum(confirmed)} of {len(confirmed)}"),
         ("false claims and receipts refused", f"{refusals} of {len(p['refused'])}"),
         ("settlement", f"{sum(p['settlement']['paid'].values())} of {_AMOUNT} paid"),
@@ -356,10 +409,18 @@ def _compares(result: dict[str, Any]) -> str:
     rows = [
         (c["parent"], c["child"], f"{c['relation']} {c['how'] or ''}".strip(), c["rank"] or "",
          "" if c["change"] is None else f"{c['change']:.2%}", c["direction"])
-        for c in result["measured"]["compared"]
+        for c in result["measured"]["compared"] + result["measured"]["siblings"]
     ]  # fmt: skip
-    head = ("parent", "child", "`lineage compare` alone", "rank", "change", "direction")
+    head = ("one", "other", "`lineage compare` alone", "rank", "change", "direction")
     return _rows(head, rows)
+
+
+def _refused(result: dict[str, Any]) -> str:
+    proved = result["proved"]
+    rows = [(r["what"], r["exit"], r["words"]) for r in proved["refused"] + proved["observed"]]
+    alone = proved["settlement"]["measured_only"]
+    rows.append(("the same settlement without --accept-asserted", alone["exit"], alone["words"]))
+    return _rows(("tried", "exit", "last words"), rows)
 
 
 def _times(result: dict[str, Any]) -> str:
@@ -387,6 +448,7 @@ def work(out: Path, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
 
 def main() -> int:
     """Run, print the tables, write the JSON."""
+    sys.path.insert(0, str(_HOME))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=fetch.CACHE / "run", help="working folder")
     parser.add_argument("--json", type=Path, help="write the whole result here")
