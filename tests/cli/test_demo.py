@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from makers import train_family
 
 from lineage.cli import run
 from lineage.demo import story
@@ -24,7 +25,9 @@ Say = pytest.CaptureFixture[str]
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, story.Outcome, list[str]]:
     out = tmp_path_factory.mktemp("demo") / "new"
     heard: list[str] = []
-    return out, story.tell(out, seed=1, recipe=MINIATURE, progress=heard.append), heard
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(story, "make_family", lambda out, seed, **_: train_family(out, seed))
+        return out, story.tell(out, seed=1, recipe=MINIATURE, progress=heard.append), heard
 
 
 def test_the_story_ends_as_it_should(told: tuple[Path, story.Outcome, list[str]]) -> None:
@@ -85,6 +88,7 @@ def test_everything_it_made_is_left_in_its_folder(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(story, "tell", partial(story.tell, recipe=MINIATURE))
+    monkeypatch.setattr(story, "make_family", lambda out, seed, **_: train_family(out, seed))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -150,9 +150,16 @@ def test_a_false_parent_is_refused(capsys: Say) -> None:
     assert not Path("left.claim.json").exists()
 
 
-def test_a_childs_child_is_refused_as_its_parent(capsys: Say) -> None:
-    refused(capsys, "claim", "base", "--parent", "left", "--key", "alice.key", status=1)
+def test_a_quantized_copy_is_refused_as_its_sources_parent(capsys: Say) -> None:
+    rounded = {}
+    for name, weights in model_of(1).items():
+        step = np.abs(weights).max(axis=1, keepdims=True) / 127
+        rounded[name] = (np.rint(weights / step) * step).astype(np.float32)
+    write_model(Path("small") / "model.safetensors", rounded)
+    refused(capsys, "claim", "base", "--parent", "small", "--key", "alice.key", status=1)
     assert not Path("base.claim.json").exists()
+    document = as_json(capsys, "claim", "small", "--parent", "base", "--key", "alice.key")
+    assert document["parents"][0]["relation"] == "quantized"
 
 
 def test_tampered_weights_are_found(capsys: Say) -> None:

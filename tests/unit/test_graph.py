@@ -365,7 +365,6 @@ def test_a_false_parent_is_contradicted(family: Family) -> None:
     lies = [
         ("false-heir", "base"),
         ("false-origin", "stranger"),
-        ("base", "base-sft-code"),
         ("base-sft-docs", "base-sft-docs-int8"),
     ]
     for child, parent in lies:
@@ -457,10 +456,22 @@ def test_a_false_parent_is_not_even_drafted(family: Family) -> None:
             claim_of(family, child, parent)
 
 
-def test_a_child_is_not_drafted_as_its_childs_child(first: Family) -> None:
-    with pytest.raises(ContradictionError):
-        claim_of(first, "base", "base-sft-code")
-    with pytest.raises(ContradictionError):
+def test_a_fine_tune_claimed_as_its_bases_base_is_never_confirmed(family: Family) -> None:
+    # The lean of the weights accuses nobody, but it vouches for nobody either.
+    for child, parent in (("base", "base-sft-code"), ("base", "docs-lora")):
+        envelope = lie_of(family, child, parent)
+        given: dict[str, Any] = {
+            "weights": family.prints[child], "parents": [family.prints[parent]],
+        }  # fmt: skip
+        assert not verify(envelope, POLICY, **given).confirmed
+        with pytest.raises(VerificationError, match="no measurement confirms"):
+            verify(envelope, replace(POLICY, require_measured=True), **given)
+        made = claim_of(family, child, parent)
+        assert all(finding.relation is not Relation.FINETUNE for finding in made.findings)
+
+
+def test_a_quantized_copy_is_not_drafted_as_its_sources_parent(first: Family) -> None:
+    with pytest.raises(ContradictionError, match="base-sft-docs"):
         claim_of(first, "base-sft-docs", "base-sft-docs-int8")
 
 
