@@ -226,7 +226,7 @@ def _refusals(job: Job, claims: dict[str, str]) -> list[dict[str, Any]]:
     key = ["--key", f"keys/{_LIAR}.key.pub"]
     lie = _signed_lie(job, _LIAR, BASE)
     reverse = _signed_lie(job, BASE, "minilm-full")
-    changed = _tampered(job, claims["minilm-full"], b'"1/10"', b'"1/90"')
+    changed = _tampered(job, claims["minilm-full"], b"minilm-full-maker", b"minilm-full-thief")
     full = ["--key", "keys/minilm-full.key.pub"]
     return [
         job.refused("drafting a claim on a stranger's model", "claim", liar, "--parent", base,
@@ -238,7 +238,7 @@ def _refusals(job: Job, claims: dict[str, str]) -> list[dict[str, Any]]:
                     "--parent", "models/minilm-full", "--require-measured"),
         job.refused("a claim held against other weights", "verify", claims["minilm-full"], *full,
                     "--weights", "models/minilm-other"),
-        job.refused("a claim with another rate in it", "verify", changed, *full),
+        job.refused("a claim with another payee in it", "verify", changed, *full),
         job.refused("a claim under a key that did not sign", "verify", claims["minilm-full"], *key),
         job.refused("another claim's receipt", "check", claims[BASE],
                     "claims/minilm-full.claim.receipt", "--log-key", "keys/log.key.pub"),
@@ -374,6 +374,9 @@ def _summary(result: dict[str, Any]) -> str:
     ranks = [(c["true_rank"], c["rank"]) for c in m["compared"] if c["true_rank"]]
     relation_right, compared = details["relation_right"], details["edges"]
     confirmed = [q["confirmed"] for parents in p["verified"].values() for q in parents]
+    ordered = [c["direction"] for c in m["compared"] if c["relation"] != "identical"]
+    directions = ", ".join(f"{ordered.count(w)} {w}" for w in ("right", "wrong", "not said"))
+    steps = sum(c["relation"] is not None for c in m["siblings"])
     refusals = sum(r["exit"] == 1 for r in p["refused"])
     return _rows(("what", "result"), [
         ("exact copies found", f"{len(copies['found'])} of {copies['true']}"),
@@ -386,6 +389,8 @@ def _summary(result: dict[str, Any]) -> str:
         ("merge coefficients found", f"{len(known)} of {len(errors)}"),
         ("largest error of a merge coefficient", f"{max(known):.4f}" if known else "none found"),
         ("LoRA rank, true and found", ", ".join(f"{t}: {f}" for t, f in ranks)),
+        ("direction by `compare` of one pair alone", directions),
+        ("sibling pairs that `compare` alone calls one step", f"{steps} of {len(m['siblings'])}"),
         ("unrelated pairs called related",
          f"{len(pairs['unrelated_called_related'])} of {pairs['unrelated']}"),
         ("related pairs not called related",
