@@ -1,4 +1,4 @@
-"""Identity is as its words say, sketches are linear, lattices are found, stored bytes are strict."""
+"""Identity is as its words say, sketches are linear, lattices are found, stored bytes strict."""
 
 from __future__ import annotations
 
