@@ -29,7 +29,7 @@ class TensorPrint:
         rounded: Content digests of the values rounded to narrower dtypes that do not hold them
             all, as (dtype, digest): what a cast copy of this tensor would have.
         sketch: None where there are no numbers to sketch (packed dtypes, no values).
-        nonfinite: How many values are NaN or infinite; the sketch takes them as 0.
+        nonfinite: How many values are NaN, infinite or beyond 2^60; the sketch takes them as 0.
         lattice: Evenly spaced levels, where the values lie on them.
     """
 
@@ -100,7 +100,7 @@ class Fingerprint:
                 reason = f"shape {shape} holds no values; its identity is exact, it has no sketch"
             elif tensor.nonfinite:
                 reason = (
-                    f"{tensor.nonfinite} of {tensor.size} values are NaN or infinite; "
+                    f"{tensor.nonfinite} of {tensor.size} values are NaN, infinite or beyond 2^60; "
                     "its identity is exact, it is left out of comparisons"
                 )
             else:

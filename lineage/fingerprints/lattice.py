@@ -61,7 +61,7 @@ def lattice(rows: NDArray[np.float32], dtype: str) -> Lattice:
         groups = sample[:, : rows.shape[1] // width * width].reshape(-1, width)
         levels = [_levels(g, ROUNDING[dtype]) for g in groups if np.any(g)]
         found = [n for n in levels if n]
-        if len(levels) >= 4 and len(found) >= 0.9 * len(levels):
+        if len(levels) >= 4 and len(found) >= 0.75 * len(levels):
             return Lattice(bits=max(1, (max(found) - 1).bit_length()), group=group)
     return Lattice()
 
@@ -74,7 +74,7 @@ def _levels(values: NDArray[np.float64], rounding: float) -> int:
     blur = 2.0 * rounding * np.abs(distinct)
     gaps = np.diff(distinct)
     # Gaps that rounding cannot have made, nor changed much: they are found near zero.
-    sharp_gaps = gaps[gaps > 8 * (blur[1:] + blur[:-1])]
+    sharp_gaps = gaps[gaps > 4 * (blur[1:] + blur[:-1])]
     if sharp_gaps.size == 0:
         return 0
     step = float(sharp_gaps.min())

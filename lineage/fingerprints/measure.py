@@ -105,12 +105,8 @@ def _tensor(
             numbers = values.as_float32(piece, item.dtype)
             if factor is not None:
                 numbers = _scaled(numbers, factor, start, layout)
-            bad = _count_nonfinite(numbers)
-            if bad:
-                nonfinite += bad
-                numbers = np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0)
-            sketcher.add(numbers, start)
-            if start == 0:
+            nonfinite += sketcher.add(numbers, start)
+            if start == 0 and not nonfinite:
                 found = _lattice(numbers, layout, item.dtype)
         if progress is not None:
             progress(count * width)
@@ -162,13 +158,6 @@ def _scaled(
         return numbers * factor.reshape(())
     rows = np.arange(start, start + numbers.size) // layout.cols
     return numbers * factor.reshape(-1)[rows]
-
-
-def _count_nonfinite(numbers: NDArray[np.float32]) -> int:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(np.einsum("i->", numbers)):
-            return 0
-    return int(numbers.size - np.count_nonzero(np.isfinite(numbers)))
 
 
 def _lattice(numbers: NDArray[np.float32], layout: Layout, dtype: str) -> Lattice:

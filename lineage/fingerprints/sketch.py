@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float32] | NDArray[np.float64]
+
 SIDE = 37
 """Row and column buckets of a matrix: prime, so that heads and groups of 2^n do not line up, and
 above 32, so that a difference of rank 32 can be told from a full one."""
@@ -36,6 +38,15 @@ SCHEME = f"bilinear-v1/rows={SIDE}/cols={SIDE}/vector={VECTOR}/seed=blake3"
 
 _PIECE = 1 << 18
 """Values in a piece of about this many: 1 MiB of float32, which stays in a core's cache."""
+
+LARGEST = 2.0**60
+"""Magnitudes above this (masks are filled with them) are no weights and would swamp the rest."""
+
+_SAFE = (2.0**-60, 2.0**100)
+"""Sums of fourth powers between these mean that float32 squares neither overflow nor vanish."""
+
+_FLUSH = 32
+"""Blocks summed in float32 before they are added up in float64: the error stays below rounding."""
 
 _MAX_BLOCK = 1 << 20
 """Widest block of 37 rows that is kept whole; wider matrices are read a part of a row at a time."""
@@ -131,7 +142,7 @@ class Sketch:
 
 
 class Sketcher:
-    """Accumulates one tensor's sketch from its pieces, in float64."""
+    """Accumulates one tensor's sketch from its pieces: few at a time in float32, all in float64."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -141,41 +152,65 @@ class Sketcher:
             self._rows = np.zeros(self._core.shape[0])
             self._cols = np.zeros(width)
         else:
-            self._sum = np.zeros(SIDE * layout.cols)
-            self._squares = np.zeros(SIDE * layout.cols)
+            self._sum: Floats = np.zeros(SIDE * layout.cols)
+            self._squares: Floats = np.zeros(SIDE * layout.cols)
+            self._part_sum: Floats = np.zeros(SIDE * layout.cols, np.float32)
+            self._part_squares: Floats = np.zeros(SIDE * layout.cols, np.float32)
+            self._pending = 0
         self._fourth = 0.0
         self._zeros = 0
 
-    def add(self, values: NDArray[np.float32], start: int) -> None:
-        """Add the piece that begins at value `start`; all values are finite."""
-        squares: NDArray[np.float32] = values * values
-        self._fourth += float(np.einsum("i,i->", squares, squares))
-        self._zeros += values.size - int(np.count_nonzero(values))
+    def add(self, values: NDArray[np.float32], start: int) -> int:
+        """Add the piece that begins at value `start`.
+
+        Returns:
+            How many values were taken as 0: NaNs, infinities, and magnitudes above `LARGEST`.
+        """
+        left_out = 0
+        wide: Floats = values
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            squares: Floats = values * values
+            fourth = float(np.einsum("i,i->", squares, squares))
+        if not _SAFE[0] < fourth < _SAFE[1]:  # float32 is not wide enough for these squares
+            wide = values.astype(np.float64)
+            unfit = ~(np.abs(wide) <= LARGEST)
+            left_out = int(np.count_nonzero(unfit))
+            wide[unfit] = 0.0
+            squares = wide * wide
+            fourth = float(np.einsum("i,i->", squares, squares))
+        self._fourth += fourth
+        self._zeros += int(np.count_nonzero(values == 0))  # three times as fast as on floats
         if self._layout.is_wide:
-            self._add_run(values, squares, start)
+            self._add_run(wide, squares, start)
         else:
-            self._add_block(values, squares, start)
+            self._add_block(wide, squares, start)
+        return left_out
 
-    def _add_block(
-        self, values: NDArray[np.float32], squares: NDArray[np.float32], start: int
-    ) -> None:
+    def _add_block(self, values: Floats, squares: Floats, start: int) -> None:
         block = self._sum.size
-        whole = values.size // block
-        first = start // block
-        if whole:
-            cut = whole * block
-            sign = signs(first, whole)
-            self._sum += np.einsum("q,ql->l", sign, values[:cut].reshape(whole, block))
-            shaped = squares[:cut].reshape(whole, block)
-            self._squares += shaped[0] if whole == 1 else np.einsum("ql->l", shaped)
-        rest = values.size - whole * block
-        if rest:
-            self._sum[:rest] += signs(first + whole, 1)[0] * values[-rest:]
-            self._squares[:rest] += squares[-rest:]
+        into, squared = self._sum, self._squares
+        if values.dtype == np.float32:
+            into, squared = self._part_sum, self._part_squares
+        for begin in range(0, values.size, block):
+            cut = values[begin : begin + block]
+            if signs((start + begin) // block, 1)[0] > 0:
+                into[: cut.size] += cut
+            else:
+                into[: cut.size] -= cut
+            squared[: cut.size] += squares[begin : begin + block]
+            self._pending += 1
+            if self._pending >= _FLUSH:
+                self._flush()
 
-    def _add_run(
-        self, values: NDArray[np.float32], squares: NDArray[np.float32], start: int
-    ) -> None:
+    def _flush(self) -> None:
+        """Move the float32 sums of a few blocks into the float64 ones."""
+        self._sum += self._part_sum
+        self._squares += self._part_squares
+        self._part_sum[:] = 0
+        self._part_squares[:] = 0
+        self._pending = 0
+
+    def _add_run(self, values: Floats, squares: Floats, start: int) -> None:
         row, col = divmod(start, self._layout.cols)
         core_rows, width = self._core.shape
         bucket = row % core_rows
@@ -191,6 +226,7 @@ class Sketcher:
         if self._layout.is_wide:
             core, rows, cols = self._core, self._rows, self._cols
         else:
+            self._flush()
             count = self._layout.cols
             groups = -(-count // SIDE)
             padded = np.zeros((SIDE, groups * SIDE))
@@ -209,7 +245,7 @@ class Sketcher:
 
 
 def _fold(
-    values: NDArray[np.float32], squares: NDArray[np.float32], first_group: int, width: int
+    values: Floats, squares: Floats, first_group: int, width: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fold a run that starts on a group boundary into `width` buckets: signed sums, energies."""
     whole = values.size // width

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,12 @@ from lineage.errors import FormatError, SchemeError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.sketch import SCHEME, Layout, Sketch
-from lineage.fingerprints.values import has_numbers
+from lineage.fingerprints.values import NARROWER, has_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 TYPE = "urn:model-lineage:fingerprint:v1"
 SUFFIX = ".lineage"
@@ -87,7 +90,7 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
         )
     try:
         arrays = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy has no name for
         raise fail(f"not a fingerprint: {error}") from error
     expected = {
         "cores": "float32",
@@ -105,9 +108,10 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     for row in rows:
         try:
             tensors.append(reader.tensor(row))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             name = row.get("name") if isinstance(row, dict) else None
-            raise fail(f"its manifest has a bad entry: {error}", str(name)) from error
+            reason = str(error).splitlines()[0] if str(error) else "incomplete"
+            raise fail(f"its manifest has a bad entry: {reason}", str(name)) from error
     if not reader.is_done():
         raise fail("it holds more sketches than its manifest has tensors")
     names = [t.name.encode() for t in tensors]
@@ -130,8 +134,11 @@ def _head(data: bytes, *, file: object) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError("not a fingerprint", file=file) from error
     head = canonical.loads(str(text).encode(), file=file)
-    if not isinstance(head, dict) or not str(head.get("size_bytes")).isdecimal():
+    if not isinstance(head, dict):
         raise FormatError("not a fingerprint", file=file)
+    size = head.get("size_bytes")
+    if not isinstance(size, str) or not _SIZE.fullmatch(size):
+        raise FormatError("its size_bytes is not a count in decimal", file=file)
     return head
 
 
@@ -170,8 +177,10 @@ class _Reader:
                 self._take("energies", height),
                 self._take("energies", width),
                 float(self._take("fourths", 1)[0]),
-                int(row["zeros"]),
+                _count(row["zeros"], prod(shape)),
             )
+            if np.any(sketch.rows < 0) or np.any(sketch.cols < 0) or sketch.fourth < 0:
+                raise ValueError("its energies are negative")
         bits, group = row["lattice"]
         return TensorPrint(
             row["name"],
@@ -179,11 +188,24 @@ class _Reader:
             shape,
             _digest(row["content"]),
             _digest(row["value"]),
-            tuple((dtype, _digest(text)) for dtype, text in sorted(row["rounded"].items())),
+            tuple((dtype, _digest(text)) for dtype, text in _rounded(row)),
             sketch,
-            int(row["nonfinite"]),
-            Lattice(int(bits), int(group)),
+            _count(row["nonfinite"], prod(shape)),
+            Lattice(_count(bits, 8), _count(group, prod(shape))),
         )
+
+
+def _count(value: object, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError("a count is not one, or too large")
+    return value
+
+
+def _rounded(row: dict[str, Any]) -> list[tuple[str, str]]:
+    found: dict[str, str] = row["rounded"]
+    if not found.keys() <= set(NARROWER.get(row["dtype"], ())):
+        raise ValueError("it is rounded to a dtype that it is not tried in")
+    return sorted(found.items())
 
 
 def _digest(text: str) -> bytes:
