@@ -189,3 +189,22 @@ def _ancestors(name: str) -> set[str]:
     for parent in TRUTH[name].parents:
         found |= {standing_for(parent)} | _ancestors(parent)
     return found
+
+
+def judge_part(document: dict[str, Any], present: tuple[str, ...]) -> dict[str, Any]:
+    """Compare the output of `lineage infer` on some of the models with the truth about them."""
+    found = {(name_of(e["parent"]), name_of(e["child"])) for e in document["edges"]}
+    true = {(parent, child) for child in present for parent in _nearest(child, present)}
+    return {
+        "present": list(present), "true": len(true), "right": len(true & found),
+        "missed": len(true - found), "spurious": sorted(found - true),
+        "undetermined": len(document["undetermined"]),
+    }  # fmt: skip
+
+
+def _nearest(name: str, present: tuple[str, ...]) -> set[str]:
+    """Return the nearest ancestors that are present."""
+    found: set[str] = set()
+    for parent in TRUTH[name].parents:
+        found |= {parent} if parent in present else _nearest(parent, present)
+    return found

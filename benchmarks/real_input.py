@@ -30,7 +30,7 @@ from typing import Any
 
 import fetch
 from descendants import BASE, TRUTH, make
-from judging import judge, name_of, standing_for
+from judging import judge, judge_part, name_of, standing_for
 
 _ORIGIN = "benchmark.example/log"
 _EARNER = "minilm-merge-uneven"
@@ -45,6 +45,21 @@ _SIBLINGS = (
     ("minilm-lora8", "minilm-lora16"),
 )
 """Related pairs of which neither comes from the other."""
+
+_CHILDREN = ("minilm-full", "minilm-other", "minilm-partial", "minilm-lora8", "minilm-lora16",
+             "minilm-second")  # fmt: skip
+_PARTS = {
+    "all trained children and the base": (BASE, *_CHILDREN),
+    "the same, the base absent": _CHILDREN,
+    "base and one child": (BASE, "minilm-full"),
+    "base and two children": (BASE, "minilm-full", "minilm-other"),
+    "three generations": (BASE, "minilm-full", "minilm-second"),
+    "base and grandchild, its parent absent": (BASE, "minilm-second", "minilm-other"),
+    "base, two children, their merge": (BASE, "minilm-full", "minilm-other", "minilm-merge-even"),
+    "base, one child, a merge of it with an absent one": (
+        BASE, "minilm-full", "minilm-merge-even"),
+}  # fmt: skip
+"""Some of the models at a time: in practice a family is never complete."""
 
 
 class Job:
@@ -127,13 +142,18 @@ def measure(job: Job) -> dict[str, Any]:
         compared = [_compared(job, p, c) for c, t in TRUTH.items() for p in t.parents]
     with job.stage("compare siblings"):
         siblings = [_compared(job, a, b) for a, b in _SIBLINGS]
+    with job.stage("infer parts"):
+        parts = {
+            title: judge_part(job.must("infer", *map(saved, names)), names)
+            for title, names in _PARTS.items()
+        }
     found = judge(graph)
     if found["copies"]["missed"] or found["copies"]["spurious"]:
         job.fail(f"copies: {found['copies']}")
     if found["pairs"]["unrelated_called_related"] or found["pairs"]["not_reported"]:
         job.fail(f"pairs: {found['pairs']}")
     size = sum(row["bytes"] for row in prints.get("fingerprints", []))
-    return {**found, "bytes": size, "compared": compared, "siblings": siblings,
+    return {**found, "bytes": size, "compared": compared, "siblings": siblings, "parts": parts,
             "graph": graph}  # fmt: skip
 
 
@@ -357,7 +377,7 @@ def _cpu() -> str:
 
 def table(result: dict[str, Any]) -> str:
     """Return the result as Markdown."""
-    parts = (_summary, _models, _compares, _refused, _times)
+    parts = (_summary, _models, _compares, _parts, _refused, _times)
     return "\n\n".join(part(result) for part in parts)
 
 
@@ -417,6 +437,17 @@ def _compares(result: dict[str, Any]) -> str:
         for c in result["measured"]["compared"] + result["measured"]["siblings"]
     ]  # fmt: skip
     head = ("one", "other", "`lineage compare` alone", "rank", "change", "direction")
+    return _rows(head, rows)
+
+
+def _parts(result: dict[str, Any]) -> str:
+    rows = [
+        (title, p["true"], p["right"], p["missed"],
+         ", ".join(f"{a} -> {b}" for a, b in p["spurious"]) or 0, p["undetermined"])
+        for title, p in result["measured"]["parts"].items()
+    ]  # fmt: skip
+    head = ("`lineage infer` on a part of the family", "edges", "right", "missed", "spurious",
+            "pairs said undetermined")  # fmt: skip
     return _rows(head, rows)
 
 
