@@ -26,6 +26,9 @@ _GROUPS = (0, 128, 64, 32)
 """Group lengths tried along a row; 0 is the whole row."""
 
 _SAMPLED_ROWS = 24
+_FIRST = 3
+"""Groups looked at before the others: most tensors have no lattice, and that is soon seen."""
+
 _MAX_LEVELS = 256
 _MIN_VALUES = 16
 
@@ -59,9 +62,13 @@ def lattice(rows: NDArray[np.float32], dtype: str) -> Lattice:
             continue
         width = group or rows.shape[1]
         groups = sample[:, : rows.shape[1] // width * width].reshape(-1, width)
-        levels = [_levels(g, ROUNDING[dtype]) for g in groups if np.any(g)]
+        groups = groups[np.any(groups, axis=1)]
+        groups = groups[:: max(1, len(groups) // _SAMPLED_ROWS)][:_SAMPLED_ROWS]
+        if len(groups) < 4 or not any(_levels(g, ROUNDING[dtype]) for g in groups[:_FIRST]):
+            continue
+        levels = [_levels(g, ROUNDING[dtype]) for g in groups]
         found = [n for n in levels if n]
-        if len(levels) >= 4 and len(found) >= 0.75 * len(levels):
+        if len(found) >= 0.75 * len(levels):
             return Lattice(bits=max(1, (max(found) - 1).bit_length()), group=group)
     return Lattice()
 
@@ -72,16 +79,32 @@ def _levels(values: NDArray[np.float64], rounding: float) -> int:
     if distinct.size < 2:
         return 0
     blur = 2.0 * rounding * np.abs(distinct)
-    gaps = np.diff(distinct)
-    # Gaps that rounding cannot have made, nor changed much: they are found near zero.
-    sharp_gaps = gaps[gaps > 4 * (blur[1:] + blur[:-1])]
-    if sharp_gaps.size == 0:
-        return 0
-    step = float(sharp_gaps.min())
-    if float(distinct[-1] - distinct[0]) / step >= 1.25 * _MAX_LEVELS:
-        return 0
-    # One gap carries the rounding of two values; fit the step through more and more of them.
     away = distinct - distinct[np.argmin(np.abs(distinct))]
+    largest = float(np.abs(distinct).max())
+    steps = [largest / top for top in _TOPS]
+    # A gap that rounding cannot have made, nor changed much, lies near zero.
+    gaps = np.diff(distinct)
+    around = blur[1:] + blur[:-1]
+    is_sharp = gaps > 4 * around
+    if np.any(is_sharp):
+        is_step = is_sharp & (gaps < 1.3 * gaps[is_sharp].min())
+        steps.insert(0, float(gaps[is_step][np.argmin(around[is_step])]))
+    return next((n for step in steps if (n := _fit(away, blur, step))), 0)
+
+
+_TOPS = (127, 7, 128, 8, 3)
+"""Largest codes of symmetric 8-, 4- and 3-bit quantizers: the step may be the largest value over
+one of these, where no gap near zero shows it (small groups stored in few digits)."""
+
+
+def _fit(away: NDArray[np.float64], blur: NDArray[np.float64], step: float) -> int:
+    """Return how many levels fit values at these distances from one of them, or 0."""
+    if float(away[-1] - away[0]) / step >= 1.25 * _MAX_LEVELS:
+        return 0
+    close = np.abs(away) <= 8 * step
+    if np.any(np.abs(away - np.rint(away / step) * step)[close] > 0.3 * step):
+        return 0  # already the nearest values are off it
+    # A first step carries the rounding of two values; fit it through more and more of them.
     for reach in (4, 16, 64, _MAX_LEVELS):
         near = away[np.abs(away) <= reach * step]
         count = np.rint(near / step)

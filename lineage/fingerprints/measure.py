@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lineage.artifacts import Artifact, Item
 
 _RAW_PIECE = 1 << 20
-_LATTICE_VALUES = 1 << 12
+_LATTICE_VALUES = 1 << 10
 """How much of a row is looked at for a lattice."""
 
 
