@@ -88,7 +88,7 @@ def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) 
     # Two long trainings from one initialisation look, as a pair, like one very long training: that
     # contradicts nobody.
     is_open = seen.relation is Relation.SHARED_INIT
-    tells = (with_direction or seen.is_exact) and not is_open
+    tells = (with_direction or seen.is_exact) and not is_open and not _leans_back(seen)
     measurement = Measurement(
         child=child.root,
         parent=parent.root,
@@ -101,14 +101,17 @@ def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) 
     return Parentage(measurement, None, first.detector, first.statistic)
 
 
-def _direction(seen: Comparison) -> Any:
-    """Return the direction from `a`, the parent; a reversal only where it is mechanical.
+def _leans_back(seen: Comparison) -> bool:
+    """Whether the weights lean the other way, and nothing mechanical says so.
 
-    A lean of the weights can confirm what somebody signed, but it is not enough to accuse: a child
-    that unlearned much of its base looks like its base's base.
+    A lean can confirm what somebody signed, but it is not enough to accuse: a child that unlearned
+    much of its base looks like its base's base.
     """
-    if seen.direction == "b->a" and seen.relation is Relation.FINETUNE:
-        return None
+    return seen.direction == "b->a" and seen.relation is Relation.FINETUNE
+
+
+def _direction(seen: Comparison) -> Any:
+    """Return the direction from `a`, the parent."""
     return {"a->b": "parent->child", "b->a": "child->parent", None: None}[seen.direction]
 
 
@@ -182,6 +185,8 @@ def draft(
         called = named[seen.parent]
         if seen.related is False:
             raise ContradictionError(f"'{name}' is not derived from '{called}': {seen.words}")
+        if seen.direction == "child->parent":
+            raise ContradictionError(f"'{called}' was made from '{name}': {seen.words}")
         kind = seen.relation or relation or Relation.FINETUNE
         coefficient = parentage.coefficient
         parent = next(p for p in parents.values() if p.root == seen.parent)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import rfc8785
 
-from lineage.errors import FormatError
+from lineage.errors import FormatError, printable
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 32
@@ -55,7 +55,7 @@ def loads(
         found: dict[str, Any] = {}
         for key, value in items:
             if key in found:
-                raise fail(f"JSON has the key {key!r} twice")
+                raise fail(f"JSON has the key '{printable(key, 80)}' twice")
             found[key] = value
         return found
 

@@ -10,7 +10,7 @@ from typing import Any
 from lineage.artifacts.base import Artifact, Item, in_name_order
 from lineage.artifacts.hub import models_in, weight_files
 from lineage.artifacts.safetensors import OpenFile, read_header
-from lineage.errors import FormatError
+from lineage.errors import FormatError, printable
 
 __all__ = ["Artifact", "Item", "models_in", "read"]
 
@@ -50,7 +50,7 @@ def read(source: str | PathLike[str] | Any) -> Artifact:
                 _check_shard(found, path.name, weight_map, label=str(path))
         if weight_map is not None and len(weight_map) > len(items):
             missing = min(weight_map.keys() - {item.name for item in items})
-            reason = f"the index places it in {weight_map[missing]}, which does not hold it"
+            reason = f"the index places it in {printable(weight_map[missing])}, which lacks it"
             raise FormatError(reason, file=label, tensor=missing)
         return Artifact(label, in_name_order(items, path=label), tuple(opened), stack.pop_all())
 
@@ -59,5 +59,5 @@ def _check_shard(found: list[Item], name: str, weight_map: dict[str, str], *, la
     """Raise if a shard holds a tensor that the index does not place in it."""
     for item in found:
         if weight_map.get(item.name) != name:
-            where = weight_map.get(item.name, "no file")
+            where = printable(weight_map.get(item.name, "no file"))
             raise FormatError(f"the index places it in {where}", file=label, tensor=item.name)

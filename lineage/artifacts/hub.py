@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
+_COMMIT = re.compile(rb"[0-9A-Za-z_-]{1,64}")
 _PREFERRED = (
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
@@ -60,7 +61,7 @@ def weight_files(path: Path, *, label: str) -> tuple[list[Path], dict[str, str] 
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise _no_weights(path, label)
-    if len(files) == 1:
+    if len(files) == 1 and not _are_shards(files):
         return files, None
     for name in _PREFERRED:
         if path / name in files:
@@ -122,7 +123,7 @@ def _indexed(index: Path, *, label: str) -> tuple[list[Path], dict[str, str]]:
             reason = f"the index names the file {printable(str(name))!r}, which is not a plain name"
             raise FormatError(reason, file=index, tensor=tensor)
         if not (index.parent / name).is_file():
-            raise FormatError(f"its shard {name} is missing", file=label, tensor=tensor)
+            raise FormatError(f"its shard {printable(name)} is missing", file=label, tensor=tensor)
     return [index.parent / name for name in sorted(set(weight_map.values()))], weight_map
 
 
@@ -144,9 +145,9 @@ def _snapshot(path: Path, *, label: str) -> Path:
         return path
     reference = path / "refs" / "main"
     if reference.is_file():
-        chosen = path / "snapshots" / reference.read_text().strip()
-        if chosen.is_dir() and chosen.parent == path / "snapshots":
-            return chosen
+        commit = reference.read_bytes()[:200].strip()
+        if _COMMIT.fullmatch(commit) and (path / "snapshots" / commit.decode()).is_dir():
+            return path / "snapshots" / commit.decode()
     snapshots = sorted(p for p in (path / "snapshots").iterdir() if p.is_dir())
     if len(snapshots) == 1:
         return snapshots[0]

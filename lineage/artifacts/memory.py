@@ -59,6 +59,8 @@ def items_of(model: Any) -> list[Item]:
     for name, value in model.items():
         if not isinstance(name, str):
             raise TypeError(f"tensor names are text, got {name!r}")
+        if isinstance(value, np.generic):
+            value = np.asarray(value)  # held from here on, so that its place stays its own
         dtype, shape, place = _describe(name, value)
         if place in seen:
             continue
@@ -71,11 +73,10 @@ def items_of(model: Any) -> list[Item]:
 def _describe(name: str, value: Any) -> tuple[str, tuple[int, ...], tuple[Any, ...]]:
     """Return dtype, shape, and where in memory the value lies."""
     place: tuple[Any, ...]
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
-        spelled = array.dtype.name
-        place = (array.__array_interface__["data"][0], array.strides, array.shape, spelled)
-        shape = array.shape
+    if isinstance(value, np.ndarray):
+        spelled = value.dtype.name
+        shape = value.shape
+        place = (value.__array_interface__["data"][0], value.strides, shape, value.dtype.str)
     elif hasattr(value, "data_ptr") and hasattr(value, "detach"):
         spelled = str(value.dtype).removeprefix("torch.")
         shape = tuple(value.shape)
@@ -89,7 +90,7 @@ def _describe(name: str, value: Any) -> tuple[str, tuple[int, ...], tuple[Any, .
 
 def _bytes(value: Any) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """Return the value's bytes, row-major and little-endian."""
-    if not isinstance(value, np.ndarray | np.generic):
+    if not isinstance(value, np.ndarray):
         import torch
 
         tensor = value.detach().cpu().contiguous()

@@ -9,6 +9,7 @@ Source: the safetensors format, https://github.com/huggingface/safetensors#forma
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from typing import Any
 
 from lineage import canonical
 from lineage.artifacts.base import BITS, Item
-from lineage.errors import FormatError
+from lineage.errors import FormatError, printable
+
+MAX_EXTENTS, MAX_VALUES = 64, 2**60
+"""More dimensions than arrays have, and more values than disks."""
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors package itself."""
@@ -153,9 +157,11 @@ def _entry(name: str, entry: Any, file: OpenFile) -> tuple[str, tuple[int, ...],
         raise fail("the header entry lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise fail(f"unknown dtype {dtype!r}")
+        raise fail(f"unknown dtype {printable(repr(dtype), 60)}")
     if not counts(shape):
-        raise fail(f"the shape {shape!r} is not a list of counts")
+        raise fail(f"the shape {printable(repr(shape), 60)} is not a list of counts")
+    if len(shape) > MAX_EXTENTS or math.prod(n for n in shape if n) > MAX_VALUES:
+        raise fail(f"the shape {printable(repr(shape), 60)} has more values than any file holds")
     if not counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise fail(f"the data_offsets {offsets!r} are not [begin, end]")
+        raise fail(f"the data_offsets {printable(repr(offsets), 60)} are not [begin, end]")
     return dtype, tuple(shape), (offsets[0], offsets[1])

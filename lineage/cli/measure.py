@@ -39,14 +39,23 @@ def fingerprint(paths: tuple[str, ...], output: Path | None, as_json: bool) -> i
 
     status = 0
     rows: list[dict[str, Any]] = []
-    models = [found for path in paths for found in models_in(path)]
+    models: list[str] = []
+    for path in paths:
+        try:
+            models += models_in(path)
+        except (LineageError, OSError) as error:
+            if len(paths) == 1:
+                raise
+            say.note(f"lineage: {_described(error, path)}")
+            status = 3
+    targets = _targets(models, output)
     for path in models:
         try:
             made, seconds = _timed(path)
             if output is not None:
-                _save(made, output if len(models) == 1 else output / _saved_name(path))
+                _save(made, targets[path])
         except (LineageError, OSError) as error:
-            if len(models) == 1:
+            if len(models) == len(paths) == 1:
                 raise
             say.note(f"lineage: {_described(error, path)}")
             status = 3
@@ -235,13 +244,29 @@ def _save(made: Fingerprint, path: Path) -> None:
     write_whole(path, to_bytes(made))
 
 
-def _saved_name(path: str) -> str:
-    return "-".join(PurePath(path).parts[-2:]).strip("/").replace("/", "-") + ".lineage"
+def _targets(models: list[str], output: Path | None) -> dict[str, Path]:
+    """Return where each fingerprint goes: one into the file named, several into that folder.
+
+    Names are as many of a path's last parts as it takes to tell the models apart.
+    """
+    if output is None or len(models) == 1:
+        return {path: output or Path() for path in models}
+    parts = {
+        path: [p for p in PurePath(path).parts if p not in {"/", "..", "."}] for path in models
+    }
+    for count in range(1, 1 + max(map(len, parts.values()), default=0)):
+        names = {path: "-".join(found[-count:]) for path, found in parts.items()}
+        if len(set(names.values())) == len(names):
+            break
+    else:
+        names = {path: f"{number}-{'-'.join(parts[path])}" for number, path in enumerate(models)}
+    return {path: output / f"{name}.lineage" for path, name in names.items()}
 
 
 def _described(error: Exception, path: str) -> str:
     if isinstance(error, OSError):
-        return f"{printable(path)}: {error.strerror or error}"
+        where = path if error.filename is None else str(error.filename)
+        return f"{printable(where)}: {error.strerror or error}"
     return str(error)
 
 

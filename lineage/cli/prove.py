@@ -169,7 +169,7 @@ def _verified_json(path: Path, found: VerifiedClaim, weights: str | None) -> dic
         "subject": {
             "name": found.claim.subject.name,
             "id": found.claim.subject.root,
-            "recomputed": weights is not None,
+            "recomputed": weights is not None and not weights.endswith(".lineage"),
         },
         "parents": [
             {
@@ -185,7 +185,7 @@ def _verified_json(path: Path, found: VerifiedClaim, weights: str | None) -> dic
 
 def _verified_text(document: dict[str, Any]) -> str:
     subject = document["subject"]
-    how = "recomputed from the weights" if subject["recomputed"] else "not recomputed: no weights"
+    how = "recomputed from the weights" if subject["recomputed"] else "not recomputed from weights"
     lines = [
         f"valid: {printable(subject['name'])}  {subject['id']}",
         f"  signed by {', '.join(document['key_ids'])}",

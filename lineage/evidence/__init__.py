@@ -124,7 +124,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             "a merged low-rank adapter"
         )
         seen.insert(0, Evidence("low-rank-v1", words, statistic=float(adapter.rank)))
-    base = replace(base, margin=lean.margin, evidence=(*seen, *base.evidence))
+    base = replace(base, margin=lean.margin, share=lean.share, evidence=(*seen, *base.evidence))
     is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
     if adapter is None and is_apart and abs(lean.share) < EVEN_SHARE:
         words = (
@@ -134,7 +134,6 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             base,
             related=False,
             relation=Relation.SHARED_INIT,
-            margin=0.0,
             score=base.score / 2,
             evidence=(Evidence("shared-init-v1", words), *base.evidence),
         )

@@ -54,6 +54,8 @@ class Comparison:
         how: A detail from `relation.HOW`.
         direction: None where the weights do not tell.
         margin: Positive speaks for a->b, negative for b->a; what `direction` rests on.
+        share: `margin` over that of a pure step: near 1 for parent and child, 0 for siblings that
+            moved alike.
         change: Norm of the difference over the norm of `a`, over the tensors both have.
         rank: Of a difference of low rank.
         score: 1 is surely related, 0 is surely not; orders pairs, is not a probability.
@@ -66,6 +68,7 @@ class Comparison:
     how: str | None = None
     direction: Direction | None = None
     margin: float = 0.0
+    share: float = 0.0
     change: float | None = None
     rank: int | None = None
     score: float = 0.0
@@ -89,7 +92,11 @@ class Comparison:
             replace(e, words=e.told("{b}", "{A}").replace("{A}", "{a}")) for e in self.evidence
         )
         return replace(
-            self, direction=turned.get(self.direction), margin=-self.margin, evidence=swapped
+            self,
+            direction=turned.get(self.direction),
+            margin=-self.margin,
+            share=-self.share,
+            evidence=swapped,
         )
 
     def to_json(self) -> dict[str, Any]:

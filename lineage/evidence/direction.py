@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from lineage.evidence.pairing import Pairing
 
 CLEAR_MARGIN = 0.05
@@ -32,9 +30,6 @@ twice as far, which a lone pair can hardly tell from a step."""
 LARGEST_SHARE = 1.1
 """More than this no pure step has, either way: the difference undoes what one of them learned."""
 
-CLEAR_TILT = -0.25
-"""A direction that the energy slopes deny by more than this is not said."""
-
 EVEN_SHARE = 0.4
 """Below this both moved about as far from something they share."""
 
@@ -46,19 +41,17 @@ class Orthogonality:
     Attributes:
         margin: Mean over tensors of |cos(d, b)| - |cos(d, a)|; positive speaks for a->b.
         share: `margin` over the margin that a step orthogonal to its start would have.
-        tilt: Energy slope seen from a less that seen from b; positive speaks for a->b.
     """
 
     margin: float
     share: float
-    tilt: float = 0.0
 
     @property
     def is_clear(self) -> bool:
         """Whether a lone pair may be given this direction."""
         is_large = abs(self.margin) >= CLEAR_MARGIN
         is_pure = CLEAR_SHARE <= abs(self.share) <= LARGEST_SHARE
-        return is_large and is_pure and self.tilt * np.sign(self.margin) > CLEAR_TILT
+        return is_large and is_pure
 
 
 def orthogonality(pairing: Pairing) -> Orthogonality:
@@ -78,42 +71,4 @@ def orthogonality(pairing: Pairing) -> Orthogonality:
     margin = float(size @ (with_b - with_a) / size.sum())
     start = np.minimum(a, b)
     pure = float(size @ np.sqrt(d / (d + start)) / size.sum())
-    tilt = _energy_slope(pairing, use, forward=True) - _energy_slope(pairing, use, forward=False)
-    return Orthogonality(margin, margin / pure, tilt)
-
-
-def _energy_slope(pairing: Pairing, use: NDArray[np.bool_], *, forward: bool) -> float:
-    """Regress <d, p> / |p|^2 on |d|^2 / |p|^2 over the buckets of rows and columns of each matrix.
-
-    Where training shrinks or unlearns, d leans on p by a constant share, which fools orthogonality
-    but only shifts the intercept; the slope stays near 0 seen from the parent and is near -1 seen
-    from the child, since <-d, c> = -<d, p> - |d|^2. Noise in |d|^2, which the sketch estimates,
-    draws both slopes towards -1/2: their difference keeps its sign and loses size.
-    """
-    covariance = variance = 0.0
-    for place in np.flatnonzero(use):
-        one = pairing.first.tensors[pairing.a[place]].sketch
-        other = pairing.second.tensors[pairing.b[place]].sketch
-        assert one is not None
-        assert other is not None
-        start, end = (one, other) if forward else (other, one)
-        squared = pairing.difference(int(place)) ** 2
-        for p, c, d in (
-            (start.rows, end.rows, squared.sum(1)),
-            (start.cols, end.cols, squared.sum(0)),
-        ):
-            if p.size < _LEAST_BUCKETS or not np.all(p > 0):
-                continue
-            weight = p / p.sum()
-            moved, leaned = d / p, (c - p - d) / 2 / p
-            mean = float(weight @ moved)
-            if mean <= 0:
-                continue
-            off = (moved - mean) / mean
-            size = float(pairing.size[place])
-            covariance += size * float(weight @ (off * (leaned - weight @ leaned))) / mean
-            variance += size * float(weight @ off**2)
-    return covariance / variance if variance else -0.5
-
-
-_LEAST_BUCKETS = 8
+    return Orthogonality(margin, margin / pure)

@@ -53,6 +53,7 @@ def stack(fingerprints: Sequence[Fingerprint]) -> Stack | None:
         for i, shape in enumerate(reference.shapes)
         if is_matrix(shape)
         and all(i in m and t.usable[m[i]] for m, t in zip(maps, tables, strict=True))
+        and not all(t.is_flat[m[i]] for m, t in zip(maps, tables, strict=True))
     ]
     if not common:
         return None

@@ -30,12 +30,14 @@ class Kinship:
         log10_p: Of a cosine this large or larger under `NULL`; natural zero is never reached.
         matrices: How many were compared.
         equal_share: Share of these matrices' values that are bitwise equal.
+        others_cosine: The same mean over the matrices that are not equal; None where all are.
     """
 
     cosine: float
     log10_p: float
     matrices: int
     equal_share: float
+    others_cosine: float | None = None
 
     @property
     def related(self) -> bool | None:
@@ -44,14 +46,19 @@ class Kinship:
             return None
         if self.cosine < UNRELATED:
             return False
+        if self.others_cosine is not None and self.others_cosine < UNRELATED:
+            # Some tensors equal and all others strangers: a part was copied, or both hold the same
+            # fixed table (filters, positions). Which, weights do not tell.
+            return None if self.equal_share >= 0.5 else False
         return True if self.cosine >= RELATED and self.log10_p <= LARGEST_LOG10_P else None
 
 
 def kinship(pairing: Pairing) -> Kinship:
     """Pool the cosines of all matrices that both models have.
 
-    Each matrix's cosine, estimated from its sketch of k numbers, has variance 1/k + 1/n for two
-    independent matrices of n values; the pooled one is compared with a normal law of the pooled
+    Each matrix's cosine comes from the norm of a sketched difference, whose relative variance is
+    2/k for k numbers; so for independent matrices of n values and squared norms a and b it has
+    variance (a+b)^2 / (2kab) + 1/n. The pooled cosine is compared with a normal law of the pooled
     variance. Vectors are left out: gains near 1 agree between strangers.
     """
     from scipy.special import log_ndtr
@@ -63,7 +70,13 @@ def kinship(pairing: Pairing) -> Kinship:
     weight = np.sqrt(size)
     weight = weight / weight.sum()
     cosine = float(weight @ pairing.cosine[use])
-    sigma = float(np.sqrt(weight**2 @ (1 / pairing.cells[use] + 1 / size)))
+    a, b = pairing.energy_a[use], pairing.energy_b[use]
+    variance = (a + b) ** 2 / (2 * pairing.cells[use] * a * b) + 1 / size
+    sigma = float(np.sqrt(weight**2 @ variance))
     log10_p = float(log_ndtr(-cosine / sigma) / np.log(10))
-    equal = float(size[pairing.equal[use]].sum() / size.sum())
-    return Kinship(cosine, log10_p, int(use.sum()), equal)
+    same = pairing.equal[use]
+    equal = float(size[same].sum() / size.sum())
+    others = None
+    if not np.all(same):
+        others = float(weight[~same] @ pairing.cosine[use][~same] / weight[~same].sum())
+    return Kinship(cosine, log10_p, int(use.sum()), equal, others)

@@ -42,6 +42,7 @@ class Table:
         self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp)
         self.energy = np.array([0.0 if t.sketch is None else t.sketch.energy for t in tensors])
         self.sizes = np.array([t.size for t in tensors], np.float64)
+        self.is_flat = [is_flat(t) for t in tensors]
         self.names = tuple(t.name for t in tensors)
         self.shapes = tuple(t.shape for t in tensors)
 
@@ -70,8 +71,9 @@ class Pairing:
         a: Places in the first table of the tensors both have.
         b: Places in the second, in the same order.
         size: Values in each.
-        is_matrix: At least two dimensions above 1 and 64 values: two independent models do not
-            agree in such a tensor by convention, as they do in gains of 1 and biases of 0.
+        is_matrix: At least two dimensions above 1 and 64 values, and not one repeated value: two
+            independent models do not agree in such a tensor by convention, as they do in gains of
+            1, biases of 0 and masks.
         equal: Bitwise the same values.
         energy_a: Exact squared norms.
         energy_b: Exact squared norms.
@@ -155,7 +157,13 @@ def pair(one: Fingerprint, other: Fingerprint) -> Pairing:
         a=a,
         b=b,
         size=first.sizes[list(a)],
-        is_matrix=np.array([is_matrix(first.shapes[i]) for i in a], np.bool_),
+        is_matrix=np.array(
+            [
+                is_matrix(first.shapes[i]) and not (first.is_flat[i] and second.is_flat[j])
+                for i, j in matches
+            ],
+            np.bool_,
+        ),
         equal=equal,
         energy_a=first.energy[list(a)],
         energy_b=second.energy[list(b)],
@@ -167,6 +175,17 @@ def is_matrix(shape: tuple[int, ...]) -> bool:
     """Whether a tensor is wide enough to tell one training run from another."""
     extents = [n for n in shape if n > 1]
     return len(extents) >= 2 and int(np.prod(extents)) >= 64
+
+
+def is_flat(tensor: TensorPrint) -> bool:
+    """Whether all values that are not zero are the same: a mask, a table of ones.
+
+    (sum x)^2 = n sum x^2 over n non-zero values holds for these alone (Cauchy and Schwarz).
+    """
+    sketch = tensor.sketch
+    if sketch is None:
+        return True
+    return sketch.total**2 >= 0.999 * (tensor.size - sketch.zeros) * sketch.energy
 
 
 def match(first: Table, second: Table) -> list[tuple[int, int]]:

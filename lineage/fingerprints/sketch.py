@@ -125,13 +125,15 @@ class Sketch:
         core: float32, shape `Layout.core_shape`.
         rows: float64, exact squared norms of the row buckets; they sum to the squared norm.
         cols: float64, the same for the column buckets.
-        fourth: Sum of fourth powers.
+        total: Sum of the values.
+        fourth: Sum of their fourth powers.
         zeros: How many values are zero (either sign).
     """
 
     core: NDArray[np.float32]
     rows: NDArray[np.float64]
     cols: NDArray[np.float64]
+    total: float
     fourth: float
     zeros: int
 
@@ -157,6 +159,7 @@ class Sketcher:
             self._part_sum: Floats = np.zeros(SIDE * layout.cols, np.float32)
             self._part_squares: Floats = np.zeros(SIDE * layout.cols, np.float32)
             self._pending = 0
+        self._total = 0.0
         self._fourth = 0.0
         self._zeros = 0
 
@@ -178,6 +181,7 @@ class Sketcher:
             wide[unfit] = 0.0
             squares = wide * wide
             fourth = float(np.einsum("i,i->", squares, squares))
+        self._total += float(np.einsum("i->", wide))
         self._fourth += fourth
         self._zeros += int(np.count_nonzero(values == 0))  # three times as fast as on floats
         if self._layout.is_wide:
@@ -239,6 +243,7 @@ class Sketcher:
             core[:core_rows, :core_cols].astype(np.float32),
             rows[:core_rows].copy(),
             cols[:core_cols].copy(),
+            self._total,
             self._fourth,
             self._zeros,
         )

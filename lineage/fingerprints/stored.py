@@ -36,7 +36,7 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
     rows: list[dict[str, Any]] = []
     cores: list[NDArray[np.float32]] = []
     energies: list[NDArray[np.float64]] = []
-    fourths: list[float] = []
+    sums: list[float] = []
     for tensor in fingerprint.tensors:
         row: dict[str, Any] = {
             "name": tensor.name,
@@ -52,12 +52,12 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
             row["zeros"] = tensor.sketch.zeros
             cores.append(tensor.sketch.core.reshape(-1))
             energies += [tensor.sketch.rows, tensor.sketch.cols]
-            fourths.append(tensor.sketch.fourth)
+            sums += [tensor.sketch.total, tensor.sketch.fourth]
         rows.append(row)
     arrays = {
         "cores": np.concatenate([*cores, np.zeros(0, np.float32)]),
         "energies": np.concatenate([*energies, np.zeros(0)]),
-        "fourths": np.array(fourths, np.float64),
+        "sums": np.array(sums, np.float64),
         "manifest": np.frombuffer(canonical.dumps(rows), np.uint8),
     }
     head = {
@@ -95,11 +95,11 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     expected = {
         "cores": "float32",
         "energies": "float64",
-        "fourths": "float64",
+        "sums": "float64",
         "manifest": "uint8",
     }
     if {name: array.dtype.name for name, array in arrays.items()} != expected:
-        raise fail("not a fingerprint: its arrays are not cores, energies, fourths and manifest")
+        raise fail("not a fingerprint: its arrays are not cores, energies, sums and manifest")
     rows = canonical.loads(arrays["manifest"].tobytes(), file=file)
     if not isinstance(rows, list) or not rows:
         raise fail("its manifest lists no tensors")
@@ -147,7 +147,7 @@ class _Reader:
 
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
         self._arrays = arrays
-        self._next = {"cores": 0, "energies": 0, "fourths": 0}
+        self._next = {"cores": 0, "energies": 0, "sums": 0}
 
     def _take(self, name: str, count: int) -> NDArray[Any]:
         start = self._next[name]
@@ -176,7 +176,8 @@ class _Reader:
                 self._take("cores", height * width).reshape(height, width),
                 self._take("energies", height),
                 self._take("energies", width),
-                float(self._take("fourths", 1)[0]),
+                float(self._take("sums", 1)[0]),
+                float(self._take("sums", 1)[0]),
                 _count(row["zeros"], prod(shape)),
             )
             if np.any(sketch.rows < 0) or np.any(sketch.cols < 0) or sketch.fourth < 0:

@@ -110,7 +110,7 @@ def test_a_claim_is_verified_with_and_without_weights(capsys: Say) -> None:
     assert (status, err) == (0, "")
     assert "finetune of base: confirmed by the weights" in out
     out = lineage(capsys, *VERIFY)[1]
-    assert "not recomputed: no weights" in out
+    assert "not recomputed from weights" in out
     assert "as claimed, not confirmed" in out
 
 

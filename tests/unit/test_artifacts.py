@@ -130,7 +130,7 @@ LIES: dict[str, tuple[bytes, str | None, str]] = {
     ),
     "shape beyond 2^53": (container({"w": entry("U8", [2**60], 0, 16)}, DATA), None, "2^53"),
     "shape whose product is 2^106": (
-        container({"w": entry("U8", [2**53 - 1, 2**53 - 1], 0, 16)}, DATA), "w", "takes",
+        container({"w": entry("U8", [2**53 - 1, 2**53 - 1], 0, 16)}, DATA), "w", "more values",
     ),
     "shape of which one extent is 0": (
         container({"w": entry("U8", [2**50, 0], 0, 16)}, DATA), "w", "takes 0 bytes",
