@@ -175,8 +175,11 @@ def draft(
         now: Time of issue; the present if None.
 
     Raises:
-        ContradictionError: If the weights say that a parent is none.
+        ContradictionError: If the weights say that a parent is none, or is the model itself.
     """
+    for called, parent in parents.items():
+        if parent.root == child.root:
+            raise ContradictionError(f"'{name}' is '{called}', byte for byte: there is no step")
     found = measure(child, list(parents.values()), is_only=len(parents) == 1)
     named = {parent.root: called for called, parent in parents.items()}
     stated, findings = [], []

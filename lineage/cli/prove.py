@@ -12,7 +12,7 @@ from lineage import audit, claims
 from lineage.claims import Split, fields
 from lineage.cli import say
 from lineage.cli.measure import load
-from lineage.cli.trust import FILE, load_key, read_envelope
+from lineage.cli.trust import FILE, about, load_key, open_envelope
 from lineage.errors import FormatError, VerificationError, printable
 from lineage.files import write_whole
 from lineage.relation import Relation
@@ -143,14 +143,15 @@ def verify(
     if not 1 <= threshold <= len(accepted):
         raise click.UsageError(f"--threshold {threshold} with {len(accepted)} distinct keys")
     policy = claims.Policy(accepted, threshold, audience, require_measured)
-    envelope = read_envelope(path)
+    envelope = open_envelope(path)
     try:
-        found = audit.verify(
-            envelope,
-            policy,
-            weights=None if weights is None else load(weights),
-            parents=[load(parent) for parent in parents],
-        )
+        with about(path):
+            found = audit.verify(
+                envelope,
+                policy,
+                weights=None if weights is None else load(weights),
+                parents=[load(parent) for parent in parents],
+            )
     except VerificationError as error:
         if as_json:
             say.result({"path": str(path), "valid": False, "reason": str(error)}, "", as_json=True)

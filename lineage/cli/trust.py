@@ -149,7 +149,7 @@ def check(
     if since is not None:
         raise click.UsageError("--since goes with a log, not with a receipt")
     entry = _read(path)
-    with _about(receipt):
+    with about(receipt):
         proof = Receipt.from_bytes(_read(receipt))
         head = proof.verify(entry, public, proof.claimed_origin if origin is None else origin)
     say.result(
@@ -170,12 +170,12 @@ def _check_log(
     path: Path, public: PublicKey, origin: str | None, since: Path | None, as_json: bool
 ) -> None:
     """Check a log file as a whole, and against an older head where one is given."""
-    with _about(path):
+    with about(path):
         ledger = Ledger.open(path, public, origin)
         head = ledger.audit()
     if since is not None:
         note = _read(since)
-        with _about(since):
+        with about(since):
             if note.startswith(HEADER.encode()):
                 note = Receipt.from_bytes(note).checkpoint
             head = ledger.check_since(open_checkpoint(note, public, ledger.origin))
@@ -236,9 +236,8 @@ def settle(
     measured = _fingerprints(weights)
     verified = []
     for path in paths:
-        envelope = read_envelope(path)
-        with _about(path):
-            verified.append(_verified(envelope, policy, measured))
+        with about(path):
+            verified.append(_verified(open_envelope(path), policy, measured))
     names = {found.claim.subject.root: found.claim.subject.name for found in verified}
     terms = settlement.Terms(share, accept_asserted)
     done = settlement.settle(verified, _root_of(earner, names), amount, unit, terms)
@@ -265,9 +264,10 @@ def _verified(
     envelope: Envelope, policy: claims.Policy, measured: dict[str, Fingerprint]
 ) -> claims.VerifiedClaim:
     """Verify a claim, against its model's weights where they are at hand."""
-    child = measured.get(claims.read(envelope).subject.root)
+    signed = claims.verify(envelope, policy)
+    child = measured.get(signed.claim.subject.root)
     if child is None:
-        return claims.verify(envelope, policy)
+        return signed
     from lineage.audit import verify
 
     return verify(envelope, policy, weights=child, parents=measured.values())
@@ -326,9 +326,14 @@ def _root_of(earner: str, names: dict[str, str]) -> str:
     return found[0]
 
 
+def open_envelope(path: Path) -> Envelope:
+    """Read a file that must hold an envelope; what is signed is not looked at yet."""
+    return Envelope.from_bytes(_read(path), file=path)
+
+
 def read_envelope(path: Path) -> Envelope:
-    """Read a file that must hold a signed claim."""
-    envelope = Envelope.from_bytes(_read(path), file=path)
+    """Read a file that must hold a claim, whoever signed it."""
+    envelope = open_envelope(path)
     claims.read(envelope, file=path)
     return envelope
 
@@ -343,7 +348,7 @@ def _read(path: Path, limit: int = MAX_RECEIPT_BYTES) -> bytes:
 
 
 @contextmanager
-def _about(path: Path) -> Iterator[None]:
+def about(path: Path) -> Iterator[None]:
     """Put the file's name in front of what is wrong with it."""
     try:
         yield

@@ -11,7 +11,6 @@ from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence
 from lineage.evidence.direction import (
     CLEAR_CHANGE,
-    CLEAR_MARGIN,
     CLEAR_SHARE,
     EVEN_SHARE,
     Orthogonality,
@@ -33,6 +32,9 @@ __all__ = ["Comparison", "Evidence", "compare", "compare_fingerprints"]
 SHARED_INIT_COSINE = 0.9
 """Two models that lean on each other alike and agree less than this went most of their way apart:
 that is two trainings from one initialisation, not two fine-tunes of one model."""
+
+SIBLING_CHANGE = 0.08
+"""A lighter change leans on its start by too much, too often, to be told from a sibling's."""
 
 CONTINUED_CHANGE = 0.5
 """A full fine-tune that moved the weights by more than this share of their norm."""
@@ -137,7 +139,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             score=base.score / 2,
             evidence=(Evidence("shared-init-v1", words), *base.evidence),
         )
-    if abs(lean.share) < CLEAR_SHARE and change >= CLEAR_MARGIN:
+    if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= SIBLING_CHANGE:
         words = "the difference leans on both models: siblings, or several steps apart"
         return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
     direction: Direction | None = None

@@ -89,7 +89,7 @@ class Comparison:
         """Return the same with the two models' places changed."""
         turned: dict[Direction | None, Direction | None] = {"a->b": "b->a", "b->a": "a->b"}
         swapped = tuple(
-            replace(e, words=e.told("{b}", "{A}").replace("{A}", "{a}")) for e in self.evidence
+            replace(e, words=e.told("\0", "{a}").replace("\0", "{b}")) for e in self.evidence
         )
         return replace(
             self,

@@ -117,9 +117,9 @@ class Pairing:
 
     @property
     def change(self) -> float:
-        """Norm of the difference over the norm of the first model."""
-        total = float(self.energy_a.sum())
-        return float(np.sqrt(self.energy_d.sum() / total)) if total else 0.0
+        """Norm of the difference over the norm of the first model, over the matrices of both."""
+        total = float(self.energy_a[self.is_matrix].sum())
+        return float(np.sqrt(self.energy_d[self.is_matrix].sum() / total)) if total else 0.0
 
     def difference(self, place: int) -> NDArray[np.float64]:
         """Return the core of the difference of one pair, `b - a`, as a matrix."""

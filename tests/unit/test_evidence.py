@@ -210,8 +210,9 @@ def test_a_full_finetune_and_its_direction(size: float, storage: str) -> None:
         child = cast(tuned(BASE, seed, size), DTYPES[storage])
         found = both_ways(parent, child)
         assert kind(found) == (True, "finetune", "full", "a->b")
-        moved = sum(float(((child[n] - w).astype(float) ** 2).sum()) for n, w in parent.items())
-        whole = sum(float((w.astype(float) ** 2).sum()) for w in parent.values())
+        matrices = {n: w for n, w in parent.items() if w.ndim > 1}
+        moved = sum(float(((child[n] - w).astype(float) ** 2).sum()) for n, w in matrices.items())
+        whole = sum(float((w.astype(float) ** 2).sum()) for w in matrices.values())
         assert found.change == pytest.approx((moved / whole) ** 0.5, rel=0.05)
         assert found.rank is None
 
@@ -533,3 +534,20 @@ def test_who_lies_on_whose_way() -> None:
 
 def test_models_without_a_common_matrix_do_not_stack() -> None:
     assert stack([fingerprint(BASE), fingerprint({"b": np.zeros(3)})]) is None
+
+
+def test_a_buffer_of_positions_does_not_hide_a_change() -> None:
+    # Classic encoders store their position ids, whose norm is far above the weights'.
+    ids = {"position_ids": np.arange(512)[None]}
+    child = tuned(BASE, 1, 0.1)
+    plain, with_ids = both_ways(BASE, child), both_ways(BASE | ids, child | ids)
+    assert with_ids.change == plain.change
+    assert kind(with_ids) == kind(plain)
+
+
+def test_words_seen_from_the_other_side_name_both_models() -> None:
+    found = compare_fingerprints(fingerprint(BASE), fingerprint(tuned(BASE, 1, 0.2)))
+    there, back = found.evidence[0], found.reversed().evidence[0]
+    assert "{a}" in there.words
+    assert "{b}" in there.words
+    assert back.told("x", "y") == there.told("y", "x")
