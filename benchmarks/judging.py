@@ -32,7 +32,7 @@ class Row:
 
 def name_of(path: str) -> str:
     """Return a model's name from its path, or from its saved fingerprint's."""
-    return PurePath(path).name.removesuffix(".lineage").removeprefix("models-")
+    return PurePath(path).name.removesuffix(".lineage")
 
 
 def standing_for(name: str) -> str:

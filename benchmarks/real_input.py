@@ -125,7 +125,7 @@ def say(words: str) -> None:
 
 def saved(name: str) -> str:
     """Return where a model's saved fingerprint is."""
-    return f"prints/models-{name}.lineage"
+    return f"prints/{name}.lineage"
 
 
 def measure(job: Job) -> dict[str, Any]:

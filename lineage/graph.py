@@ -322,9 +322,11 @@ class _Family:
             if child == root:
                 continue
             parent, probability = _parent(family, root, earlier[child])
-            relation, how = _step(self.between(rest[parent], rest[child]))
+            how = self.between(rest[parent], rest[child]).step or "full"
             probability = min(_CERTAIN, confidence * probability)
-            self.edges.append(Edge(rest[parent], rest[child], relation, how, None, probability))
+            self.edges.append(
+                Edge(rest[parent], rest[child], Relation.FINETUNE, how, None, probability)
+            )
 
     def _pairwise(self, members: list[str]) -> None:
         """Without a root: say which models are related and that no order is clear.
@@ -418,10 +420,3 @@ def _parent(family: Stack, root: int, candidates: Sequence[tuple[int, float]]) -
             return w, none_further * probability
         none_further *= 1 - probability
     return root, none_further
-
-
-def _step(found: Comparison) -> tuple[Relation, str | None]:
-    """Return the kind of step between a parent and a child the family has settled on."""
-    if found.relation is Relation.FINETUNE:
-        return found.relation, found.how
-    return Relation.FINETUNE, "full"

@@ -138,7 +138,7 @@ def infer(
     """Infer who came from whom among models, from their weights alone.
 
     PATH is a model, a saved fingerprint, or a folder of either. Parents that model cards declare
-    are held against the weights.
+    are held against the weights. A model that cannot be read is left out, and the exit status is 3.
 
     \b
     Example:
@@ -150,9 +150,17 @@ def infer(
     from lineage.declared import read_declared
     from lineage.graph import infer_graph
 
-    models = {found: load(found) for path in paths for found in models_in(path)}
+    status = 0
+    models: dict[str, Fingerprint] = {}
+    declared_by = {}
+    for path in (found for named in paths for found in models_in(named)):
+        try:
+            models[path], declared_by[path] = load(path), read_declared(path)
+        except (LineageError, OSError) as error:
+            say.note(f"lineage: left out: {_described(error, path)}")
+            status = 3
     graph = infer_graph(models)
-    verdicts = judge(graph, {path: read_declared(path) for path in models})
+    verdicts = judge(graph, declared_by)
     document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)
     for target, draw in ((svg, report.svg), (html, report.html), (mermaid, report.mermaid)):
@@ -160,7 +168,7 @@ def infer(
             write_whole(target, draw(document, declared).encode())
             say.note(f"wrote {target}")
     say.result(document, lambda: graph_text(graph, verdicts), as_json=as_json)
-    return 0
+    return status
 
 
 def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
@@ -235,13 +243,13 @@ def _bytes_at(path: str) -> int:
 
 
 def _save(made: Fingerprint, path: Path) -> None:
-    """Write a fingerprint whole or not at all."""
-    from lineage.fingerprints import to_bytes
+    """Write a fingerprint, into a new folder if need be."""
+    from lineage.fingerprints import save
 
     if path.is_dir():
         raise FormatError("a folder; name a file for one fingerprint", file=path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, to_bytes(made))
+    save(made, path)
 
 
 def _targets(models: list[str], output: Path | None) -> dict[str, Path]:

@@ -126,7 +126,13 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             "a merged low-rank adapter"
         )
         seen.insert(0, Evidence("low-rank-v1", words, statistic=float(adapter.rank)))
-    base = replace(base, margin=lean.margin, share=lean.share, evidence=(*seen, *base.evidence))
+    base = replace(
+        base,
+        margin=lean.margin,
+        share=lean.share,
+        step=_how(pairing, adapter, change),
+        evidence=(*seen, *base.evidence),
+    )
     is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
     if adapter is None and is_apart and abs(lean.share) < EVEN_SHARE:
         words = (
@@ -148,7 +154,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     return replace(
         base,
         relation=Relation.FINETUNE,
-        how=_how(pairing, adapter, change),
+        how=base.step,
         direction=direction,
         rank=None if adapter is None else adapter.rank,
     )

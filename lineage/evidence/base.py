@@ -57,6 +57,8 @@ class Comparison:
         share: `margin` over that of a pure step: near 1 for parent and child, 0 for siblings that
             moved alike.
         change: Norm of the difference over the norm of `a`, over the tensors both have.
+        step: The detail a fine-tune would have if there was a single step between the two, whether
+            or not there is one; a family that knows there is reads it.
         rank: Of a difference of low rank.
         score: 1 is surely related, 0 is surely not; orders pairs, is not a probability.
         is_exact: Whether the relation follows from digests and not from a measurement.
@@ -70,6 +72,7 @@ class Comparison:
     margin: float = 0.0
     share: float = 0.0
     change: float | None = None
+    step: str | None = None
     rank: int | None = None
     score: float = 0.0
     is_exact: bool = False

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineage.artifacts import read
+from lineage.files import write_whole
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.measure import measure
 from lineage.fingerprints.stored import SUFFIX, from_bytes, to_bytes
@@ -14,7 +15,15 @@ from lineage.fingerprints.stored import SUFFIX, from_bytes, to_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SUFFIX", "Fingerprint", "TensorPrint", "fingerprint", "from_bytes", "to_bytes"]
+__all__ = [
+    "SUFFIX",
+    "Fingerprint",
+    "TensorPrint",
+    "fingerprint",
+    "from_bytes",
+    "save",
+    "to_bytes",
+]
 
 
 def fingerprint(
@@ -44,3 +53,8 @@ def fingerprint(
             return from_bytes(path.read_bytes(), file=fspath(source))
     with read(source) as artifact:
         return measure(artifact, progress)
+
+
+def save(fingerprint: Fingerprint, path: str | PathLike[str]) -> None:
+    """Write a fingerprint whole or not at all; `fingerprint` loads what ends in `.lineage`."""
+    write_whole(Path(path), to_bytes(fingerprint))
