@@ -153,11 +153,16 @@ def infer(
     status = 0
     models: dict[str, Fingerprint] = {}
     declared_by = {}
-    for path in (found for named in paths for found in models_in(named)):
+    found = [path for named in paths for path in models_in(named)]
+    for path in found:
         try:
-            models[path], declared_by[path] = load(path), read_declared(path)
+            models[path] = load(path)
+            declared_by[path] = read_declared(path)
         except (LineageError, OSError) as error:
-            say.note(f"lineage: left out: {_described(error, path)}")
+            if len(found) == 1:
+                raise
+            what = "its card" if path in models else "the model"
+            say.note(f"lineage: {what} is left out: {_described(error, path)}")
             status = 3
     graph = infer_graph(models)
     verdicts = judge(graph, declared_by)

@@ -10,7 +10,6 @@ import numpy as np
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence
 from lineage.evidence.direction import (
-    CLEAR_CHANGE,
     CLEAR_SHARE,
     EVEN_SHARE,
     Orthogonality,
@@ -149,7 +148,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         words = "the difference leans on both models: siblings, or several steps apart"
         return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
     direction: Direction | None = None
-    if lean.is_clear and change >= CLEAR_CHANGE:
+    if lean.is_clear(change, is_low_rank=adapter is not None):
         direction = "a->b" if lean.margin > 0 else "b->a"
     return replace(
         base,

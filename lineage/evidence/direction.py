@@ -30,6 +30,9 @@ twice as far, which a lone pair can hardly tell from a step."""
 LARGEST_SHARE = 1.1
 """More than this no pure step has, either way: the difference undoes what one of them learned."""
 
+ADAPTER_MARGIN, ADAPTER_SHARE = 0.02, 0.8
+"""The same for a difference of low rank."""
+
 EVEN_SHARE = 0.4
 """Below this both moved about as far from something they share."""
 
@@ -46,12 +49,21 @@ class Orthogonality:
     margin: float
     share: float
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether a lone pair may be given this direction."""
-        is_large = abs(self.margin) >= CLEAR_MARGIN
-        is_pure = CLEAR_SHARE <= abs(self.share) <= LARGEST_SHARE
-        return is_large and is_pure
+    def is_clear(self, change: float, *, is_low_rank: bool) -> bool:
+        """Whether a lone pair may be given this direction.
+
+        A low-rank step may be lighter: one factor of an adapter starts at random and hardly moves,
+        so its product is orthogonal to the weights by construction, not by the course of training.
+
+        Args:
+            change: Norm of the difference over the norm of the first model.
+            is_low_rank: Whether the difference has a low rank.
+        """
+        size, share = abs(self.margin), abs(self.share)
+        if is_low_rank:
+            return size >= ADAPTER_MARGIN and ADAPTER_SHARE <= share <= LARGEST_SHARE
+        is_pure = CLEAR_SHARE <= share <= LARGEST_SHARE
+        return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure
 
 
 def orthogonality(pairing: Pairing) -> Orthogonality:

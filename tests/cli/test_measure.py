@@ -310,7 +310,16 @@ def test_infer_holds_cards_against_weights(capsys: Say) -> None:
     _, out, _ = lineage(capsys, "infer", "hub")
     assert "contradicted: liar declares base; unrelated" in out
     Path("hub", "true", "README.md").write_text("---\nbase_model: [\n---\n")
-    assert "README.md" in refused(capsys, "infer", "hub")
+    # A card that cannot be read, or a model, is left out; the rest is not lost.
+    status, out, err = lineage(capsys, "infer", "hub")
+    assert (status, err.count("\n")) == (3, 1)
+    assert "README.md" in err
+    assert "true  finetune" in out
+    Path("hub", "liar", "model.safetensors").write_bytes(b"short")
+    status, out, err = lineage(capsys, "infer", "hub")
+    assert (status, err.count("\n")) == (3, 2)
+    assert "liar" not in out
+    assert "true" in out
 
 
 def test_names_in_files_cannot_steer_a_terminal(capsys: Say) -> None:
