@@ -30,8 +30,10 @@ twice as far, which a lone pair can hardly tell from a step."""
 LARGEST_SHARE = 1.1
 """More than this no pure step has, either way: the difference undoes what one of them learned."""
 
-ADAPTER_MARGIN, ADAPTER_SHARE = 0.02, 0.8
-"""The same for a difference of low rank."""
+ADAPTER_MARGIN = 0.02
+ADAPTER_SHARES = (0.6, 1.5)
+"""The same for a difference of low rank, whose norm a sketch tells less exactly (to a third, for one
+matrix of rank 1)."""
 
 EVEN_SHARE = 0.4
 """Below this both moved about as far from something they share."""
@@ -61,7 +63,7 @@ class Orthogonality:
         """
         size, share = abs(self.margin), abs(self.share)
         if is_low_rank:
-            return size >= ADAPTER_MARGIN and ADAPTER_SHARE <= share <= LARGEST_SHARE
+            return size >= ADAPTER_MARGIN and ADAPTER_SHARES[0] <= share <= ADAPTER_SHARES[1]
         is_pure = CLEAR_SHARE <= share <= LARGEST_SHARE
         return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure
 
