@@ -32,8 +32,8 @@ LARGEST_SHARE = 1.1
 
 ADAPTER_MARGIN = 0.02
 ADAPTER_SHARES = (0.6, 1.5)
-"""The same for a difference of low rank, whose norm a sketch tells less exactly (to a third, for one
-matrix of rank 1)."""
+"""The same for a difference of low rank, whose norm a sketch tells less exactly: to a third, for
+one matrix of rank 1."""
 
 EVEN_SHARE = 0.4
 """Below this both moved about as far from something they share."""
