@@ -1,208 +1,29 @@
-"""From evidence to one answer per family: copies, leaves, merges, a root, parents."""
+"""One family's answer: copies, certain leaves, merges, a root, and who came through whom."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import combinations
 from math import exp
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from lineage.artifacts import models_in
-from lineage.evidence import Comparison, compare_fingerprints
 from lineage.evidence.direction import CLEAR_CHANGE
 from lineage.evidence.family import Merge, Stack, betweenness, linear_merge, merge_misfit, stack
-from lineage.fingerprints import Fingerprint, fingerprint
+from lineage.graph.base import Edge, Undetermined, between
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from os import PathLike
+    from collections.abc import Mapping, Sequence
+
+    from lineage.evidence import Comparison
+    from lineage.fingerprints import Fingerprint
 
 _CERTAIN = 0.99
 """No probability above this is printed: nothing here is calibrated finer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A model of the graph."""
-
-    path: str
-    id: str
-    family: int
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """A parent and a child.
-
-    Attributes:
-        coefficient: The parent's share, for merges.
-        probability: That this edge, with this direction, is right; .5 for copies, whose order
-            weights cannot tell.
-    """
-
-    parent: str
-    child: str
-    relation: Relation
-    how: str | None
-    coefficient: float | None
-    probability: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "parent": self.parent,
-            "child": self.child,
-            "relation": str(self.relation),
-            "how": self.how,
-            "coefficient": None if self.coefficient is None else round(self.coefficient, 4),
-            "probability": round(self.probability, 3),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two models and how surely they are related; a score orders pairs, it is no probability."""
-
-    a: str
-    b: str
-    score: float
-    related: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Undetermined:
-    """Two related models of which it cannot be said who came first, or through whom."""
-
-    a: str
-    b: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class LineageGraph:
-    """The lineage of some models, as far as their weights tell it."""
-
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
-    pairs: tuple[Pair, ...]
-    undetermined: tuple[Undetermined, ...] = ()
-    comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict, repr=False)
-
-    def parents(self, path: str) -> tuple[Edge, ...]:
-        """Return the edges into a model."""
-        return tuple(edge for edge in self.edges if edge.child == path)
-
-    def ancestors(self, path: str) -> frozenset[str]:
-        """Return every model upstream of a model."""
-        graph = nx.DiGraph((edge.parent, edge.child) for edge in self.edges)
-        return frozenset(nx.ancestors(graph, path)) if path in graph else frozenset()
-
-    def family(self, path: str) -> int:
-        """Return the number of a model's family."""
-        return next(node.family for node in self.nodes if node.path == path)
-
-    def between(self, a: str, b: str) -> Comparison:
-        """Return what was found between two models, seen from `a`."""
-        return _between(self.comparisons, a, b)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form of `lineage infer`."""
-        return {
-            "models": [{"path": n.path, "id": n.id, "family": n.family} for n in self.nodes],
-            "edges": [edge.to_json() for edge in self.edges],
-            "pairs": [
-                {"a": p.a, "b": p.b, "score": float(f"{p.score:.6g}"), "related": p.related}
-                for p in self.pairs
-            ],
-            "undetermined": [{"a": u.a, "b": u.b, "why": u.why} for u in self.undetermined],
-        }
-
-
-def infer(
-    sources: Mapping[str, Any] | Iterable[str | PathLike[str]],
-) -> LineageGraph:
-    """Infer who came from whom among models.
-
-    Args:
-        sources: Paths of models, of saved fingerprints or of folders of either; or a mapping of
-            names to anything `fingerprint` takes.
-
-    Raises:
-        FormatError: If a model cannot be read, or a folder holds none.
-        SchemeError: If fingerprints of two schemes are mixed.
-
-    Example:
-        >>> import numpy as np
-        >>> w = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
-        >>> graph = infer({"base": {"w": w}, "copy": {"renamed": w}})
-        >>> graph.edges[0].relation
-        <Relation.IDENTICAL: 'identical'>
-    """
-    if isinstance(sources, Mapping):
-        return infer_graph({name: fingerprint(source) for name, source in sources.items()})
-    paths = [found for source in sources for found in models_in(source)]
-    return infer_graph({path: fingerprint(path) for path in dict.fromkeys(paths)})
-
-
-def infer_graph(
-    models: Mapping[str, Fingerprint], *, progress: Callable[[int], None] | None = None
-) -> LineageGraph:
-    """Infer who came from whom among models, from their fingerprints alone.
-
-    The order of `models` never changes the answer.
-
-    Args:
-        models: Path (any name) -> fingerprint.
-        progress: Called with the number of pairs just compared.
-
-    Raises:
-        SchemeError: If fingerprints of two schemes are mixed.
-    """
-    paths = sorted(models)
-    comparisons: dict[tuple[str, str], Comparison] = {}
-    for a, b in combinations(paths, 2):
-        comparisons[a, b] = compare_fingerprints(models[a], models[b])
-        if progress is not None:
-            progress(1)
-    links = nx.Graph()
-    links.add_nodes_from(paths)
-    links.add_edges_from(pair for pair, found in comparisons.items() if found.related)
-    families = sorted(sorted(members) for members in nx.connected_components(links))
-    edges: list[Edge] = []
-    unclear: list[Undetermined] = []
-    for members in families:
-        solved = _Family(members, models, comparisons)
-        edges += solved.edges
-        unclear += solved.unclear
-    family_of = {path: k for k, members in enumerate(families) for path in members}
-    return LineageGraph(
-        nodes=tuple(Node(path, models[path].root, family_of[path]) for path in paths),
-        edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))),
-        pairs=tuple(
-            _pair(a, b, found, family_of[a] == family_of[b])
-            for (a, b), found in comparisons.items()
-        ),
-        undetermined=tuple(unclear),
-        comparisons=comparisons,
-    )
-
-
-def _between(found: Mapping[tuple[str, str], Comparison], a: str, b: str) -> Comparison:
-    return found[a, b] if (a, b) in found else found[b, a].reversed()
-
-
-def _pair(a: str, b: str, found: Comparison, is_one_family: bool) -> Pair:
-    """Two models of one family are related even where, alone, they look like two trainings."""
-    if is_one_family and not found.related:
-        return Pair(a, b, max(found.score, 0.5), True)
-    return Pair(a, b, found.score, found.related)
-
-
-class _Family:
+class Family:
     """One family's edges, found in steps; each step takes models out of the rest."""
 
     def __init__(
@@ -230,7 +51,7 @@ class _Family:
 
     def between(self, a: str, b: str) -> Comparison:
         """Return what was found between two models, seen from `a`."""
-        return _between(self.comparisons, a, b)
+        return between(self.comparisons, a, b)
 
     def _collapse_copies(self, members: list[str]) -> list[str]:
         """Keep one of each set of identical models; the others hang on it.

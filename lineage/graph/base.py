@@ -1,0 +1,116 @@
+"""The values of this floor: models, the edges between them, and what could not be said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lineage.evidence import Comparison
+    from lineage.relation import Relation
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A model of the graph."""
+
+    path: str
+    id: str
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A parent and a child.
+
+    Attributes:
+        coefficient: The parent's share, for merges.
+        probability: That this edge, with this direction, is right; .5 for copies, whose order
+            weights cannot tell.
+    """
+
+    parent: str
+    child: str
+    relation: Relation
+    how: str | None
+    coefficient: float | None
+    probability: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "parent": self.parent,
+            "child": self.child,
+            "relation": str(self.relation),
+            "how": self.how,
+            "coefficient": None if self.coefficient is None else round(self.coefficient, 4),
+            "probability": round(self.probability, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models and how surely they are related; a score orders pairs, it is no probability."""
+
+    a: str
+    b: str
+    score: float
+    related: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Undetermined:
+    """Two related models of which it cannot be said who came first, or through whom."""
+
+    a: str
+    b: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineageGraph:
+    """The lineage of some models, as far as their weights tell it."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    pairs: tuple[Pair, ...]
+    undetermined: tuple[Undetermined, ...] = ()
+    comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict, repr=False)
+
+    def parents(self, path: str) -> tuple[Edge, ...]:
+        """Return the edges into a model."""
+        return tuple(edge for edge in self.edges if edge.child == path)
+
+    def ancestors(self, path: str) -> frozenset[str]:
+        """Return every model upstream of a model."""
+        graph = nx.DiGraph((edge.parent, edge.child) for edge in self.edges)
+        return frozenset(nx.ancestors(graph, path)) if path in graph else frozenset()
+
+    def family(self, path: str) -> int:
+        """Return the number of a model's family."""
+        return next(node.family for node in self.nodes if node.path == path)
+
+    def between(self, a: str, b: str) -> Comparison:
+        """Return what was found between two models, seen from `a`."""
+        return between(self.comparisons, a, b)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form of `lineage infer`."""
+        return {
+            "models": [{"path": n.path, "id": n.id, "family": n.family} for n in self.nodes],
+            "edges": [edge.to_json() for edge in self.edges],
+            "pairs": [
+                {"a": p.a, "b": p.b, "score": float(f"{p.score:.6g}"), "related": p.related}
+                for p in self.pairs
+            ],
+            "undetermined": [{"a": u.a, "b": u.b, "why": u.why} for u in self.undetermined],
+        }
+
+
+def between(found: Mapping[tuple[str, str], Comparison], a: str, b: str) -> Comparison:
+    """Return what was found between two models, seen from the first."""
+    return found[a, b] if (a, b) in found else found[b, a].reversed()
