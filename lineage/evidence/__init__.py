@@ -79,6 +79,7 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     kin = kinship(pairing)
     base = Comparison(
         related=kin.related,
+        distance=pairing.distance,
         change=pairing.change if kin.matrices else None,
         score=max(0.0, min(1.0, kin.cosine)),
         evidence=(_kinship_evidence(kin),),

@@ -56,7 +56,8 @@ class Comparison:
         margin: Positive speaks for a->b, negative for b->a; what `direction` rests on.
         share: `margin` over that of a pure step: near 1 for parent and child, 0 for siblings that
             moved alike.
-        change: Norm of the difference over the norm of `a`, over the tensors both have.
+        distance: Norm of the difference, over the matrices both have.
+        change: That over the norm of `a`.
         step: The detail a fine-tune would have if there was a single step between the two, whether
             or not there is one; a family that knows there is reads it.
         rank: Of a difference of low rank.
@@ -71,6 +72,7 @@ class Comparison:
     direction: Direction | None = None
     margin: float = 0.0
     share: float = 0.0
+    distance: float = 0.0
     change: float | None = None
     step: str | None = None
     rank: int | None = None

@@ -53,6 +53,7 @@ def rounded_copy(pairing: Pairing) -> Comparison | None:
         how=how,
         direction="a->b" if forward else "b->a",
         margin=1.0 if forward else -1.0,
+        distance=pairing.distance,
         change=pairing.change,
         score=1.0,
         is_exact=True,

@@ -119,7 +119,12 @@ class Pairing:
     def change(self) -> float:
         """Norm of the difference over the norm of the first model, over the matrices of both."""
         total = float(self.energy_a[self.is_matrix].sum())
-        return float(np.sqrt(self.energy_d[self.is_matrix].sum() / total)) if total else 0.0
+        return self.distance / float(np.sqrt(total)) if total else 0.0
+
+    @property
+    def distance(self) -> float:
+        """Norm of the difference, over the matrices of both."""
+        return float(np.sqrt(self.energy_d[self.is_matrix].sum()))
 
     def difference(self, place: int) -> NDArray[np.float64]:
         """Return the core of the difference of one pair, `b - a`, as a matrix."""
