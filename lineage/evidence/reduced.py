@@ -43,19 +43,24 @@ def quantized(pairing: Pairing) -> Reduction | None:
     direction: Direction
     if share_b >= 0.5 and share_a < 0.1:
         bits, direction, child, energy = bits_b, "a->b", "{b}", pairing.energy_a[use]
+        stored = [pairing.second.tensors[j].dtype for j in pairing.b]
     elif share_a >= 0.5 and share_b < 0.1:
         bits, direction, child, energy = bits_a, "b->a", "{a}", pairing.energy_b[use]
+        stored = [pairing.first.tensors[i].dtype for i in pairing.a]
     else:
         return None
     on = bits > 0
     commonest = int(np.bincount(bits[on]).argmax())
     change = float(np.sqrt(d[on].sum() / energy[on].sum()))
-    # Half a step is 1/2^b of the range; 12 standard deviations span even a heavy-tailed row.
-    if change > 24 / 2**commonest / np.sqrt(12):
+    is_float8 = any(d.startswith("F8") for d, used in zip(stored, use, strict=True) if used)
+    # Half a step is 1/2^b of the range; 12 standard deviations span even a heavy-tailed row. An
+    # 8-bit float keeps two or three digits behind the point, whatever the range.
+    if change > (1 / 8 if is_float8 else 24 / 2**commonest / np.sqrt(12)):
         return None
     words = f"{child}'s values lie on at most {2**commonest} levels, next to the other's values"
     evidence = Evidence("lattice-v1", words, statistic=float(max(share_a, share_b)))
-    return Reduction(Relation.QUANTIZED, _BITS[commonest], direction, evidence)
+    how = "fp8" if is_float8 else _BITS[commonest]
+    return Reduction(Relation.QUANTIZED, how, direction, evidence)
 
 
 def pruned(pairing: Pairing) -> Reduction | None:

@@ -551,3 +551,9 @@ def test_words_seen_from_the_other_side_name_both_models() -> None:
     assert "{a}" in there.words
     assert "{b}" in there.words
     assert back.told("x", "y") == there.told("y", "x")
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_weights_stored_as_8_bit_floats_are_quantized_to_them(dtype: Any) -> None:
+    child = {name: w.astype(dtype) if w.ndim > 1 else w for name, w in BASE.items()}
+    assert kind(both_ways(BASE, child)) == (True, "quantized", "fp8", "a->b")
