@@ -181,33 +181,17 @@ def draft(
         if parent.root == child.root:
             raise ContradictionError(f"'{name}' is '{called}', byte for byte: there is no step")
     found = measure(child, list(parents.values()), is_only=len(parents) == 1)
-    named = {parent.root: called for called, parent in parents.items()}
-    stated, findings = [], []
+    by_root = {parent.root: called for called, parent in parents.items()}
+    stated: list[Parent] = []
+    findings: list[Finding] = []
     for parentage in found:
-        seen = parentage.measurement
-        called = named[seen.parent]
-        if seen.related is False:
-            raise ContradictionError(f"'{name}' is not derived from '{called}': {seen.words}")
-        if seen.direction == "child->parent":
-            raise ContradictionError(f"'{called}' was made from '{name}': {seen.words}")
-        kind = seen.relation or relation or Relation.FINETUNE
-        coefficient = parentage.coefficient
-        parent = next(p for p in parents.values() if p.root == seen.parent)
-        stated.append(
-            Parent(
-                ModelRef(called, seen.parent, parent.manifest_sha256),
-                kind,
-                seen.how if seen.relation is not None else None,
-                None if coefficient is None else Fraction(str(round(coefficient, 4))),
-            )
-        )
-        if seen.relation is not None:
-            statistic = parentage.statistic
-            text = None if statistic is None else f"{statistic:.6f}"
-            findings.append(Finding(seen.parent, Level.INFERRED, parentage.method, kind, text))
+        called = by_root[parentage.measurement.parent]
+        _refuse_contradicted(name, called, parentage.measurement)
+        stated.append(_parent(_reference(called, parents[called]), parentage, relation))
+        findings += _findings(parentage)
     issued = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Claim(
-        subject=ModelRef(name, child.root, child.manifest_sha256),
+        subject=_reference(name, child),
         parents=tuple(stated),
         splits=tuple(splits),
         rate=rate,
@@ -217,6 +201,38 @@ def draft(
         datasets=tuple(datasets),
         audience=audience,
     )
+
+
+def _reference(name: str, of: Fingerprint) -> ModelRef:
+    return ModelRef(name, of.root, of.manifest_sha256)
+
+
+def _refuse_contradicted(name: str, called: str, seen: Measurement) -> None:
+    """Raise where the weights deny a parent."""
+    if seen.related is False:
+        raise ContradictionError(f"'{name}' is not derived from '{called}': {seen.words}")
+    if seen.direction == "child->parent":
+        raise ContradictionError(f"'{called}' was made from '{name}': {seen.words}")
+
+
+def _parent(model: ModelRef, parentage: Parentage, stated: Relation | None) -> Parent:
+    """State a parent by what was measured, or else by what its maker says."""
+    seen, coefficient = parentage.measurement, parentage.coefficient
+    return Parent(
+        model,
+        seen.relation or stated or Relation.FINETUNE,
+        seen.how,
+        None if coefficient is None else Fraction(str(round(coefficient, 4))),
+    )
+
+
+def _findings(parentage: Parentage) -> list[Finding]:
+    """Return the finding that travels in the claim, where something was found."""
+    seen, statistic = parentage.measurement, parentage.statistic
+    if seen.relation is None:
+        return []
+    text = None if statistic is None else f"{statistic:.6f}"
+    return [Finding(seen.parent, Level.INFERRED, parentage.method, seen.relation, text)]
 
 
 @dataclass(frozen=True, slots=True)
