@@ -57,7 +57,7 @@ class OpenFile:
         """Fill `view` with the bytes at `start`; a file that ends sooner is an error."""
         done = 0
         while done < len(view):
-            got = os.preadv(self.descriptor, [view[done:]], start + done)
+            got = _read_at(self.descriptor, view[done:], start + done)
             if got == 0:
                 reason = f"the file ends {len(view) - done} bytes too soon; is it truncated?"
                 raise FormatError(reason, file=self.path, offset=start + done)
@@ -72,6 +72,15 @@ class OpenFile:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.descriptor)
+
+
+def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
+    """Read into `view`, without a copy where the system can; return how many bytes."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [view], offset)
+    data = os.pread(descriptor, len(view), offset)
+    view[: len(data)] = data
+    return len(data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -680,3 +680,15 @@ def test_models_in_refuses_what_holds_none(tmp_path: Path) -> None:
         models_in(tmp_path)
     with pytest.raises(FileNotFoundError):
         models_in(tmp_path / "gone")
+
+
+def test_systems_that_cannot_read_into_a_buffer_read_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors"
+    write_model(path, small_model())
+    root = fingerprint(path).root
+    monkeypatch.delattr(os, "preadv")
+    assert fingerprint(path).root == root
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "truncated" in refusal(path).reason
