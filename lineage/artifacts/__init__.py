@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 from lineage.artifacts.base import Artifact, Item, in_name_order
-from lineage.artifacts.hub import models_in, weight_files
+from lineage.artifacts.hub import located, models_in, weight_files
 from lineage.artifacts.safetensors import OpenFile, read_header
 from lineage.errors import FormatError, printable
 
@@ -20,8 +19,9 @@ def read(source: str | PathLike[str] | Any) -> Artifact:
 
     Args:
         source: A safetensors file, a `*.safetensors.index.json`, a hub-style folder, a folder of
-            the hub cache (snapshot or repository), a `torch.nn.Module`, or a mapping of names to
-            torch tensors or NumPy arrays.
+            the hub cache (snapshot or repository), `org/name[@revision]` of a model that is in the
+            local hub cache, a `torch.nn.Module`, or a mapping of names to torch tensors or NumPy
+            arrays.
 
     Returns:
         The artifact, its tensors in name order. Close it, or use it in a `with` statement.
@@ -36,7 +36,7 @@ def read(source: str | PathLike[str] | Any) -> Artifact:
 
         return Artifact("memory", in_name_order(items_of(source), path="memory"))
     label = fspath(source)
-    files, weight_map = weight_files(Path(source), label=label)
+    files, weight_map = weight_files(located(source), label=label)
     with ExitStack() as stack:
         items: list[Item] = []
         opened = []

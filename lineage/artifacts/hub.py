@@ -6,6 +6,7 @@ Source: the index format of sharded checkpoints, and the cache layout
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
+_REPOSITORY = re.compile(r"(?P<id>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w.-]{1,96}))?")
 _COMMIT = re.compile(rb"[0-9A-Za-z_-]{1,64}")
 _PREFERRED = (
     "model.safetensors",
@@ -69,6 +71,29 @@ def weight_files(path: Path, *, label: str) -> tuple[list[Path], dict[str, str] 
     return _shards_without_index(files, label=label), None
 
 
+def located(source: str | os.PathLike[str]) -> Path:
+    """Return where a model is: a path, or the snapshot of `org/name[@revision]` in the hub cache.
+
+    A path that is there always wins. Nothing is downloaded.
+
+    Raises:
+        OSError: If there is neither.
+    """
+    label = os.fspath(source)
+    path = Path(label)
+    match = _REPOSITORY.fullmatch(label)
+    if match is None or path.exists():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(match["id"], revision=match["revision"], local_files_only=True)
+    except (LocalEntryNotFoundError, ValueError):
+        raise FileNotFoundError(errno.ENOENT, "no such path, nor in the hub cache", label) from None
+    return Path(found)
+
+
 def models_in(source: str | os.PathLike[str], depth: int = 2) -> list[str]:
     """Return the models at a path: itself, or those that a folder of models holds.
 
@@ -80,10 +105,12 @@ def models_in(source: str | os.PathLike[str], depth: int = 2) -> list[str]:
         OSError: If the path is not there.
     """
     label = os.fspath(source)
-    found = list(_models_in(Path(source), label, depth))
+    path = located(source)
+    named = label if path == Path(label) else str(path)
+    found = list(_models_in(path, named, depth))
     if not found:
-        raise _no_weights(Path(source), label)
-    return found
+        raise _no_weights(path, label)
+    return [label] if found == [named] else found
 
 
 def _models_in(path: Path, label: str, depth: int) -> Iterator[str]:

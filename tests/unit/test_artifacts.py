@@ -692,3 +692,29 @@ def test_systems_that_cannot_read_into_a_buffer_read_the_same(
     assert fingerprint(path).root == root
     path.write_bytes(path.read_bytes()[:-1])
     assert "truncated" in refusal(path).reason
+
+
+def test_a_model_in_the_hub_cache_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    files = {"model.safetensors": model_bytes(small_model()), "config.json": b"{}"}
+    commits = ["a" * 40, "b" * 40]
+    cache = write_hub_cache(tmp_path, files, commits=commits, main=commits[0])
+    root = fingerprint(small_model()).root
+    assert models_in("org/name") == ["org/name"]
+    assert fingerprint("org/name").root == root
+    other = cache / "snapshots" / commits[1] / "model.safetensors"
+    other.unlink()
+    other.write_bytes(model_bytes(small_model(5)))
+    assert fingerprint(f"org/name@{commits[1]}").root == fingerprint(small_model(5)).root
+    with pytest.raises(FileNotFoundError, match="nor in the hub cache"):
+        fingerprint("org/absent")
+    with pytest.raises(FileNotFoundError, match="nor in the hub cache"):
+        fingerprint("org/name@v2")
+
+
+def test_a_path_that_is_there_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("org") / "name" / "model.safetensors", small_model(3))
+    assert fingerprint("org/name").root == fingerprint(small_model(3)).root
