@@ -18,7 +18,7 @@ from lineage.errors import ContradictionError
 from lineage.evidence import compare_fingerprints
 from lineage.evidence.family import linear_merge, stack
 from lineage.fingerprints import Fingerprint, fingerprint
-from lineage.relation import Relation
+from lineage.relation import DECLARED_ONLY, Relation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -88,7 +88,8 @@ def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) 
     # Two long trainings from one initialisation look, as a pair, like one very long training: that
     # contradicts nobody.
     is_open = seen.relation is Relation.SHARED_INIT
-    tells = (with_direction or seen.is_exact) and not is_open and not _leans_back(seen)
+    is_sure = seen.is_exact or seen.relation in {Relation.QUANTIZED, Relation.PRUNED}
+    tells = (with_direction or is_sure) and not is_open and not _leans_back(seen)
     measurement = Measurement(
         child=child.root,
         parent=parent.root,
@@ -144,7 +145,8 @@ def verify(
     claim = claims.verify(envelope, unmeasured, subject_root=child.root).claim
     named = {parent.model.root for parent in claim.parents}
     given = {found.root: found for found in map(fingerprint, parents) if found.root in named}
-    is_only = len(claim.parents) == 1
+    weighed = [p for p in claim.parents if p.relation not in DECLARED_ONLY]
+    is_only = len(weighed) <= 1
     measured = [p.measurement for p in measure(child, list(given.values()), is_only=is_only)]
     return claims.verify(envelope, policy, subject_root=child.root, measurements=measured)
 
@@ -186,7 +188,8 @@ def draft(
     findings: list[Finding] = []
     for parentage in found:
         called = by_root[parentage.measurement.parent]
-        _refuse_contradicted(name, called, parentage.measurement)
+        if relation not in DECLARED_ONLY:
+            _refuse_contradicted(name, called, parentage.measurement)
         stated.append(_parent(_reference(called, parents[called]), parentage, relation))
         findings += _findings(parentage)
     issued = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -220,8 +223,8 @@ def _parent(model: ModelRef, parentage: Parentage, stated: Relation | None) -> P
     seen, coefficient = parentage.measurement, parentage.coefficient
     return Parent(
         model,
-        seen.relation or stated or Relation.FINETUNE,
-        seen.how,
+        (stated if stated in DECLARED_ONLY else seen.relation) or stated or Relation.FINETUNE,
+        None if stated in DECLARED_ONLY else seen.how,
         None if coefficient is None else Fraction(str(round(coefficient, 4))),
     )
 
@@ -233,6 +236,10 @@ def _findings(parentage: Parentage) -> list[Finding]:
         return []
     text = None if statistic is None else f"{statistic:.6f}"
     return [Finding(seen.parent, Level.INFERRED, parentage.method, seen.relation, text)]
+
+
+ACCUSING = 0.95
+"""Probability that a model's other parents must have before a related one it declares is denied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +304,9 @@ def _judge(graph: LineageGraph, child: str, parent: str) -> Verdict:
         return Verdict(child, parent, "confirmed", "the weights say the same")
     if parent in graph.ancestors(child):
         return Verdict(child, parent, "confirmed", f"an ancestor, through {others}")
-    if child in graph.ancestors(parent):
+    # They are related. Another parent accuses nobody unless it is all but certain.
+    if child in graph.ancestors(parent, at_least=ACCUSING):
         return Verdict(child, parent, "contradicted", "the other way round: it is a descendant")
-    if inferred:
+    if inferred and min(edge.probability for edge in inferred) >= ACCUSING:
         return Verdict(child, parent, "contradicted", f"the weights come from {others}")
     return Verdict(child, parent, "undetermined", "related, but no order is clear")

@@ -12,6 +12,13 @@ def write_whole(path: Path, data: bytes) -> None:
 
     An interruption leaves the old file, or none; never a part of the new one.
     """
+    try:
+        _write(path, data)
+    except OSError as error:  # say what the caller named, not the file beside it
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, data: bytes) -> None:
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

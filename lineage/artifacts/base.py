@@ -22,6 +22,10 @@ BITS = {
 """Bits in one value of each dtype, spelled as safetensors spells them."""
 
 
+MAX_EXTENTS, MAX_VALUES = 64, 2**60
+"""More dimensions than arrays have, and more values than disks."""
+
+
 class Source(Protocol):
     """Where the bytes of a tensor lie."""
 

@@ -80,6 +80,8 @@ def located(source: str | os.PathLike[str]) -> Path:
         OSError: If there is neither.
     """
     label = os.fspath(source)
+    if not label:
+        raise FileNotFoundError(errno.ENOENT, "the path is empty", label)
     path = Path(label)
     match = _REPOSITORY.fullmatch(label)
     if match is None or path.exists():

@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lineage import canonical
-from lineage.artifacts.base import BITS, Item
+from lineage.artifacts.base import BITS, MAX_EXTENTS, MAX_VALUES, Item
 from lineage.errors import FormatError, printable
-
-MAX_EXTENTS, MAX_VALUES = 64, 2**60
-"""More dimensions than arrays have, and more values than disks."""
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors package itself."""

@@ -90,6 +90,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = "" if error.filename is None else f"{printable(str(error.filename))}: "
         return _fail(f"{where}{error.strerror or error}", 3)
+    except Exception as error:  # a fault of ours must never read as "no"
+        if "LINEAGE_DEBUG" in os.environ:
+            raise
+        reason = printable(f"{type(error).__name__}: {error}")
+        return _fail(f"a fault in lineage itself ({reason}); LINEAGE_DEBUG=1 shows where", 3)
     return result if isinstance(result, int) else 0
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lineage import audit, claims
-from lineage.claims import Split, fields
+from lineage.claims import Split
 from lineage.cli import say
 from lineage.cli.measure import load
-from lineage.cli.trust import FILE, about, load_key, open_envelope
-from lineage.errors import FormatError, VerificationError, printable
+from lineage.cli.trust import FILE, about, fraction, load_key, open_envelope
+from lineage.errors import VerificationError, printable
 from lineage.files import write_whole
 from lineage.relation import Relation
 from lineage.signing import PublicKey
@@ -73,7 +73,7 @@ def claim(
         load(model),
         _named(parents),
         splits=shares,
-        rate=fields.parse_fraction(rate, "--rate"),
+        rate=fraction(rate, "--rate"),
         relation=None if relation is None else Relation(relation),
         audience=audience,
     )
@@ -215,5 +215,5 @@ def _named(parents: tuple[str, ...]) -> dict[str, Fingerprint]:
 def _split(text: str) -> Split:
     parts = text.rsplit(":", 2)
     if len(parts) != 3:
-        raise FormatError(f"--split {text!r}: expected PAYEE:ROLE:SHARE")
-    return Split(parts[0], parts[1], fields.parse_fraction(parts[2], "--split"))
+        raise click.UsageError(f"--split {text!r}: expected PAYEE:ROLE:SHARE")
+    return Split(parts[0], parts[1], fraction(parts[2], "--split"))

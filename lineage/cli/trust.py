@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,9 +231,9 @@ def settle(
     """
     keys = tuple({found.raw: found for found in map(PublicKey.load, key_paths)}.values())
     policy = claims.Policy(keys, audience=audience)
-    share = fields.parse_fraction(ceiling, "--ceiling")
-    if not 0 <= share <= 1:
-        raise FormatError("--ceiling: expected 0 to 1")
+    share = fraction(ceiling, "--ceiling")
+    if amount < 0:
+        raise click.UsageError("--amount: expected a whole number, 0 or more")
     measured = _fingerprints(weights)
     verified = []
     for path in paths:
@@ -271,6 +272,17 @@ def _verified(
     from lineage.audit import verify
 
     return verify(envelope, policy, weights=child, parents=measured.values())
+
+
+def fraction(text: str, option: str) -> Fraction:
+    """Read an exact fraction from 0 to 1 off the command line."""
+    try:
+        found = fields.parse_fraction(text, option)
+    except FormatError as error:
+        raise click.UsageError(error.reason) from None
+    if not 0 <= found <= 1:
+        raise click.UsageError(f"{option}: expected 0 to 1")
+    return found
 
 
 def load_key(path: Path) -> Ed25519Key:

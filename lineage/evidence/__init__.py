@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Evidence", "compare", "compare_fingerprints"]
 
-SHARED_INIT_COSINE = 0.9
+SHARED_INIT_COSINE = 0.85
 """Two models that lean on each other alike and agree less than this went most of their way apart:
 that is two trainings from one initialisation, not two fine-tunes of one model."""
 
@@ -96,7 +96,9 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
 
 def _kinship_evidence(kin: Kinship) -> Evidence:
     if kin.matrices == 0:
-        return Evidence("kinship-v1", "no matrix of one has the shape of one of the other")
+        return Evidence(
+            "kinship-v1", "no matrix of one can be compared with one of the other: shape, or values"
+        )
     words = f"over {kin.matrices} matrices the weights have a cosine of {kin.cosine:.3f}"
     if kin.equal_share:
         words += f", and {kin.equal_share:.0%} of the values are equal to the bit"
@@ -131,6 +133,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         margin=lean.margin,
         share=lean.share,
         step=_how(pairing, adapter, change),
+        equal_share=kin.equal_share,
         evidence=(*seen, *base.evidence),
     )
     is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0

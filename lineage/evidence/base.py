@@ -61,6 +61,7 @@ class Comparison:
         step: The detail a fine-tune would have if there was a single step between the two, whether
             or not there is one; a family that knows there is reads it.
         rank: Of a difference of low rank.
+        equal_share: Share of the matrices' values that are bitwise equal.
         score: 1 is surely related, 0 is surely not; orders pairs, is not a probability.
         is_exact: Whether the relation follows from digests and not from a measurement.
         evidence: Why, strongest first.
@@ -76,6 +77,7 @@ class Comparison:
     change: float | None = None
     step: str | None = None
     rank: int | None = None
+    equal_share: float = 0.0
     score: float = 0.0
     is_exact: bool = False
     evidence: tuple[Evidence, ...] = ()

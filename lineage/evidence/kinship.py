@@ -56,10 +56,9 @@ class Kinship:
 def kinship(pairing: Pairing) -> Kinship:
     """Pool the cosines of all matrices that both models have.
 
-    Each matrix's cosine comes from the norm of a sketched difference, whose relative variance is
-    2/k for k numbers; so for independent matrices of n values and squared norms a and b it has
-    variance (a+b)^2 / (2kab) + 1/n. The pooled cosine is compared with a normal law of the pooled
-    variance. Vectors are left out: gains near 1 agree between strangers.
+    For independent matrices of n values the cosine of sketches of k numbers has a variance of
+    1/k + 1/n; the pooled cosine is compared with a normal law of the pooled variance. Vectors are
+    left out: gains near 1 agree between strangers.
     """
     from scipy.special import log_ndtr
 
@@ -70,8 +69,7 @@ def kinship(pairing: Pairing) -> Kinship:
     weight = np.sqrt(size)
     weight = weight / weight.sum()
     cosine = float(weight @ pairing.cosine[use])
-    a, b = pairing.energy_a[use], pairing.energy_b[use]
-    variance = (a + b) ** 2 / (2 * pairing.cells[use] * a * b) + 1 / size
+    variance = 1 / pairing.cells[use] + 1 / size
     sigma = float(np.sqrt(weight**2 @ variance))
     log10_p = float(log_ndtr(-cosine / sigma) / np.log(10))
     same = pairing.equal[use]

@@ -78,6 +78,7 @@ class Pairing:
         energy_a: Exact squared norms.
         energy_b: Exact squared norms.
         energy_d: Estimated squared norms of the differences; 0 where equal.
+        cross: Inner products of the sketches: the better estimate where the two are far apart.
     """
 
     first: Table
@@ -90,11 +91,18 @@ class Pairing:
     energy_a: NDArray[np.float64]
     energy_b: NDArray[np.float64]
     energy_d: NDArray[np.float64]
+    cross: NDArray[np.float64]
 
     @cached_property
     def inner(self) -> NDArray[np.float64]:
-        """Inner products, by polarisation from the exact norms."""
-        return (self.energy_a + self.energy_b - self.energy_d) / 2
+        """Inner products: by polarisation from the exact norms where the two are near.
+
+        The error of that is a share of the difference's norm; the error of `cross` is a share of
+        both norms, which is less where the difference is the larger.
+        """
+        near = self.energy_d < np.minimum(self.energy_a, self.energy_b)
+        by_norms = (self.energy_a + self.energy_b - self.energy_d) / 2
+        return np.where(near, by_norms, self.cross)
 
     @cached_property
     def cosine(self) -> NDArray[np.float64]:
@@ -146,12 +154,14 @@ def pair(one: Fingerprint, other: Fingerprint) -> Pairing:
     matches = [(i, j) for i, j in matches if first.usable[i] and second.usable[j]]
     a, b = tuple(i for i, _ in matches), tuple(j for _, j in matches)
     lengths = np.array([first.starts[i + 1] - first.starts[i] for i in a], np.intp)
-    difference = second.cores(b).astype(np.float64) - first.cores(a)
+    x, y = first.cores(a).astype(np.float64), second.cores(b).astype(np.float64)
+    difference = y - x
     if lengths.size:
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         energy_d = np.add.reduceat(difference * difference, starts)
+        cross = np.add.reduceat(x * y, starts)
     else:
-        energy_d = np.zeros(0)
+        energy_d = cross = np.zeros(0)
     equal = np.array(
         [first.tensors[i].value == second.tensors[j].value for i, j in matches], np.bool_
     )
@@ -173,6 +183,7 @@ def pair(one: Fingerprint, other: Fingerprint) -> Pairing:
         energy_a=first.energy[list(a)],
         energy_b=second.energy[list(b)],
         energy_d=energy_d,
+        cross=cross,
     )
 
 

@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lineage import canonical
-from lineage.artifacts.base import BITS
+from lineage.artifacts.base import BITS, MAX_EXTENTS, MAX_VALUES
 from lineage.errors import FormatError, SchemeError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.lattice import Lattice
-from lineage.fingerprints.sketch import SCHEME, Layout, Sketch
+from lineage.fingerprints.sketch import LARGEST, SCHEME, Layout, Sketch
 from lineage.fingerprints.values import NARROWER, has_numbers
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ class _Reader:
         shape = tuple(row["shape"])
         if row["dtype"] not in BITS or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("its dtype or shape is not one")
+        if len(shape) > MAX_EXTENTS or prod(n for n in shape if n) > MAX_VALUES:
+            raise ValueError("its shape has more values than any file holds")
         if not isinstance(row["name"], str):
             raise TypeError("its name is not text")
         sketch = None
@@ -182,6 +184,8 @@ class _Reader:
             )
             if np.any(sketch.rows < 0) or np.any(sketch.cols < 0) or sketch.fourth < 0:
                 raise ValueError("its energies are negative")
+            if not sketch.energy <= LARGEST**2 * prod(shape):
+                raise ValueError("its energies are larger than its values can be")
         bits, group = row["lattice"]
         return TensorPrint(
             row["name"],

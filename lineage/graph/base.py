@@ -85,9 +85,9 @@ class LineageGraph:
         """Return the edges into a model."""
         return tuple(edge for edge in self.edges if edge.child == path)
 
-    def ancestors(self, path: str) -> frozenset[str]:
-        """Return every model upstream of a model."""
-        graph = nx.DiGraph((edge.parent, edge.child) for edge in self.edges)
+    def ancestors(self, path: str, *, at_least: float = 0.0) -> frozenset[str]:
+        """Return every model upstream of a model, by edges of at least some probability."""
+        graph = nx.DiGraph((e.parent, e.child) for e in self.edges if e.probability >= at_least)
         return frozenset(nx.ancestors(graph, path)) if path in graph else frozenset()
 
     def family(self, path: str) -> int:

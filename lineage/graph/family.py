@@ -143,11 +143,33 @@ class Family:
             if child == root:
                 continue
             parent, probability = _parent(family, root, earlier[child])
+            exact = self._by_exact_pattern(rest, trained, child)
+            if exact is not None:
+                parent, probability = exact, max(probability, 0.9)
             how = self.between(rest[parent], rest[child]).step or "full"
             probability = min(_CERTAIN, confidence * probability)
             self.edges.append(
                 Edge(rest[parent], rest[child], Relation.FINETUNE, how, None, probability)
             )
+
+    def _by_exact_pattern(
+        self, rest: Sequence[str], trained: Sequence[int], child: int
+    ) -> int | None:
+        """Return the one model whose difference has a pattern that chance does not make.
+
+        An adapter's difference has a low rank from its base alone, and tensors that were frozen are
+        bitwise equal to the start's. A sibling can share them with the child; the start is nearer.
+        """
+
+        def found(i: int) -> Comparison:
+            return self.between(rest[i], rest[child])
+
+        others = [i for i in trained if i != child and found(i).margin > 0]
+        adapters = [i for i in others if found(i).step == "low_rank"]
+        if adapters:
+            return min(adapters, key=lambda i: (found(i).distance, i))
+        frozen = [i for i in others if found(i).equal_share >= _FROZEN_SHARE]
+        return min(frozen, key=lambda i: (found(i).distance, i), default=None)
 
     def _pairwise(self, members: list[str]) -> None:
         """Without a root: say which models are related and that no order is clear.
@@ -158,12 +180,20 @@ class Family:
             found = self.between(a, b)
             if len(members) == 2 and found.direction is not None and found.relation is not None:
                 parent, child = (a, b) if found.direction == "a->b" else (b, a)
-                probability = _direction_probability(abs(found.margin))
+                sure = found.is_exact or found.relation in {Relation.QUANTIZED, Relation.PRUNED}
+                probability = _CERTAIN if sure else _LONE_PAIR
                 self.edges.append(Edge(parent, child, found.relation, found.how, None, probability))
             elif found.related:
                 why = found.evidence[0].told(a, b) if found.evidence else "no order is clear"
                 self.unclear.append(Undetermined(a, b, why))
 
+
+_FROZEN_SHARE = 0.05
+"""Share of bitwise equal values from which a model was trained with tensors frozen."""
+
+_LONE_PAIR = 0.8
+"""How often the direction of a lone pair is right: 194 of 240 public pairs. Strong weight decay
+turns it round, and nothing in two models alone tells that."""
 
 CLEAR_ROOT = 0.03
 """Mean margin below which no model is called the root of its family."""

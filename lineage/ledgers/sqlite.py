@@ -96,8 +96,10 @@ class SqliteStore:
     def head(self) -> bytes:
         """Return the newest signed checkpoint."""
         with self._connect() as connection:
-            (checkpoint,) = connection.execute("SELECT checkpoint FROM head").fetchone()
-        return bytes(checkpoint)
+            row = connection.execute("SELECT checkpoint FROM head").fetchone()
+        if row is None or not isinstance(row[0], bytes):
+            raise LedgerError(f"{self._path}: it has no head: the log is damaged")
+        return bytes(row[0])
 
     def read(self, name: str) -> bytes:
         """Return a resource, cut from a wider one where only that is left."""
@@ -118,7 +120,8 @@ class SqliteStore:
         with self._connect() as connection:
             connection.execute("BEGIN IMMEDIATE")  # one writer from here on; others wait
             try:
-                (found,) = connection.execute("SELECT size FROM head").fetchone()
+                row = connection.execute("SELECT size FROM head").fetchone()
+                found = None if row is None else row[0]
                 if found != expected_size:
                     raise StaleHeadError(
                         f"{self._path}: the log has {found} entries, not {expected_size}"

@@ -151,7 +151,10 @@ class Tree:
         """Return the resources to write when `entries` are appended; the widest of each only."""
         puts: dict[str, bytes] = {}
         first, width = divmod(self.size, WIDTH)
-        held = [*(self.bundle(first) if width else []), *entries]
+        before = self.bundle(first) if width else []
+        if [merkle.leaf_hash(entry) for entry in before] != (self.tile(0, first) if width else []):
+            raise LedgerError("the last entries do not hash to their tile: the log is damaged")
+        held = [*before, *entries]
         for at in range(0, len(held), WIDTH):
             part = held[at : at + WIDTH]
             puts[path(ENTRIES, first + at // WIDTH, len(part))] = join(part)

@@ -282,10 +282,7 @@ def test_settle_wants_claims_for_itself(capsys: pytest.CaptureFixture[str]) -> N
     [
         ["--earner", "nobody"],
         ["--earner", root_of(9)],
-        ["--earner", "model-2", "--amount", "-1"],
         ["--earner", "model-2", "--unit", "\x1b[2J"],
-        ["--earner", "model-2", "--ceiling", "2"],
-        ["--earner", "model-2", "--ceiling", "lots"],
         ["--earner", "model-2", "--key", "base.json"],
         ["--earner", "model-2", "--key", "missing.pub"],
         ["--earner", "model-2", "-o", "no/such/folder.json"],
@@ -293,6 +290,16 @@ def test_settle_wants_claims_for_itself(capsys: pytest.CaptureFixture[str]) -> N
 )
 def test_settle_refuses_in_one_line(capsys: pytest.CaptureFixture[str], extra: list[str]) -> None:
     refused(capsys, *SETTLE, *BY_ALICE, "--accept-asserted", *extra)
+
+
+@pytest.mark.parametrize("extra", [["--amount", "-1"], ["--ceiling", "2"], ["--ceiling", "lots"]])
+def test_numbers_that_are_none_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str], extra: list[str]
+) -> None:
+    asked = [*SETTLE, *BY_ALICE, "--accept-asserted", "--earner", "model-2", *extra]
+    status, out, err = lineage(capsys, *asked)
+    assert (status, out) == (2, "")
+    assert extra[0] in err
 
 
 def test_settle_asks_which_of_two(capsys: pytest.CaptureFixture[str]) -> None:
