@@ -131,7 +131,8 @@ def verify(
         weights: The claimed model, or its saved fingerprint; its root is recomputed.
         parents: The claimed parents, or their saved fingerprints; what they are to the model is
             measured again, and what the claim says of it is not read. Those the claim does not
-            name are passed over.
+            name are passed over. Of saved fingerprints only such as you made: their sketches are
+            not bound to their root.
 
     Raises:
         VerificationError: A `SignatureError`, or a `ContradictionError` when the weights disagree.

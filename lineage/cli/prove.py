@@ -131,7 +131,8 @@ def verify(
     """Check a signed claim: its signature, and where given its weights and its parents' weights.
 
     The fingerprint is recomputed, and what the model is to its parents is measured again; what the
-    claim says of its own evidence is not believed. Exit status 1 if anything disagrees.
+    claim says of its own evidence is not believed. Exit status 1 if anything disagrees. Saved
+    fingerprints stand in for weights; give only such as you made yourself.
 
     \b
     Example:
@@ -156,15 +157,19 @@ def verify(
         if as_json:
             say.result({"path": str(path), "valid": False, "reason": str(error)}, "", as_json=True)
         raise
-    document = _verified_json(path, found, weights)
+    document = _verified_json(path, found, weights, parents)
     say.result(document, lambda: _verified_text(document), as_json=as_json)
     return 0
 
 
-def _verified_json(path: Path, found: VerifiedClaim, weights: str | None) -> dict[str, Any]:
+def _verified_json(
+    path: Path, found: VerifiedClaim, weights: str | None, parents: tuple[str, ...]
+) -> dict[str, Any]:
+    saved = [given for given in (weights, *parents) if given and given.endswith(".lineage")]
     return {
         "path": str(path),
         "valid": True,
+        "trusts_saved": saved,
         "claim_id": found.claim_id,
         "key_ids": list(found.key_ids),
         "subject": {
@@ -193,8 +198,14 @@ def _verified_text(document: dict[str, Any]) -> str:
         f"  fingerprint {how}",
     ]
     for parent in document["parents"]:
-        seen = "confirmed by the weights" if parent["confirmed"] else "as claimed, not confirmed"
+        by = "saved fingerprints" if document["trusts_saved"] else "the weights"
+        seen = f"confirmed by {by}" if parent["confirmed"] else "as claimed, not confirmed"
         lines.append(f"  {parent['relation']} of {printable(parent['name'])}: {seen}")
+    if document["trusts_saved"]:
+        lines.append(
+            "  a saved fingerprint proves nothing unless you made it: its sketches are not"
+        )
+        lines.append("  bound to its root")
     return "\n".join(lines)
 
 

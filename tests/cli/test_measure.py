@@ -376,3 +376,20 @@ def test_wrong_usage_is_status_2(capsys: Say, arguments: list[str]) -> None:
     assert status == 2
     assert out == ""
     assert err
+
+
+def test_a_fault_of_ours_is_no_answer(capsys: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("slip\x1b[2J")
+
+    monkeypatch.setattr("lineage.cli.measure.load", fail)
+    status, out, err = lineage(capsys, "compare", "a", "b")
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert "a fault in lineage itself" in err
+    monkeypatch.setenv("LINEAGE_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        run(["compare", "a", "b"])
+
+
+def test_an_empty_path_is_not_the_current_folder(capsys: Say) -> None:
+    assert "the path is empty" in refused(capsys, "fingerprint", "")

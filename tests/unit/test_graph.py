@@ -510,3 +510,75 @@ def test_evidence_is_told_in_the_models_names(first: Family) -> None:
     graph = first.only("base-sft-code", "base-sft-docs")
     for unclear in graph.undetermined:
         assert " a " not in unclear.why.replace(" a cosine", "").replace(" a merged", "")
+
+
+def test_a_declared_only_parent_takes_nothing_from_the_check_of_the_other(first: Family) -> None:
+    base, child = first.prints["base"], first.prints["base-sft-code"]
+    stranger = first.prints["stranger"]
+    policy = replace(POLICY, require_measured=True)
+    made = audit.draft("child", child, {"base": base}, splits=[Split("a", "maker", Fraction(1))])
+    judge = Parent(ModelRef("judge", stranger.root), Relation.EVALUATED_BY)
+    both = replace(made, parents=(*made.parents, judge))
+    found = audit.verify(sign(both, KEY), policy, weights=child, parents=[base, stranger])
+    assert found.confirmed == {base.root}
+    # A copy in fewer bits stays a shell beside another parent.
+    copy = first.prints["base-sft-docs-int8"]
+    source = first.prints["base-sft-docs"]
+    lie = Parent(ModelRef("docs", source.root), Relation.FINETUNE, "full")
+    other = Parent(ModelRef("code", child.root), Relation.FINETUNE, "full")
+    shell = replace(made, subject=ModelRef("copy", copy.root), parents=(lie, other), findings=())
+    with pytest.raises(ContradictionError, match="quantized"):
+        audit.verify(
+            sign(shell, KEY),
+            POLICY,
+            weights=copy,
+            parents=[source, child],
+        )
+
+
+def test_distillation_is_declared_and_not_measured(first: Family) -> None:
+    made = audit.draft(
+        "student",
+        first.prints["stranger"],
+        {"teacher": first.prints["base"]},
+        splits=[Split("a", "maker", Fraction(1))],
+        relation=Relation.DISTILLED_FROM,
+    )
+    assert made.parents[0].relation is Relation.DISTILLED_FROM
+    assert made.findings == ()
+
+
+def test_a_lone_pair_is_never_certain(first: Family) -> None:
+    (edge,) = first.only("base", "base-sft-code").edges
+    assert edge.probability == 0.8
+    graph = first.only("base", "base-sft-code")
+    (verdict,) = audit.judge(graph, {"base": pointing("base-sft-code")})
+    assert verdict.verdict == "undetermined"
+
+
+def test_frozen_tensors_and_adapters_choose_their_parent() -> None:
+    rng = np.random.default_rng(5)
+
+    def step(model: dict[str, Array], size: float, names: str = "") -> dict[str, Array]:
+        return {
+            n: (w + size * rng.normal(size=w.shape)).astype(np.float32) if names in n else w
+            for n, w in model.items()
+        }
+
+    base: dict[str, Array] = {
+        f"{part}.{n}": rng.normal(size=(72, 72)).astype(np.float32)
+        for part in ("front", "back")
+        for n in range(3)
+    }
+    thin = {n: (rng.normal(size=(72, 2)) @ rng.normal(size=(2, 72))) * 0.1 for n in base}
+    models = {
+        "base": base,
+        "a": step(base, 0.2),
+        "b": step(base, 0.3),
+        "frozen": step(base, 0.2, "back"),
+        "lora": {n: (w + thin[n]).astype(np.float32) for n, w in base.items()},
+    }
+    graph = infer_graph({name: fingerprint(model) for name, model in models.items()})
+    found = {e.child: (e.parent, e.how) for e in graph.edges}
+    assert found["frozen"] == ("base", "partial")
+    assert found["lora"] == ("base", "low_rank")

@@ -492,6 +492,26 @@ def test_nothing_is_signed_on_top_of_damage(lying: Lying) -> None:
     assert lying.store.head() == before
 
 
+def test_nothing_is_signed_on_top_of_damaged_entries(lying: Lying) -> None:
+    name = "tile/entries/001.p/44"
+    good = lying.store.read(name)
+    lying.lies[name] = good[:-1] + bytes([good[-1] ^ 1])
+    before = lying.store.head()
+    with pytest.raises(LedgerError, match="damaged"):
+        Ledger(lying, KEY, ORIGIN).append([b"new"])
+    assert lying.store.head() == before
+
+
+def test_a_log_without_a_head_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "log.sqlite"
+    Ledger.create(path, KEY, ORIGIN)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM head")
+    connection.close()
+    with pytest.raises(LedgerError, match="no head"):
+        Ledger.open(path, KEY)
+
+
 # Crashes and races
 
 WRITER = """
