@@ -61,7 +61,10 @@ class SqliteStore:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         with self._connect() as connection:
             self._check(connection)
-            (origin,) = connection.execute("SELECT origin FROM head").fetchone()
+            row = connection.execute("SELECT origin FROM head").fetchone()
+            if row is None:
+                raise LedgerError(f"{self._path}: it has no head: the log is damaged")
+            (origin,) = row
         self._info = StoreInfo(str(path), origin, tiles.MAX_ENTRY_BYTES)
 
     @classmethod
