@@ -194,7 +194,10 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
         for edge in children.get(path, []):
             how = f" {edge.how}" if edge.how else ""
             share = "" if edge.coefficient is None else f" {edge.coefficient:.2f}"
-            show(edge.child, depth + 1, f"  {edge.relation}{how}{share}  p={edge.probability:.2f}")
+            sure = f"p={edge.probability:.2f}"
+            if edge.relation == "identical":
+                sure = "(which came first is not in the weights)"
+            show(edge.child, depth + 1, f"  {edge.relation}{how}{share}  {sure}")
 
     for node in graph.nodes:
         if node.path not in with_parents:
