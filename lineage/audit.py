@@ -239,7 +239,7 @@ def _findings(parentage: Parentage) -> list[Finding]:
     return [Finding(seen.parent, Level.INFERRED, parentage.method, seen.relation, text)]
 
 
-ACCUSING = 0.95
+ACCUSING = 0.9
 """Probability that a model's other parents must have before a related one it declares is denied."""
 
 
