@@ -7,7 +7,7 @@ for 99 in 100 above .05, and worse than chance on the lightest changes. So it ab
 
 In one matrix the comparison below says no more than whether the norm grew. Training without decay
 makes norms grow; strong weight decay shrinks them and turns the answer round, which a pair alone
-does not show. So this is a lean and no proof: it names a likely order, and denies nobody's word.
+does not show. So this is a lean and no proof: it names a likely order, and refuses no claim.
 """
 
 from __future__ import annotations

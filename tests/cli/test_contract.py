@@ -60,6 +60,13 @@ def test_the_whole_way_prints_what_the_schema_says(
     assert not refused["valid"]
     log = ["append", "log.sqlite", made["path"], "--key", "maker.key", "--origin", "test.example/l"]
     check("append", printed(capsys, *log))
+    receipt = made["path"].replace(".json", ".receipt")
+    check("check", printed(capsys, "check", made["path"], receipt, "--log-key", "maker.key.pub"))
+    check("check", printed(capsys, "check", "log.sqlite", "--log-key", "maker.key.pub"))
+    earned = ["--earner", "child", "--amount", "7", "--unit", "cent", "--key", "maker.key.pub"]
+    paid = printed(capsys, "settle", made["path"], *earned, "--weights", base, "--weights", child)
+    check("settle", paid)
+    assert [payout["amount"] for payout in paid["payouts"]] == ["7"]
 
 
 def test_the_schema_refuses_a_word_that_is_no_relation() -> None:
