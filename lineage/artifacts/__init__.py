@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from importlib import import_module
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lineage.artifacts.base import Artifact, Item, in_name_order
+from lineage.artifacts.base import Affine, Artifact, Item, in_name_order
 from lineage.artifacts.hub import located, models_in, weight_files
-from lineage.artifacts.safetensors import OpenFile, read_header
+from lineage.artifacts.opened import Opener
 from lineage.errors import FormatError, printable
 
-__all__ = ["Artifact", "Item", "models_in", "read"]
+if TYPE_CHECKING:
+    from lineage.artifacts.opened import OpenFile
+
+__all__ = ["Affine", "Artifact", "Item", "models_in", "read"]
+
+READERS = {
+    ".safetensors": "safetensors",
+}
+"""The reader of each kind of file: a module of this folder whose `items_of` takes an `OpenFile`
+(and, for formats that keep data in several files, the `Opener`) and returns its tensors."""
 
 
 def read(source: str | PathLike[str] | Any) -> Artifact:
     """Open a model for reading; no tensor is loaded.
 
     Args:
-        source: A safetensors file, a `*.safetensors.index.json`, a hub-style folder, a folder of
+        source: A weight file, the index of a sharded one, a hub-style folder, a folder of
             the hub cache (snapshot or repository), `org/name[@revision]` of a model that is in the
             local hub cache, a `torch.nn.Module`, or a mapping of names to torch tensors or NumPy
             arrays.
@@ -37,14 +46,11 @@ def read(source: str | PathLike[str] | Any) -> Artifact:
         return Artifact("memory", in_name_order(items_of(source), path="memory"))
     label = fspath(source)
     files, weight_map = weight_files(located(source), label=label)
-    with ExitStack() as stack:
+    opener = Opener()
+    with opener.stack as stack:
         items: list[Item] = []
-        opened = []
         for path in files:
-            file = OpenFile.open(path, label=str(path))
-            stack.callback(file.close)
-            opened.append(file)
-            found, _ = read_header(file)
+            found = _items_of(opener.open(path, label=str(path)), opener)
             items.extend(found)
             if weight_map is not None:
                 _check_shard(found, path.name, weight_map, label=str(path))
@@ -52,7 +58,17 @@ def read(source: str | PathLike[str] | Any) -> Artifact:
             missing = min(weight_map.keys() - {item.name for item in items})
             reason = f"the index places it in {printable(weight_map[missing])}, which lacks it"
             raise FormatError(reason, file=label, tensor=missing)
-        return Artifact(label, in_name_order(items, path=label), tuple(opened), stack.pop_all())
+        for file in opener.files:
+            file.check_written()
+        ordered = in_name_order(items, path=label)
+        return Artifact(label, ordered, tuple(opener.files), stack.pop_all())
+
+
+def _items_of(file: OpenFile, opener: Opener) -> list[Item]:
+    """Return a file's tensors, read by the reader for its kind."""
+    module = import_module(f"lineage.artifacts.{READERS[file.location.suffix]}")
+    items: list[Item] = module.items_of(file, opener)
+    return items
 
 
 def _check_shard(found: list[Item], name: str, weight_map: dict[str, str], *, label: str) -> None:

@@ -18,8 +18,20 @@ BITS = {
     "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+    "I4": 4, "U4": 4, "C128": 128,
 }  # fmt: skip
-"""Bits in one value of each dtype, spelled as safetensors spells them."""
+"""Bits in one value of each plain dtype, spelled as safetensors spells them where it has them."""
+
+BLOCKS = {
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
+    "Q8_1": (32, 40), "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144),
+    "Q5_K": (256, 176), "Q6_K": (256, 210), "Q8_K": (256, 292), "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98), "IQ3_S": (256, 110), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54), "TQ2_0": (256, 66), "MXFP4": (32, 17),
+}  # fmt: skip
+"""Values and bytes in one block of each block dtype of ggml, under ggml's names. Blocks lie along
+the last extent, which is a whole number of them."""
 
 
 MAX_EXTENTS, MAX_VALUES = 64, 2**60
@@ -40,16 +52,33 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Affine:
+    """How stored whole numbers stand for real ones: (stored - zero) * scale.
+
+    Attributes:
+        scales: One, or one per place along `axis`.
+        zeros: As many as scales.
+        axis: The dimension the scales run along; None for one scale.
+    """
+
+    scales: tuple[float, ...]
+    zeros: tuple[float, ...]
+    axis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One named tensor of an artifact.
 
     Attributes:
         name: As stored.
-        dtype: A key of `BITS`.
+        dtype: A key of `BITS` or `BLOCKS`.
         shape: Row-major; `()` is a scalar; a zero anywhere means no values.
         size_bytes: Little-endian bytes of all values.
         source: Gives the bytes.
         file: The file it lies in, for errors; None in memory.
+        affine: What the stored numbers stand for, where the file says so. Identity is of what is
+            stored; only the sketch is of what it stands for.
     """
 
     name: str
@@ -58,8 +87,13 @@ class Item:
     size_bytes: int
     source: Source = field(repr=False, compare=False)
     file: str | None = field(default=None, compare=False)
+    affine: Affine | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        values, _ = BLOCKS.get(self.dtype, (1, 0))
+        if values > 1 and (not self.shape or self.shape[-1] % values):
+            reason = f"{self.dtype} comes in blocks of {values}, the shape is {list(self.shape)}"
+            raise FormatError(reason, file=self.file, tensor=self.name)
         expected = size_bytes(self.dtype, self.shape)
         if expected != self.size_bytes:
             reason = (
@@ -123,4 +157,7 @@ def in_name_order(items: Iterable[Item], *, path: str) -> tuple[Item, ...]:
 
 def size_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes that `shape` values of `dtype` take, sub-byte dtypes packed."""
+    if dtype in BLOCKS:
+        values, size = BLOCKS[dtype]
+        return math.prod(shape) // values * size
     return -(-math.prod(shape) * BITS[dtype] // 8)

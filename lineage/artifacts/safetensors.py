@@ -10,88 +10,25 @@ Source: the safetensors format, https://github.com/huggingface/safetensors#forma
 from __future__ import annotations
 
 import math
-import os
-import stat
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineage import canonical
 from lineage.artifacts.base import BITS, MAX_EXTENTS, MAX_VALUES, Item
+from lineage.artifacts.opened import Region
 from lineage.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from lineage.artifacts.opened import Opener, OpenFile
+
+_DTYPES = BITS.keys() - {"I4", "U4", "C128"}
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors package itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """A file opened once; everything is read through this one descriptor."""
-
-    path: str
-    descriptor: int
-    size: int
-    stamp: tuple[int, int]
-    data_start: int = field(default=0)
-
-    @classmethod
-    def open(cls, path: Path, *, label: str) -> OpenFile:
-        """Open a regular file for reading."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(descriptor)
-            raise FormatError("not a regular file", file=label)
-        return cls(label, descriptor, status.st_size, (status.st_size, status.st_mtime_ns))
-
-    def read(self, start: int, size: int) -> bytes:
-        """Return `size` bytes at `start`; a file that ends sooner is an error."""
-        view = bytearray(size)
-        self.read_into(start, memoryview(view))
-        return bytes(view)
-
-    def read_into(self, start: int, view: memoryview) -> None:
-        """Fill `view` with the bytes at `start`; a file that ends sooner is an error."""
-        done = 0
-        while done < len(view):
-            got = _read_at(self.descriptor, view[done:], start + done)
-            if got == 0:
-                reason = f"the file ends {len(view) - done} bytes too soon; is it truncated?"
-                raise FormatError(reason, file=self.path, offset=start + done)
-            done += got
-
-    def check_unchanged(self) -> None:
-        """Raise `FormatError` if the file's size or time changed since it was opened."""
-        status = os.fstat(self.descriptor)
-        if (status.st_size, status.st_mtime_ns) != self.stamp:
-            raise FormatError("the file changed while it was read", file=self.path)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self.descriptor)
-
-
-def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
-    """Read into `view`, without a copy where the system can; return how many bytes."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [view], offset)
-    data = os.pread(descriptor, len(view), offset)
-    view[: len(data)] = data
-    return len(data)
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A run of bytes in an open file."""
-
-    file: OpenFile
-    start: int
-
-    def piece(self, start: int, size: int, scratch: memoryview) -> memoryview:
-        """Read into `scratch`; see `Source`."""
-        view = scratch[:size]
-        self.file.read_into(self.start + start, view)
-        return view
+def items_of(file: OpenFile, opener: Opener) -> list[Item]:  # noqa: ARG001
+    """Return the tensors of an open safetensors file; see `read_header`."""
+    return read_header(file)[0]
 
 
 def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
@@ -162,7 +99,7 @@ def _entry(name: str, entry: Any, file: OpenFile) -> tuple[str, tuple[int, ...],
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise fail("the header entry lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise fail(f"unknown dtype {printable(repr(dtype), 60)}")
     if not counts(shape):
         raise fail(f"the shape {printable(repr(shape), 60)} is not a list of counts")

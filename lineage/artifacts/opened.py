@@ -1,0 +1,174 @@
+"""Files opened once: read through one descriptor, which is asked at the end if it changed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lineage.errors import FormatError, printable
+
+_FREE_HOLE = 64 << 20
+"""A file may have this much more of holes than of data: reading a hole costs time but no disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A regular file, open for reading.
+
+    Attributes:
+        path: What errors call it.
+        location: Where it is.
+        descriptor: The one descriptor everything is read through.
+        size: Its bytes.
+        stamp: Device, inode, size, modification and change time in ns, as it was opened.
+    """
+
+    path: str
+    location: Path
+    descriptor: int
+    size: int
+    stamp: tuple[int, int, int, int, int]
+
+    @classmethod
+    def open(cls, path: Path, *, label: str) -> OpenFile:
+        """Open a regular file for reading.
+
+        Raises:
+            FormatError: If it is no regular file.
+            OSError: If it cannot be opened.
+        """
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError("not a regular file", file=label)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(label, path, descriptor, status.st_size, _stamp(status))
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return `size` bytes at `start`; a file that ends sooner is an error."""
+        if start + size > self.size:  # before anything is allocated
+            reason = f"the file ends {start + size - self.size} bytes too soon; is it truncated?"
+            raise FormatError(reason, file=self.path, offset=min(start, self.size))
+        view = bytearray(size)
+        self.read_into(start, memoryview(view))
+        return bytes(view)
+
+    def read_into(self, start: int, view: memoryview) -> None:
+        """Fill `view` with the bytes at `start`; a file that ends sooner is an error."""
+        done = 0
+        while done < len(view):
+            got = _read_at(self.descriptor, view[done:], start + done)
+            if got == 0:
+                reason = f"the file ends {len(view) - done} bytes too soon; is it truncated?"
+                raise FormatError(reason, file=self.path, offset=start + done)
+            done += got
+
+    def check_unchanged(self) -> None:
+        """Raise `FormatError` if the file's size or times changed since it was opened."""
+        if _stamp(os.fstat(self.descriptor)) != self.stamp:
+            raise FormatError("the file changed while it was read", file=self.path)
+
+    def check_written(self) -> None:
+        """Raise if holes are most of a large file: they cost time that nobody paid for in disk.
+
+        An unfinished download leaves such a file. Bytes that were never written read as zeros.
+        """
+        if self.size <= _FREE_HOLE or not hasattr(os, "SEEK_DATA"):
+            return
+        data, at = 0, 0
+        while at < self.size:
+            try:
+                begin = os.lseek(self.descriptor, at, os.SEEK_DATA)
+            except OSError:  # no more data
+                break
+            at = os.lseek(self.descriptor, begin, os.SEEK_HOLE)
+            data += at - begin
+        if self.size - data > data + _FREE_HOLE:
+            reason = f"{self.size - data} of its {self.size} bytes were never written"
+            raise FormatError(f"{reason} (a sparse file); is it half a download?", file=self.path)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
+    """Read into `view`, without a copy where the system can; return how many bytes."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [view], offset)
+    data = os.pread(descriptor, len(view), offset)
+    view[: len(data)] = data
+    return len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A run of bytes in an open file: the `Source` of a tensor stored plainly."""
+
+    file: OpenFile
+    start: int
+
+    def piece(self, start: int, size: int, scratch: memoryview) -> memoryview:
+        """Read into `scratch`; see `Source`."""
+        view = scratch[:size]
+        self.file.read_into(self.start + start, view)
+        return view
+
+
+class Opener:
+    """Opens the files of one artifact, each once, and closes them together."""
+
+    def __init__(self) -> None:
+        self.files: list[OpenFile] = []
+        self.stack = ExitStack()
+
+    def open(self, path: Path, *, label: str) -> OpenFile:
+        """Open a file that the caller named."""
+        for file in self.files:
+            if file.location == path:
+                return file
+        file = OpenFile.open(path, label=label)
+        self.stack.callback(file.close)
+        self.files.append(file)
+        return file
+
+    def beside(self, file: OpenFile, name: str, *, tensor: str | None = None) -> OpenFile:
+        """Open a file that another file names: in the same folder or below it, nowhere else.
+
+        Raises:
+            FormatError: If the name is absolute, climbs out of the folder, or links out of it.
+        """
+        path = PurePosixPath(name)
+        if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+            reason = f"names the file {printable(repr(name))}, which is not a place beside it"
+            raise FormatError(reason, file=file.path, tensor=tensor)
+        found = file.location.parent / path
+        check_inside(found, file.location.parent, label=file.path, tensor=tensor)
+        if not found.is_file():
+            raise FormatError(
+                f"its file {printable(name)} is missing", file=file.path, tensor=tensor
+            )
+        return self.open(found, label=str(found))
+
+
+def check_inside(path: Path, folder: Path, *, label: str, tensor: str | None = None) -> None:
+    """Raise `FormatError` if a link leads from a model's folder to a file elsewhere.
+
+    The snapshots of a hub cache link to the blobs of the same repository, and may.
+    """
+    real, home = path.resolve(), folder.resolve()
+    if home.parent.name == "snapshots" and (home.parent.parent / "blobs").is_dir():
+        home = home.parent.parent
+    if not real.is_relative_to(home):
+        reason = f"{printable(path.name)} links to a file outside the model's folder"
+        raise FormatError(f"{reason}; name that file itself", file=label, tensor=tensor)
