@@ -1,0 +1,97 @@
+"""One writer for each format that is read: what `test_readers.py` puts through the same laws.
+
+To add a format, write a function of (path, tensors) that makes the file with the format's real
+library, imported inside the function, and add one line to `WRITERS`:
+
+    "npz": Writer(".npz", _npz, PLAIN),
+    "torch zip": Writer(".pt", _torch, TORCH, needs_torch=True),
+    "gguf": Writer(".gguf", _gguf, GGUF, most_dims=4),
+
+The other fields say what the format cannot hold; the laws then leave it out, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from makers import SPELLED, Array, write_model
+
+PLAIN = frozenset(SPELLED) - {"bfloat16", "float8_e5m2", "float8_e4m3fn"}
+"""What NumPy has by itself, by NumPy's names."""
+
+EVERY = frozenset(SPELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How the files of one format are made, and what they can hold.
+
+    Attributes:
+        suffix: Of the file; none for what is no file.
+        write: Makes the file; returns what `fingerprint` is to be given: the path, as a rule.
+        dtypes: NumPy names (and those of ml_dtypes) that come back as they were written.
+        most_dims: The most dimensions a tensor may have.
+        most_tensors: The most tensors a file may have.
+        scalars: Whether a tensor may have no dimensions.
+        empty: Whether a tensor may have no values.
+        named: What the reader calls the tensor written under a name. Shapes have no such field:
+            they come back as they were written, whatever order a format keeps them in.
+        is_raw: Whether the file holds each tensor's little-endian row-major bytes in one run.
+        needs_torch: Whether torch must be there to write.
+    """
+
+    suffix: str
+    write: Callable[[Path, dict[str, Array]], Any]
+    dtypes: frozenset[str]
+    most_dims: int = 64
+    most_tensors: int = 1000
+    scalars: bool = True
+    empty: bool = True
+    named: Callable[[str], str] = str
+    is_raw: bool = True
+    needs_torch: bool = False
+
+    def fitting(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Those of `tensors` that the format can hold."""
+        held = {
+            name: array
+            for name, array in tensors.items()
+            if array.dtype.name in self.dtypes
+            and array.ndim <= self.most_dims
+            and (self.scalars or array.ndim)
+            and (self.empty or array.size)
+        }
+        return dict(list(held.items())[: self.most_tensors])
+
+    def as_read(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """`tensors` under the names the reader gives them."""
+        return {self.named(name): array for name, array in tensors.items()}
+
+
+def _memory(path: Path, tensors: dict[str, Array]) -> dict[str, Array]:
+    return tensors
+
+
+WRITERS: dict[str, Writer] = {
+    "memory": Writer("", _memory, EVERY),
+    "safetensors": Writer(".safetensors", write_model, EVERY),
+}
+
+
+def every_writer(wanted: Callable[[Writer], Any] = bool) -> pytest.MarkDecorator:
+    """A test once for each writer that is wanted, as its argument `writer`."""
+    cases = [
+        pytest.param(writer, id=name, marks=[pytest.mark.torch] if writer.needs_torch else [])
+        for name, writer in WRITERS.items()
+        if wanted(writer)
+    ]
+    return pytest.mark.parametrize("writer", cases)
+
+
+def is_file(writer: Writer) -> bool:
+    """Whether it writes a file."""
+    return bool(writer.suffix)
