@@ -29,6 +29,7 @@ BLOCKS = {
     "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ2_S": (256, 82),
     "IQ3_XXS": (256, 98), "IQ3_S": (256, 110), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136),
     "TQ1_0": (256, 54), "TQ2_0": (256, 66), "MXFP4": (32, 17),
+    "NVFP4": (64, 36), "Q1_0": (128, 18),
 }  # fmt: skip
 """Values and bytes in one block of each block dtype of ggml, under ggml's names. Blocks lie along
 the last extent, which is a whole number of them."""

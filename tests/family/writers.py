@@ -5,7 +5,7 @@ library, imported inside the function, and add one line to `WRITERS`:
 
     "npz": Writer(".npz", _npz, PLAIN),
     "torch zip": Writer(".pt", _torch, TORCH, needs_torch=True),
-    "gguf": Writer(".gguf", _gguf, GGUF, most_dims=4),
+    "onnx": Writer(".onnx", _onnx, EVERY - {"bool"}, scalars=False),
 
 The other fields say what the format cannot hold; the laws then leave it out, and nothing else.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from makers import SPELLED, Array, write_model
 
@@ -76,9 +77,31 @@ def _memory(path: Path, tensors: dict[str, Array]) -> dict[str, Array]:
     return tensors
 
 
+def _gguf(path: Path, tensors: dict[str, Array]) -> Path:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_token_list(["<s>", "</s>", "word"])
+    for name, array in tensors.items():
+        if array.dtype.name == "bfloat16":
+            kind = GGMLQuantizationType.BF16
+            writer.add_tensor(name, array.view(np.uint16), raw_shape=array.shape, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+GGUF = frozenset(("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64"))
+
+
 WRITERS: dict[str, Writer] = {
     "memory": Writer("", _memory, EVERY),
     "safetensors": Writer(".safetensors", write_model, EVERY),
+    "gguf": Writer(".gguf", _gguf, GGUF, most_dims=4),
 }
 
 
