@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Matrices here are small: threads of a BLAS only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A mistyped path may read as a repository's name: no test asks a real hub for it.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 settings.register_profile(
     "lineage", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

@@ -1,7 +1,7 @@
-"""Finds the weight files of a model: a file, a sharded set, a hub-style folder, a hub cache.
+"""Finds a model by the name of its repository: in the hub cache, or fetched into it.
 
-Source: the index format of sharded checkpoints, and the cache layout
-(`models--org--name/{blobs,refs,snapshots}`), of huggingface_hub.
+Source: the cache layout (`models--org--name/{blobs,refs,snapshots}`) and the `hf://` names of
+huggingface_hub.
 """
 
 from __future__ import annotations
@@ -9,91 +9,67 @@ from __future__ import annotations
 import errno
 import os
 import re
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from urllib.parse import unquote
 
-from lineage import canonical
-from lineage.errors import FormatError, printable
+from lineage.artifacts import folders
+from lineage.artifacts.choice import is_weights
+from lineage.artifacts.remote import Repository, fetched, stays_inside
+from lineage.errors import FormatError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-INDEX_SUFFIX = ".safetensors.index.json"
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
-_REPOSITORY = re.compile(r"(?P<id>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w.-]{1,96}))?")
-_COMMIT = re.compile(rb"[0-9A-Za-z_-]{1,64}")
-_PREFERRED = (
-    "model.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "adapter_model.safetensors",
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_REVISION = r"refs/(?:pr/\d{1,9}|convert/[\w.-]{1,96})|[^/@]{1,200}"
+_PLAIN = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:@(?P<revision>{_REVISION}))?(?P<path>)", re.ASCII)
+_NAMED = re.compile(
+    rf"hf:/{{1,2}}(?:models/)?(?P<id>(?!(?:datasets|spaces|kernels|buckets)/){_NAME}/{_NAME})"
+    rf"(?:@(?P<revision>{_REVISION}))?(?:/(?P<path>.*))?",
+    re.ASCII,
 )
-_CONFIGURATIONS = ("config.json", "adapter_config.json", "model_index.json")
-_OTHER_FORMATS = {
-    ".bin": "a PyTorch pickle", ".pt": "a PyTorch pickle", ".pth": "a PyTorch pickle",
-    ".ckpt": "a PyTorch pickle", ".gguf": "GGUF", ".onnx": "ONNX", ".h5": "HDF5",
-    ".keras": "Keras", ".npz": "a NumPy archive", ".npy": "a NumPy array",
-}  # fmt: skip
+"""One slash after `hf:` is what a `pathlib.Path` leaves of two."""
 
-
-def weight_files(path: Path, *, label: str) -> tuple[list[Path], dict[str, str] | None]:
-    """Return the safetensors files of a model and, where an index names one, tensor -> file name.
-
-    Args:
-        path: A safetensors file, an index, a folder with either, or a folder of the hub cache.
-        label: How the caller named it.
-
-    Raises:
-        FormatError: If there are no weights, or it cannot be said which files are the model.
-        OSError: If `path` is not there.
-    """
-    if not path.is_dir():
-        path.stat()
-        if path.name.endswith(INDEX_SUFFIX):
-            return _indexed(path, label=label)
-        if path.suffix != ".safetensors":
-            kind = _OTHER_FORMATS.get(path.suffix, "not a safetensors file")
-            raise FormatError(f"{kind}; only safetensors is read", file=label)
-        return [path], None
-    path = _snapshot(path, label=label)
-    indexes = sorted(path.glob(f"*{INDEX_SUFFIX}"))
-    if len(indexes) > 1:
-        raise _ambiguous(indexes, label)
-    if indexes:
-        return _indexed(indexes[0], label=label)
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise _no_weights(path, label)
-    if len(files) == 1 and not _are_shards(files):
-        return files, None
-    for name in _PREFERRED:
-        if path / name in files:
-            return [path / name], None
-    return _shards_without_index(files, label=label), None
+_COMMIT = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_WHOLE_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def located(source: str | os.PathLike[str]) -> Path:
-    """Return where a model is: a path, or the snapshot of `org/name[@revision]` in the hub cache.
+    """Return where a model is: a path, or the files of a repository in the hub cache.
 
-    A path that is there always wins. Nothing is downloaded.
+    A path that is there always wins over `org/name`, and so does what the cache holds of it. For
+    `hf://org/name` the hub is asked what the revision is now; a commit never changes, and is not
+    asked for again. What is not in the cache is fetched, unless `HF_HUB_OFFLINE` is set.
 
     Raises:
-        OSError: If there is neither.
+        FormatError: If it cannot be said which files are the model, or the name is malformed.
+        OSError: If there is neither path nor repository, or the hub refuses or cannot be reached.
     """
     label = os.fspath(source)
     if not label:
         raise FileNotFoundError(errno.ENOENT, "the path is empty", label)
-    path = Path(label)
-    match = _REPOSITORY.fullmatch(label)
-    if match is None or path.exists():
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    repository = parsed(label)
+    if repository is None or (not repository.remote and Path(label).exists()):
+        return _snapshot(Path(label), label)
+    from huggingface_hub import constants
 
+    offline = bool(constants.HF_HUB_OFFLINE)
+    reason = "it is not there"
+    if offline or not repository.remote or _WHOLE_COMMIT.fullmatch(repository.revision or ""):
+        found = _cached(repository, Path(constants.HF_HUB_CACHE))
+        try:
+            if found is not None:
+                folders.parts_of(found, label=label)
+                return found
+        except (FormatError, FileNotFoundError) as error:
+            reason = getattr(error, "reason", "it is not whole")
+    path_too = "" if repository.remote else "no such path; "
+    if offline:
+        words = f"{path_too}in the hub cache {reason}, and HF_HUB_OFFLINE is set"
+        raise FileNotFoundError(errno.ENOENT, words, label)
     try:
-        found = snapshot_download(match["id"], revision=match["revision"], local_files_only=True)
-    except (LocalEntryNotFoundError, ValueError):
-        raise FileNotFoundError(errno.ENOENT, "no such path, nor in the hub cache", label) from None
-    return Path(found)
+        return fetched(repository)
+    except OSError as error:
+        if path_too and error.filename == label:
+            error.strerror = f"{path_too}as a repository: {error.strerror}"
+        raise
 
 
 def models_in(source: str | os.PathLike[str], depth: int = 2) -> list[str]:
@@ -101,106 +77,70 @@ def models_in(source: str | os.PathLike[str], depth: int = 2) -> list[str]:
 
     A folder is one model if it has an index, a configuration beside its weights, or the shards of
     one model; otherwise every weight file, saved fingerprint and subfolder in it stands for itself.
+    Several GGUF files are several models.
 
     Raises:
         FormatError: If a folder holds no model.
-        OSError: If the path is not there.
+        OSError: As `located`.
     """
     label = os.fspath(source)
     path = located(source)
-    named = label if path == Path(label) else str(path)
-    found = list(_models_in(path, named, depth))
+    if path != Path(label):  # a repository, or its folder in the cache: one model
+        return [label]
+    found = list(folders.models_in(path, label, depth))
     if not found:
-        raise _no_weights(path, label)
-    return [label] if found == [named] else found
+        raise folders.no_weights(path, label)
+    return found
 
 
-def _models_in(path: Path, label: str, depth: int) -> Iterator[str]:
-    if not path.is_dir():
-        path.stat()
-        yield label
-        return
-    files = sorted(path.glob("*.safetensors"))
-    has_config = any((path / name).is_file() for name in _CONFIGURATIONS)
-    is_one = any(path.glob(f"*{INDEX_SUFFIX}")) or (files and (has_config or _are_shards(files)))
-    if is_one or _is_cache(path):
-        yield label
-        return
-    for entry in sorted(path.iterdir()):
-        name = f"{label.rstrip('/')}/{entry.name}"  # as given: a Path would drop a leading ./
-        if entry.is_dir() and depth and not entry.name.startswith("."):
-            yield from _models_in(entry, name, depth - 1)
-        elif entry.suffix in {".safetensors", ".lineage"}:
-            yield name
+def parsed(label: str) -> Repository | None:
+    """Return the repository that a name may stand for; None if it can only be a path.
+
+    A plain name that ends like a weight file is a path: a slip in one asks no hub.
+
+    Raises:
+        FormatError: If it begins with `hf:` and is no repository's name.
+    """
+    remote = label.startswith("hf:/")
+    match = (_NAMED if remote else _PLAIN).fullmatch(label)
+    if match is None or "--" in match["id"] or ".." in match["id"]:
+        if remote:
+            raise FormatError("not hf://org/name[@revision][/path] of a model", file=label)
+        return None
+    if not remote and (is_weights(match["id"]) or match["id"].endswith((".lineage", ".json"))):
+        return None
+    revision = None if match["revision"] is None else unquote(match["revision"])
+    path = (match["path"] or "").rstrip("/")
+    if not stays_inside(path) or (revision is not None and not stays_inside(revision)):
+        raise FormatError("its revision or path climbs or has an empty part", file=label)
+    return Repository(match["id"], revision, path, label, remote)
 
 
-def _are_shards(files: list[Path]) -> bool:
-    return all(_SHARD.fullmatch(file.name) for file in files)
-
-
-def _indexed(index: Path, *, label: str) -> tuple[list[Path], dict[str, str]]:
-    """Return the shards that an index names."""
-    document: Any = canonical.loads(index.read_bytes(), file=index, floats=True)
-    weight_map = document.get("weight_map") if isinstance(document, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError("the index has no weight_map", file=index)
-    for tensor, name in weight_map.items():
-        plain = (
-            isinstance(name, str) and PurePosixPath(name).name == name and name not in {"", ".."}
-        )
-        if not plain:
-            reason = f"the index names the file {printable(str(name))!r}, which is not a plain name"
-            raise FormatError(reason, file=index, tensor=tensor)
-        if not (index.parent / name).is_file():
-            raise FormatError(f"its shard {printable(name)} is missing", file=label, tensor=tensor)
-    return [index.parent / name for name in sorted(set(weight_map.values()))], weight_map
-
-
-def _shards_without_index(files: list[Path], *, label: str) -> list[Path]:
-    """Return a full set of numbered shards; anything else is ambiguous."""
-    matches = [_SHARD.fullmatch(file.name) for file in files]
-    numbered = [m for m in matches if m is not None]
-    if len(numbered) != len(files) or len({(m["stem"], m["total"]) for m in numbered}) != 1:
-        raise _ambiguous(files, label)
-    missing = set(range(1, int(numbered[0]["total"]) + 1)) - {int(m["number"]) for m in numbered}
-    if missing:
-        raise FormatError(f"shard {min(missing)} of {numbered[0]['total']} is missing", file=label)
-    return files
-
-
-def _snapshot(path: Path, *, label: str) -> Path:
-    """Return the snapshot that a hub-cache folder points to; any other folder is itself."""
-    if not _is_cache(path):
+def _snapshot(path: Path, label: str) -> Path:
+    """Return the snapshot that a folder of the hub cache points to; any other path is itself."""
+    if not folders.is_cache(path):
         return path
-    reference = path / "refs" / "main"
-    if reference.is_file():
-        commit = reference.read_bytes()[:200].strip()
-        if _COMMIT.fullmatch(commit) and (path / "snapshots" / commit.decode()).is_dir():
-            return path / "snapshots" / commit.decode()
+    commit = _commit_of(path / "refs" / "main")
+    if commit and (path / "snapshots" / commit).is_dir():
+        return path / "snapshots" / commit
     snapshots = sorted(p for p in (path / "snapshots").iterdir() if p.is_dir())
     if len(snapshots) == 1:
         return snapshots[0]
     raise FormatError(f"a cache with {len(snapshots)} snapshots; name one of them", file=label)
 
 
-def _is_cache(path: Path) -> bool:
-    return (path / "snapshots").is_dir() and (path / "blobs").is_dir()
+def _commit_of(reference: Path) -> str:
+    """Return the commit that a reference of the cache holds; "" if it holds none."""
+    if not reference.is_file():
+        return ""
+    commit = reference.read_bytes()[:200].strip().decode("utf-8", "replace")
+    return commit if _COMMIT.fullmatch(commit) else ""
 
 
-def _ambiguous(files: list[Path], label: str) -> FormatError:
-    names = ", ".join(printable(file.name) for file in files[:4])
-    more = f" and {len(files) - 4} more" if len(files) > 4 else ""
-    return FormatError(f"several weight files and no index ({names}{more}); name one", file=label)
-
-
-def _no_weights(path: Path, label: str) -> FormatError:
-    """Say what a folder without safetensors files does hold."""
-    names = sorted(entry.name for entry in path.iterdir())
-    if not names:
-        return FormatError("the folder is empty", file=label)
-    for name in names:
-        kind = _OTHER_FORMATS.get(PurePosixPath(name).suffix)
-        if kind is not None:
-            reason = f"the folder has no safetensors file; {printable(name)} is {kind}"
-            return FormatError(reason, file=label)
-    return FormatError("the folder holds no weights", file=label)
+def _cached(repository: Repository, cache: Path) -> Path | None:
+    """Return where the cache has what is named, whole or not."""
+    folder = cache / f"models--{repository.id.replace('/', '--')}"
+    revision = repository.revision or "main"
+    commit = _commit_of(folder / "refs" / revision) or revision
+    found = folder / "snapshots" / commit / repository.path
+    return found if _COMMIT.fullmatch(commit) and found.exists() else None

@@ -164,11 +164,19 @@ class Opener:
 def check_inside(path: Path, folder: Path, *, label: str, tensor: str | None = None) -> None:
     """Raise `FormatError` if a link leads from a model's folder to a file elsewhere.
 
-    The snapshots of a hub cache link to the blobs of the same repository, and may.
+    The snapshots of a hub cache link to the blobs of the same repository, and may; where the cache
+    keeps the blobs of all its repositories together, these link there.
+
+    Source: the cache layout of huggingface_hub, and its store of shared blobs (since 2.0).
     """
-    real, home = path.resolve(), folder.resolve()
-    if home.parent.name == "snapshots" and (home.parent.parent / "blobs").is_dir():
-        home = home.parent.parent
-    if not real.is_relative_to(home):
+    real, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    homes = [home]
+    for above in (home, *home.parents):
+        if above.name == "snapshots" and (above.parent / "blobs").is_dir():
+            homes.append(above.parent)
+            shared = above.parent.parent / "blobs"
+            if (shared / ".huggingface-shared-blobs").is_file():
+                homes.append(shared)
+    if not any(real.is_relative_to(home) for home in homes):
         reason = f"{printable(path.name)} links to a file outside the model's folder"
         raise FormatError(f"{reason}; name that file itself", file=label, tensor=tensor)

@@ -53,6 +53,7 @@ def test_any_piece_of_any_layout_is_the_bytes_there(layout: str, shape: tuple[in
     for start in range(len(whole)):
         for end in range(start + 1, len(whole) + 1, 3):
             assert bytes(held.piece(start, end - start, NOWHERE)) == whole[start:end]
+        assert not held.piece(start, 0, NOWHERE)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.int64, np.uint16, np.bool_, BFLOAT16])
