@@ -21,6 +21,9 @@ __all__ = ["Affine", "Artifact", "Item", "models_in", "read"]
 READERS = {
     ".safetensors": "safetensors",
     ".gguf": "gguf",
+    ".npy": "numpy_files",
+    ".npz": "numpy_files",
+    ".onnx": "onnx",
 }
 """The reader of each kind of file: a module of this folder whose `items_of` takes an `OpenFile`
 (and, for formats that keep data in several files, the `Opener`) and returns its tensors."""

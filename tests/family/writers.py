@@ -3,7 +3,6 @@
 To add a format, write a function of (path, tensors) that makes the file with the format's real
 library, imported inside the function, and add one line to `WRITERS`:
 
-    "npz": Writer(".npz", _npz, PLAIN),
     "torch zip": Writer(".pt", _torch, TORCH, needs_torch=True),
     "onnx": Writer(".onnx", _onnx, EVERY - {"bool"}, scalars=False),
 
@@ -95,13 +94,81 @@ def _gguf(path: Path, tensors: dict[str, Array]) -> Path:
     return path
 
 
+def _onnx(path: Path, tensors: dict[str, Array]) -> Path:
+    import onnx
+
+    onnx.save(_onnx_model(tensors), path)
+    return path
+
+
+def _onnx_typed(path: Path, tensors: dict[str, Array]) -> Path:
+    import onnx
+
+    model = _onnx_model(tensors)
+    for tensor in model.graph.initializer:
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+        numbers = {"float_data": "<f4", "double_data": "<f8"}.get(field)
+        if numbers is None:  # whole numbers, and the bits of what has no field of its own
+            array = tensors[tensor.name]
+            numbers = array.dtype if array.dtype.kind in "iu" else f"<u{array.itemsize}"
+        getattr(tensor, field).extend(np.frombuffer(tensor.raw_data, numbers).tolist())
+        tensor.ClearField("raw_data")
+    onnx.save(model, path)
+    return path
+
+
+def _onnx_beside(path: Path, tensors: dict[str, Array]) -> Path:
+    import onnx
+
+    location = f"{path.name}.data"
+    path.with_name(location).unlink(missing_ok=True)
+    onnx.save(
+        _onnx_model(tensors), path, save_as_external_data=True, location=location, size_threshold=0
+    )
+    return path
+
+
+def _onnx_model(tensors: dict[str, Array]) -> Any:
+    from onnx import helper, numpy_helper
+
+    held = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    return helper.make_model(helper.make_graph([], "model", [], [], initializer=held))
+
+
 GGUF = frozenset(("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64"))
+
+
+def _npy(path: Path, tensors: dict[str, Array]) -> Path:
+    for array in tensors.values():
+        np.save(path, array)
+    return path
+
+
+def _npz(path: Path, tensors: dict[str, Array]) -> Path:
+    np.savez(path, **tensors)
+    return path
+
+
+def _npz_turned(path: Path, tensors: dict[str, Array]) -> Path:
+    # Compressed, in Fortran order and big-endian: all that a reader has to undo.
+    turned = {
+        name: np.asarray(array, order="F").astype(array.dtype.newbyteorder(">"), order="K")
+        for name, array in tensors.items()
+    }
+    np.savez_compressed(path, **turned)
+    return path
 
 
 WRITERS: dict[str, Writer] = {
     "memory": Writer("", _memory, EVERY),
     "safetensors": Writer(".safetensors", write_model, EVERY),
     "gguf": Writer(".gguf", _gguf, GGUF, most_dims=4),
+    "npy": Writer(".npy", _npy, PLAIN, most_tensors=1, named=lambda name: "array"),
+    "npz": Writer(".npz", _npz, PLAIN),
+    "npz turned": Writer(".npz", _npz_turned, PLAIN, is_raw=False),
+    "onnx": Writer(".onnx", _onnx, EVERY),
+    "onnx, typed": Writer(".onnx", _onnx_typed, EVERY, is_raw=False),
+    "onnx, beside": Writer(".onnx", _onnx_beside, EVERY, is_raw=False),
 }
 
 
