@@ -73,8 +73,8 @@ def _head(facts: dict[str, Any]) -> str:
             f"{versions}.",
             f"Compiled kernel: {facts['kernel']}. Load average at the start {facts['load'][0]}.",
             facts["busy"],
-            "Medians, in parentheses the least and the largest; ratios are medians of same-round "
-            "ratios of wall time.",
+            "Medians, in parentheses the least and the largest; of memory the largest. Ratios are "
+            "medians of same-round ratios of wall time.",
         ]
     ).replace("\n\n", "\n")
 

@@ -143,7 +143,7 @@ def startup(bench: Bench) -> None:
             *bench.tools.named(given, "lineage --exact", "lineage", "lineage --fast"),
         ]
         named = tuple(renamed(each, each.name, against) for each in entrants)
-        bench.run("startup", (given,), named, rounds=_STARTUP_ROUNDS * bench.rounds)
+        bench.run("startup", (given,), named, title="1 MB", rounds=_STARTUP_ROUNDS * bench.rounds)
 
 
 def tiny(cache: Path) -> Input:
