@@ -24,6 +24,13 @@ READERS = {
     ".npy": "numpy_files",
     ".npz": "numpy_files",
     ".onnx": "onnx",
+    ".pt": "torch_files",
+    ".pth": "torch_files",
+    ".bin": "torch_files",
+    ".ckpt": "torch_files",
+    ".jit": "torch_files",
+    ".torchscript": "torch_files",
+    ".pt2": "torch_files",
 }
 """The reader of each kind of file: a module of this folder whose `items_of` takes an `OpenFile`
 (and, for formats that keep data in several files, the `Opener`) and returns its tensors."""
