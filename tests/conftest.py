@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 # Matrices here are small: threads of a BLAS only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# A mistyped path may read as a repository's name: no test asks a real hub for it.
+# A mistyped path may read as a repository's name: no test asks a real hub for it. Both are read
+# when huggingface_hub is imported; nobody listens at the discard port.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
 settings.register_profile(
     "lineage", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

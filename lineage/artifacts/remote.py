@@ -85,7 +85,7 @@ def fetched(repository: Repository) -> Path:
     base = PurePosixPath(repository.path)
     if repository.path in tree.names:
         base = base.parent
-    elif not any(_below(name, base) for name in tree.names):
+    elif repository.path and not any(_below(name, base) for name in tree.names):
         raise FileNotFoundError(errno.ENOENT, "the repository has no such file", repository.label)
     top = tree.within(base)
 
