@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = (
     (".safetensors",),
-    (".bin", ".pt", ".pth", ".ckpt", ".jit", ".torchscript"),
+    (".bin", ".pt", ".pth", ".ckpt", ".jit", ".torchscript", ".pt2"),
     (".gguf", ".onnx", ".h5", ".hdf5", ".keras", ".npz", ".npy"),
 )
 """Suffixes of weight files. A group before another is preferred; within one nothing is."""

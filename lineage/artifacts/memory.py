@@ -25,7 +25,7 @@ _NUMPY = {
     "bfloat16": "BF16", "float8_e5m2": "F8_E5M2", "float8_e4m3fn": "F8_E4M3",
 }  # fmt: skip
 
-_MAX_DEPTH = 32
+_MAX_DEPTH = 64
 """Mappings within mappings; more is a mapping that holds itself."""
 
 _Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -60,8 +60,9 @@ def items_of(model: Any) -> list[Item]:
 
     Args:
         model: A `torch.nn.Module` (its `state_dict()` is read) or a mapping of names to tensors,
-            arrays or mappings of the same kind, whose tensors are named `outer.inner`. Values that
-            are no tensors (`num_batches_tracked` counters are; an extra-state object is not) raise.
+            arrays or mappings of the same kind, whose tensors are named `outer.inner`. All of it
+            is the model: values that are no tensors (`num_batches_tracked` counters are; an
+            extra-state object is not) raise, and an optimizer's tensors must be left out before.
 
     Raises:
         FormatError: If a tensor has no values of its own here (on the meta device, one shard of

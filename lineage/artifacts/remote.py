@@ -210,7 +210,7 @@ def _told(error: BaseException, repository: Repository) -> OSError | FormatError
     words = printable(f"{type(error).__name__}: {error}".split("\n")[0])
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
         return error  # of the disk
-    if isinstance(error, ValueError | KeyError | TypeError) and not isinstance(error, OSError):
+    if isinstance(error, ValueError | KeyError | TypeError):
         return FormatError(f"the hub's answer cannot be understood ({words})", file=label)
     return ConnectionError(errno.ENETUNREACH, f"the hub cannot be reached ({words})", label)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import huggingface_hub
 import huggingface_hub.constants
+import huggingface_hub.utils
 import numpy as np
 import pytest
 from fake_hub import FakeHub
@@ -45,8 +46,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.chdir(tmp_path)
         yield served
-        close = getattr(huggingface_hub, "close_session", None) or huggingface_hub.reset_sessions
-        close()
+        if hasattr(huggingface_hub, "close_session"):  # since 1.0
+            huggingface_hub.close_session()
+        else:
+            huggingface_hub.utils._http.reset_sessions()
 
 
 def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +357,11 @@ def test_a_broken_download_goes_on_where_it_broke(
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 512)
     hub.push("org/name", {"m.safetensors": WEIGHTS})
     hub.cut = {"m.safetensors"}
-    assert fingerprint("hf://org/name").root == ROOT
+    try:
+        found = fingerprint("hf://org/name")
+    except ConnectionError:  # huggingface_hub before 1.0 goes on only when it is asked again
+        found = fingerprint("hf://org/name")
+    assert found.root == ROOT
     ranges = [
         r for method, path, r in hub.asked if method == "GET" and path.endswith("m.safetensors")
     ]
