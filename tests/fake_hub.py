@@ -33,6 +33,7 @@ class FakeHub:
         asked: Method, path and `Range` header of every request, in order.
         cut: Paths of files whose next GET breaks off in the middle.
         fail: A status to answer every request with.
+        fail_files: A status to answer every request for a file with.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class FakeHub:
         self.asked: list[tuple[str, str, str | None]] = []
         self.cut: set[str] = set()
         self.fail = 0
+        self.fail_files = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -95,13 +97,15 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             parts = parts[2:] if is_api else parts
             repository = hub.repositories.get("/".join(parts[:2]))
             given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if hub.fail:
-                return self._say(hub.fail, b"")
+            if hub.fail or (hub.fail_files and not is_api):
+                return self._say(hub.fail or hub.fail_files, b"")
             if repository is None:
                 return self._say(404 if given else 401, b"", {"X-Error-Code": "RepoNotFound"})
             if repository.token and given != repository.token:
-                code = "GatedRepo" if repository.gated else "RepoNotFound"
-                return self._say(403 if repository.gated else 401, b"", {"X-Error-Code": code})
+                if not repository.gated:
+                    return self._say(401, b"", {"X-Error-Code": "RepoNotFound"})
+                if not is_api:  # anybody may see what a gated repository lists
+                    return self._say(403 if given else 401, b"", {"X-Error-Code": "GatedRepo"})
             revision = parts[3] if len(parts) > 3 else "main"
             commit = repository.revisions.get(revision, revision)
             if commit not in repository.commits:

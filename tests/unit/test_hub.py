@@ -294,6 +294,9 @@ def test_what_the_hub_says_becomes_one_line(hub: FakeHub) -> None:
         with pytest.raises(OSError, match=words) as caught:
             read("hf://org/name")
         assert caught.value.filename == "hf://org/name"
+    hub.fail, hub.fail_files = 0, 403
+    with pytest.raises(PermissionError, match=r"refuses \(403\): give a token"):
+        read("hf://org/name")
 
 
 def test_a_hub_that_cannot_be_reached_is_a_connection_error(
@@ -465,6 +468,11 @@ def test_a_name_that_is_no_repository_is_refused(hub: FakeHub, name: str) -> Non
         read(name)
     assert caught.value.file == name
     assert hub.asked == []
+
+
+def test_an_empty_name_is_no_path() -> None:
+    with pytest.raises(FileNotFoundError, match="the path is empty"):
+        located("")
 
 
 def test_a_path_that_is_there_wins(hub: FakeHub) -> None:
