@@ -136,6 +136,38 @@ def _onnx_model(tensors: dict[str, Array]) -> Any:
     return helper.make_model(helper.make_graph([], "model", [], [], initializer=held))
 
 
+def _torch(path: Path, tensors: dict[str, Array]) -> Path:
+    import torch
+
+    torch.save({name: _of_torch(array) for name, array in tensors.items()}, path)
+    return path
+
+
+def _torch_old(path: Path, tensors: dict[str, Array]) -> Path:
+    import torch
+
+    held = {name: _of_torch(array) for name, array in tensors.items()}
+    torch.save({"state_dict": held}, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def _torch_turned(path: Path, tensors: dict[str, Array]) -> Path:
+    import torch
+
+    turned = {name: _of_torch(array.T) for name, array in tensors.items()}
+    torch.save({n: t.permute(tuple(range(t.ndim))[::-1]) for n, t in turned.items()}, path)
+    return path
+
+
+def _of_torch(array: Array) -> Any:
+    import torch
+
+    dtype = getattr(torch, array.dtype.name)
+    if not array.size:
+        return torch.empty(array.shape, dtype=dtype)
+    return torch.frombuffer(bytearray(array.tobytes()), dtype=dtype).reshape(array.shape)
+
+
 GGUF = frozenset(("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64"))
 
 
@@ -212,6 +244,9 @@ WRITERS: dict[str, Writer] = {
     "hdf5 chunked": Writer(".hdf5", _hdf5_chunked, HDF5, most_dims=32, is_raw=False),
     "hdf5 turned": Writer(".h5", _hdf5_turned, PLAIN, most_dims=32, is_raw=False),
     "keras": Writer(".keras", _keras, HDF5, most_dims=32),
+    "torch": Writer(".pt", _torch, EVERY, needs_torch=True),
+    "torch, old": Writer(".bin", _torch_old, EVERY, needs_torch=True),
+    "torch, turned": Writer(".pth", _torch_turned, EVERY, is_raw=False, needs_torch=True),
 }
 
 
