@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 from lineage.artifacts import folders
 from lineage.artifacts.choice import is_weights
-from lineage.artifacts.remote import Repository, fetched, stays_inside
-from lineage.errors import FormatError
+from lineage.artifacts.remote import Repository, fetched
+from lineage.errors import FormatError, printable
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REVISION = r"refs/(?:pr/\d{1,9}|convert/[\w.-]{1,96})|[^/@]{1,200}"
@@ -51,19 +51,14 @@ def located(source: str | os.PathLike[str]) -> Path:
     from huggingface_hub import constants
 
     offline = bool(constants.HF_HUB_OFFLINE)
-    reason = "it is not there"
-    if offline or not repository.remote or _WHOLE_COMMIT.fullmatch(repository.revision or ""):
-        found = _cached(repository, Path(constants.HF_HUB_CACHE))
-        try:
-            if found is not None:
-                folders.parts_of(found, label=label)
-                return found
-        except (FormatError, FileNotFoundError) as error:
-            reason = getattr(error, "reason", "it is not whole")
     path_too = "" if repository.remote else "no such path; "
-    if offline:
-        words = f"{path_too}in the hub cache {reason}, and HF_HUB_OFFLINE is set"
-        raise FileNotFoundError(errno.ENOENT, words, label)
+    if offline or not repository.remote or _WHOLE_COMMIT.fullmatch(repository.revision or ""):
+        found, reason = _cached(repository, Path(constants.HF_HUB_CACHE))
+        if found is not None:
+            return found
+        if offline:
+            words = f"{path_too}in the hub cache {reason}, and HF_HUB_OFFLINE is set"
+            raise FileNotFoundError(errno.ENOENT, words, label)
     try:
         return fetched(repository)
     except OSError as error:
@@ -111,9 +106,15 @@ def parsed(label: str) -> Repository | None:
         return None
     revision = None if match["revision"] is None else unquote(match["revision"])
     path = (match["path"] or "").rstrip("/")
-    if not stays_inside(path) or (revision is not None and not stays_inside(revision)):
+    if not _stays_inside(path) or (revision is not None and not _stays_inside(revision)):
         raise FormatError("its revision or path climbs or has an empty part", file=label)
     return Repository(match["id"], revision, path, label, remote)
+
+
+def _stays_inside(path: str) -> bool:
+    """Return whether a path stays where it is put."""
+    parts = path.split("/") if path else []
+    return not ({"", ".", ".."} & set(parts)) and not set("\\\0") & set(path)
 
 
 def _snapshot(path: Path, label: str) -> Path:
@@ -137,10 +138,17 @@ def _commit_of(reference: Path) -> str:
     return commit if _COMMIT.fullmatch(commit) else ""
 
 
-def _cached(repository: Repository, cache: Path) -> Path | None:
-    """Return where the cache has what is named, whole or not."""
+def _cached(repository: Repository, cache: Path) -> tuple[Path | None, str]:
+    """Return where the cache has what is named, or None and why it cannot be read there."""
     folder = cache / f"models--{repository.id.replace('/', '--')}"
     revision = repository.revision or "main"
     commit = _commit_of(folder / "refs" / revision) or revision
     found = folder / "snapshots" / commit / repository.path
-    return found if _COMMIT.fullmatch(commit) and found.exists() else None
+    if not _COMMIT.fullmatch(commit) or not found.exists():
+        return None, "it is not there"
+    try:
+        files = [f for part in folders.parts_of(found, label=repository.label) for f in part.files]
+    except FormatError as error:
+        return None, error.reason
+    gone = [file.name for file in files if not file.is_file()]  # links to blobs that are no more
+    return (None, f"its {printable(gone[0])} is gone") if gone else (found, "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ _SMALL = (
 )
 """What is fetched beside weights: what they are, and what they are declared to come from."""
 
+_NONSENSE = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
+"""What huggingface_hub runs into where an answer is no hub's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Repository:
@@ -61,12 +65,6 @@ class Repository:
     remote: bool
 
 
-def stays_inside(path: str) -> bool:
-    """Return whether a path stays where it is put."""
-    parts = path.split("/") if path else []
-    return not ({"", ".", ".."} & set(parts)) and not set("\\\0") & set(path)
-
-
 def fetched(repository: Repository) -> Path:
     """Fetch one model of a repository, and return where it is.
 
@@ -75,13 +73,9 @@ def fetched(repository: Repository) -> Path:
     3. The weight files chosen from the listing, or their index; and the small files beside.
     4. The shards that an index names.
     """
-    from huggingface_hub import HfApi
-
     # 1.
     hub = _Hub(repository, os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
-    info = hub.ask(HfApi(endpoint=hub.endpoint).model_info, revision=repository.revision)
-    commit = str(info.sha)
-    tree = _Tree(frozenset(s.rfilename for s in info.siblings or () if stays_inside(s.rfilename)))
+    commit, tree = hub.listing()
     base = PurePosixPath(repository.path)
     if repository.path in tree.names:
         base = base.parent
@@ -158,6 +152,20 @@ class _Hub:
     repository: Repository
     endpoint: str | None
 
+    def listing(self) -> tuple[str, _Tree]:
+        """Return the commit that the revision is now, and its files."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=self.endpoint)
+        info = self.ask(api.model_info, revision=self.repository.revision)
+        names = [file.rfilename for file in info.siblings or ()]
+        if not re.fullmatch(r"[0-9A-Za-z_-]{1,64}", info.sha or "") or not all(
+            isinstance(name, str) for name in names
+        ):
+            reason = "the hub's answer is no listing of a commit"
+            raise FormatError(reason, file=self.repository.label)
+        return info.sha, _Tree(frozenset(names))
+
     def fetch(self, names: list[str], revision: str | None, commit: str) -> Path:
         """Fetch files of a commit into the cache and return its folder."""
         from huggingface_hub import snapshot_download
@@ -180,7 +188,7 @@ class _Hub:
         try:
             with _unwatched():
                 return call(self.repository.id, **how)
-        except (OSError, ValueError, KeyError, TypeError, *failures) as error:
+        except (OSError, *_NONSENSE, *failures) as error:
             raise _told(error, self.repository) from None
 
 
@@ -210,7 +218,7 @@ def _told(error: BaseException, repository: Repository) -> OSError | FormatError
     words = printable(f"{type(error).__name__}: {error}".split("\n")[0])
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
         return error  # of the disk
-    if isinstance(error, ValueError | KeyError | TypeError):
+    if isinstance(error, _NONSENSE):
         return FormatError(f"the hub's answer cannot be understood ({words})", file=label)
     return ConnectionError(errno.ENETUNREACH, f"the hub cannot be reached ({words})", label)
 

@@ -313,7 +313,18 @@ def test_a_hub_that_cannot_be_reached_is_a_connection_error(
 
 
 @pytest.mark.parametrize(
-    "answer", [b"<html>", b"[]", b'{"sha": 1}', b'{"id": "org/name", "siblings": [{}]}', b"\xff"]
+    "answer",
+    [
+        b"<html>",
+        b"[]",
+        b"\xff",
+        b'{"sha": 1}',
+        b'{"id": "org/name", "siblings": [{}]}',
+        b'{"id": "org/name", "siblings": 3}',
+        b'{"id": "org/name", "sha": "../../x", "siblings": [{"rfilename": "m.safetensors"}]}',
+        b'{"id": "org/name", "siblings": [{"rfilename": "m.safetensors"}]}',
+        b'{"id": "org/name", "sha": "c0ffee", "siblings": [{"rfilename": 5}]}',
+    ],
 )
 def test_a_server_that_is_no_hub_is_refused(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, answer: bytes
@@ -332,7 +343,7 @@ def test_a_server_that_is_no_hub_is_refused(
     thread.start()
     try:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
-        assert "understood" in refusal("hf://org/name")
+        assert "the hub's answer" in refusal("hf://org/name")
     finally:
         server.shutdown()
         thread.join()
@@ -408,12 +419,20 @@ def test_half_of_a_model_in_the_cache_is_completed(hub: FakeHub) -> None:
     assert hub.fetched() == ["config.json"]
     with read("org/name") as artifact:
         assert len(artifact.items) == 2
-    snapshot = located("org/name")
-    blob = (snapshot / shard_name(1, 2)).resolve()
-    blob.unlink()  # as an unfinished clean-up leaves it: a link to nothing
-    (snapshot / shard_name(1, 2)).unlink()
+    (located("org/name") / shard_name(1, 2)).unlink()
     with read("org/name") as artifact:
         assert len(artifact.items) == 2
+
+
+def test_a_link_to_a_blob_that_is_gone_is_mended(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.push("org/name", {"m.safetensors": WEIGHTS})
+    (located("org/name") / "m.safetensors").resolve().unlink()
+    with monkeypatch.context() as offline:
+        go_offline(offline)
+        assert "its m.safetensors is gone" in refusal("org/name")
+    assert fingerprint("org/name").root == ROOT
 
 
 # Names
