@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -116,3 +118,15 @@ def legacy(
     parts = (MAGIC, version, {"little_endian": True}, value, named)
     data = b"".join(count.to_bytes(8, "little") + bits for _, count, bits in storages)
     return b"".join(map(pickle, parts)) + data + after
+
+
+@contextmanager
+def within(limit: int) -> Iterator[None]:
+    """Check that no more than so many bytes were in use at any time inside."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < limit

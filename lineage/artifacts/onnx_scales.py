@@ -182,6 +182,7 @@ def _values(item: Item) -> Iterator[float]:
     if packed is not None:  # two to a byte, the low four bits first; bit 3 is the sign of an I4
         pairs = np.stack([data & 15, data >> 4], axis=-1).reshape(-1)[: math.prod(item.shape)]
         data = (pairs.astype(np.int8) ^ packed) - packed
-    values: NDArray[np.float64] = data.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
+        values: NDArray[np.float64] = data.astype(np.float64)
     if bool(np.isfinite(values).all()):
         yield from values.tolist()

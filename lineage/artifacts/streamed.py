@@ -21,10 +21,10 @@ class Streamed:
     starts over, which is slow and right.
     """
 
-    def __init__(self, chunks: Callable[[], Iterator[bytes]], size: int) -> None:
+    def __init__(self, chunks: Callable[[], Iterator[bytes | memoryview]], size: int) -> None:
         self._chunks, self._size = chunks, size
         self._lock = Lock()
-        self._stream: Iterator[bytes] = iter(())
+        self._stream: Iterator[bytes | memoryview] = iter(())
         self._rest = memoryview(b"")
         self._at: int | None = None
 

@@ -209,7 +209,8 @@ def view_of(value: Made, name: str, file: OpenFile) -> View:
         dtype = _dtype(given[6] if len(given) > 6 else None, fail)
         flags = given[7] if len(given) > 7 else None
     elif by == f"{_REBUILD}qtensor":
-        scheme = given[4] if len(given) > 4 and isinstance(given[4], tuple) else (None,)
+        told = given[4] if len(given) > 4 else None
+        scheme = told if told and isinstance(told, tuple) else (None,)
     elif by == f"{_REBUILD}tensor_v2":
         flags = given[6] if len(given) > 6 else None
     if isinstance(flags, dict) and any(flags.values()):

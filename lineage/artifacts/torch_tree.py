@@ -48,7 +48,7 @@ def named_model(value: Any, file: OpenFile) -> list[tuple[str, Made]]:
     model, left_out = _model(value)
     found = list(_Walk(file).tensors(model))
     if not found and left_out:
-        reason = f"holds no model, only what training keeps ({', '.join(left_out)})"
+        reason = f"holds no model, only what training keeps ({', '.join(left_out[:5])})"
         raise FormatError(f"{reason}; give the file with the weights", file=file.path)
     if not found:
         raise FormatError("holds no tensors", file=file.path)
@@ -73,7 +73,7 @@ def _model(value: Any) -> tuple[Any, list[str]]:
         rest = {}
         for key, part in value.items():
             if _is_training(key, part):
-                left_out.append(printable(key, 40))
+                left_out.append(printable(str(key), 40))
             else:
                 rest[key] = part
         inner = _wrapped(rest)

@@ -11,6 +11,7 @@ The other fields say what the format cannot hold; the laws then leave it out, an
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,44 @@ def _npz_turned(path: Path, tensors: dict[str, Array]) -> Path:
     return path
 
 
+def _hdf5(path: Path, tensors: dict[str, Array]) -> Path:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in tensors.items():
+            file[name] = array
+    return path
+
+
+def _hdf5_chunked(path: Path, tensors: dict[str, Array]) -> Path:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in tensors.items():
+            how: dict[str, Any] = {}
+            if array.size and array.ndim:
+                chunks = tuple(min(n, max(2, n // 3)) for n in array.shape)
+                how = {"chunks": chunks, "compression": "gzip", "shuffle": True, "fletcher32": True}
+            file.create_dataset(name, data=array, **how)
+    return path
+
+
+def _hdf5_turned(path: Path, tensors: dict[str, Array]) -> Path:
+    return _hdf5(path, {n: a.astype(a.dtype.newbyteorder(">")) for n, a in tensors.items()})
+
+
+def _keras(path: Path, tensors: dict[str, Array]) -> Path:
+    held = _hdf5(path.with_suffix(".h5"), tensors)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.write(held, "model.weights.h5")
+    held.unlink()
+    return path
+
+
+HDF5 = PLAIN | {"bfloat16"}
+
+
 WRITERS: dict[str, Writer] = {
     "memory": Writer("", _memory, EVERY),
     "safetensors": Writer(".safetensors", write_model, EVERY),
@@ -169,6 +208,10 @@ WRITERS: dict[str, Writer] = {
     "onnx": Writer(".onnx", _onnx, EVERY),
     "onnx, typed": Writer(".onnx", _onnx_typed, EVERY, is_raw=False),
     "onnx, beside": Writer(".onnx", _onnx_beside, EVERY, is_raw=False),
+    "hdf5": Writer(".h5", _hdf5, HDF5, most_dims=32),
+    "hdf5 chunked": Writer(".hdf5", _hdf5_chunked, HDF5, most_dims=32, is_raw=False),
+    "hdf5 turned": Writer(".h5", _hdf5_turned, PLAIN, most_dims=32, is_raw=False),
+    "keras": Writer(".keras", _keras, HDF5, most_dims=32),
 }
 
 

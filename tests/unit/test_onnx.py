@@ -516,6 +516,7 @@ def test_operators_say_what_their_weights_stand_for(tmp_path: Path, place: str) 
         (["w", "s"], {"s": np.ones((3, 2), np.float32)}, {"axis": 1, "block_size": 2}),
         (["w", "s"], {"s": np.ones((2, 2), np.float32)}, {}),
         (["w", "s"], {"s": np.float32("nan")}, {}),
+        (["w", "s"], {"s": np.array(0x7F800001, np.uint32).view(np.float32)}, {}),
         (["w", "s"], {"s": np.zeros((0,), np.float32)}, {}),
         (["w", "s"], {"s": np.array([True])}, {}),
         (["w", "s"], {"s": np.ones(2**20 + 1, np.float32)}, {}),
@@ -523,7 +524,8 @@ def test_operators_say_what_their_weights_stand_for(tmp_path: Path, place: str) 
     ],
     ids=[
         "no scale", "no weight", "a scale computed", "a zero computed", "wrong axis",
-        "no such axis", "no such axis below", "blocks", "a matrix", "not a number", "none",
+        "no such axis", "no such axis below", "blocks", "a matrix", "not a number",
+        "a signalling NaN", "none",
         "not numbers", "too many", "zeros without scales",
     ],
 )  # fmt: skip
