@@ -123,5 +123,5 @@ def factors_of(signs: bytes, start: int, count: int) -> NDArray[np.float64]:
     """Return signs `start` to `start + count` of a stream of bits: 0 is +1, 1 is -1."""
     cut = np.frombuffer(signs, np.uint8)[start // 8 : (start + count + 7) // 8]
     bits = np.unpackbits(cut, bitorder="little")[start % 8 :][:count]
-    result: NDArray[np.float64] = 1.0 - 2.0 * bits
+    result: NDArray[np.float64] = np.where(bits, -1.0, 1.0)
     return result

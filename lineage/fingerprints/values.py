@@ -73,17 +73,27 @@ def rounded(piece: memoryview, dtype: str, narrow: str) -> tuple[bytes, bool]:
     """
     values = np.frombuffer(piece, dtype=_LITTLE[dtype])
     with np.errstate(over="ignore", invalid="ignore"):
-        between = values.astype(np.float32) if dtype not in {"F64", "F32"} else values
-        if narrow in {"BF16", "F8_E5M2", "F8_E4M3"}:
-            between = between.astype(np.float32)
-        narrowed = between.astype(_TARGETS[narrow])
-        back = narrowed.astype(np.float64)
-        survived = (back == values.astype(np.float64)) & (np.signbit(back) == np.signbit(values))
+        wide = as_float32(piece, dtype) if dtype != "F64" else values
+        if narrow == "BF16":
+            narrowed, back = _to_bfloat16(wide.astype(np.float32))
+        else:
+            narrowed = wide.astype(_TARGETS[narrow])
+            back = narrowed.astype(np.float64)
+        survived = (back == wide) & (np.signbit(back) == np.signbit(wide))
     return narrowed.tobytes(), bool(np.all(survived))
 
 
+def _to_bfloat16(wide: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    """Round float32 to bfloat16 bits, to nearest, ties to even; also return them as float32."""
+    bits = wide.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    half = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype("<u2")
+    back: NDArray[np.float32] = (half.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return half, back
+
+
 _TARGETS = {
-    "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("<f2"), "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"), "F32": np.dtype("<f4"),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
 }  # fmt: skip
 
