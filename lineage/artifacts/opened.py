@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from lineage.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FREE_HOLE = 64 << 20
 """A file may have this much more of holes than of data: reading a hole costs time but no disk."""
@@ -123,6 +128,25 @@ class Region:
         view = scratch[:size]
         self.file.read_into(self.start + start, view)
         return view
+
+    @contextmanager
+    def window(self, start: int, size: int) -> Iterator[memoryview]:
+        """Map some of the bytes while the `with` lasts: faster than a copy where files are large.
+
+        The file's size is asked first, so that one cut short is an error and not a signal.
+        """
+        at = self.start + start
+        skip = at % mmap.ALLOCATIONGRANULARITY
+        if os.fstat(self.file.descriptor).st_size < at + size:
+            raise FormatError("the file changed while it was read", file=self.file.path, offset=at)
+        with (
+            mmap.mmap(
+                self.file.descriptor, size + skip, access=mmap.ACCESS_READ, offset=at - skip
+            ) as mapped,
+            memoryview(mapped) as view,
+            view[skip:] as found,
+        ):
+            yield found
 
 
 class Opener:

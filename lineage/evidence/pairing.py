@@ -194,14 +194,8 @@ def is_matrix(shape: tuple[int, ...]) -> bool:
 
 
 def is_flat(tensor: TensorPrint) -> bool:
-    """Whether all values that are not zero are the same: a mask, a table of ones.
-
-    (sum x)^2 = n sum x^2 over n non-zero values holds for these alone (Cauchy and Schwarz).
-    """
-    sketch = tensor.sketch
-    if sketch is None:
-        return True
-    return sketch.total**2 >= 0.999 * (tensor.size - sketch.zeros) * sketch.energy
+    """Whether it has no two different values but zero: such tensors are alike by convention."""
+    return tensor.sketch is None or tensor.sketch.is_flat
 
 
 def match(first: Table, second: Table) -> list[tuple[int, int]]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from lineage.artifacts import read
 from lineage.files import write_whole
 from lineage.fingerprints.base import Fingerprint, TensorPrint
-from lineage.fingerprints.measure import measure
-from lineage.fingerprints.stored import SUFFIX, from_bytes, to_bytes
+from lineage.fingerprints.measure import TIERS, Pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+SUFFIX = ".lineage"
+"""What the name of a saved fingerprint ends in."""
 
 __all__ = [
     "SUFFIX",
@@ -27,24 +29,32 @@ __all__ = [
 
 
 def fingerprint(
-    source: str | PathLike[str] | Any, *, progress: Callable[[int], None] | None = None
+    source: str | PathLike[str] | Any,
+    *,
+    tier: str = "full",
+    progress: Callable[[int], None] | None = None,
 ) -> Fingerprint:
     """Fingerprint a model, or load a fingerprint that was saved.
 
     Args:
         source: Anything `read` takes (a path, a torch module or state dict, a mapping of NumPy
             arrays), or the path of a saved fingerprint (`*.lineage`), or a `Fingerprint`.
+        tier: `full` sketches every value; `fast` one block of rows in eight, for a wider error;
+            `exact` none, and only exact evidence can be had from it. Identity is exact in each.
         progress: Called with the number of bytes just done, from any thread.
 
     Raises:
         FormatError: Naming file, tensor and reason.
         OSError: If the path cannot be opened.
+        ValueError: If there is no such tier.
 
     Example:
         >>> import numpy as np
         >>> fingerprint({"w": np.zeros((2, 2), np.float32)}).root[:8]
         '10ff9036'
     """
+    if tier not in TIERS:
+        raise ValueError(f"tier is one of {', '.join(TIERS)}, not {tier!r}")
     if isinstance(source, Fingerprint):
         return source
     if isinstance(source, str | PathLike) and Path(source).suffix == SUFFIX:
@@ -52,9 +62,28 @@ def fingerprint(
         if path.is_file():
             return from_bytes(path.read_bytes(), file=fspath(source))
     with read(source) as artifact:
-        return measure(artifact, progress)
+        return Pass(tier, progress).over(artifact)
 
 
 def save(fingerprint: Fingerprint, path: str | PathLike[str]) -> None:
     """Write a fingerprint whole or not at all; `fingerprint` loads what ends in `.lineage`."""
     write_whole(Path(path), to_bytes(fingerprint))
+
+
+def to_bytes(fingerprint: Fingerprint) -> bytes:
+    """Return the stored form; the same fingerprint always gives the same bytes."""
+    from lineage.fingerprints import stored
+
+    return stored.to_bytes(fingerprint)
+
+
+def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
+    """Read a stored fingerprint; its root is recomputed from its leaves.
+
+    Raises:
+        FormatError: If the bytes are no fingerprint, or its parts disagree.
+        SchemeError: If its sketches were made by another scheme.
+    """
+    from lineage.fingerprints import stored
+
+    return stored.from_bytes(data, file=file)

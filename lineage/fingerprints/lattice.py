@@ -1,36 +1,28 @@
-"""Do a tensor's values lie on a few evenly spaced levels, as a quantizer leaves them?
-
-Derivation: in each sampled group the smallest gap between two distinct values is taken as the step,
-and every value must be a whole number of steps from the lowest, within the rounding of the dtype it
-is stored in, with at most 256 levels. n values drawn from a continuous law have a smallest gap of
-about range / n^2, so they ask for thousands of levels and fail; the chance that they pass falls
-with the tolerance to the power n.
-"""
+"""Whether a tensor's values lie on a few evenly spaced levels, as a quantizer leaves them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
+from lineage.artifacts.base import BITS
+from lineage.fingerprints.kernel import KINDS, compiled
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from lineage.fingerprints.sketch import Layout
 
 ROUNDING = {
     "F64": 2.0**-24, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8,
 }  # fmt: skip
 """Half a unit in the last place, relative, of values stored in each dtype."""
 
-_GROUPS = (0, 128, 64, 32)
-"""Group lengths tried along a row; 0 is the whole row."""
+SAMPLED_ROWS, SAMPLED_VALUES = 24, 1 << 10
+"""How many rows are looked at, and how much of each."""
 
-_SAMPLED_ROWS = 24
-_FIRST = 3
-"""Groups looked at before the others: most tensors have no lattice, and that is soon seen."""
+MIN_VALUES = 16
+"""In a row; fewer tell nothing."""
 
-_MAX_LEVELS = 256
-_MIN_VALUES = 16
+_STORED = {"I8", "U8", "F8_E4M3", "F8_E5M2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,74 +38,26 @@ class Lattice:
     group: int = 0
 
 
-def lattice(rows: NDArray[np.float32], dtype: str) -> Lattice:
-    """Look for a lattice in sampled rows.
+def lattice(piece: memoryview, layout: Layout, dtype: str) -> Lattice:
+    """Look for a lattice in the whole rows of a matrix's first piece.
 
     Args:
-        rows: float32, shape (rows, cols): some whole rows of a matrix, or their beginnings.
-        dtype: What they are stored in; says how far rounding may have moved a value.
+        piece: The first raw values of a tensor of numbers that are all finite.
+        layout: How the tensor is read as a matrix.
+        dtype: What the values are; 8-bit values are a lattice as they are stored.
     """
-    if dtype not in ROUNDING or rows.shape[1] < _MIN_VALUES:
+    if layout.is_vector:
         return Lattice()
-    step = max(1, rows.shape[0] // _SAMPLED_ROWS)
-    sample = rows[::step][:_SAMPLED_ROWS].astype(np.float64)
-    for group in _GROUPS:
-        if group >= rows.shape[1]:
-            continue
-        width = group or rows.shape[1]
-        groups = sample[:, : rows.shape[1] // width * width].reshape(-1, width)
-        groups = groups[np.any(groups, axis=1)]
-        groups = groups[:: max(1, len(groups) // _SAMPLED_ROWS)][:_SAMPLED_ROWS]
-        if len(groups) < 4 or not any(_levels(g, ROUNDING[dtype]) for g in groups[:_FIRST]):
-            continue
-        levels = [_levels(g, ROUNDING[dtype]) for g in groups]
-        found = [n for n in levels if n]
-        if len(found) >= 0.75 * len(levels):
-            return Lattice(bits=max(1, (max(found) - 1).bit_length()), group=group)
-    return Lattice()
+    if dtype in _STORED:
+        return Lattice(bits=8)
+    if dtype not in ROUNDING or layout.cols < MIN_VALUES:
+        return Lattice()
+    rows = len(piece) * 8 // BITS[dtype] // layout.cols
+    if compiled is not None and not compiled.stepped(
+        piece, KINDS[dtype], layout.cols, rows, SAMPLED_ROWS
+    ):
+        return Lattice()
+    from lineage.fingerprints import levels, values
 
-
-def _levels(values: NDArray[np.float64], rounding: float) -> int:
-    """Return how many levels a group's values span, or 0 where they lie on no lattice."""
-    distinct = np.unique(values)
-    if distinct.size < 2:
-        return 0
-    blur = 2.0 * rounding * np.abs(distinct)
-    away = distinct - distinct[np.argmin(np.abs(distinct))]
-    largest = float(np.abs(distinct).max())
-    steps = [largest / top for top in _TOPS]
-    # A gap that rounding cannot have made, nor changed much, lies near zero.
-    gaps = np.diff(distinct)
-    around = blur[1:] + blur[:-1]
-    is_sharp = gaps > 4 * around
-    if np.any(is_sharp):
-        is_step = is_sharp & (gaps < 1.3 * gaps[is_sharp].min())
-        steps.insert(0, float(gaps[is_step][np.argmin(around[is_step])]))
-    return next((n for step in steps if (n := _fit(away, blur, step))), 0)
-
-
-_TOPS = (127, 7, 128, 8, 3)
-"""Largest codes of symmetric 8-, 4- and 3-bit quantizers: the step may be the largest value over
-one of these, where no gap near zero shows it (small groups stored in few digits)."""
-
-
-def _fit(away: NDArray[np.float64], blur: NDArray[np.float64], step: float) -> int:
-    """Return how many levels fit values at these distances from one of them, or 0."""
-    if float(away[-1] - away[0]) / step >= 1.25 * _MAX_LEVELS:
-        return 0
-    close = np.abs(away) <= 8 * step
-    if np.any(np.abs(away - np.rint(away / step) * step)[close] > 0.3 * step):
-        return 0  # already the nearest values are off it
-    # A first step carries the rounding of two values; fit it through more and more of them.
-    for reach in (4, 16, 64, _MAX_LEVELS):
-        near = away[np.abs(away) <= reach * step]
-        count = np.rint(near / step)
-        if np.any(count):
-            step = float(count @ near / (count @ count))
-    count = np.rint(away / step)
-    off = np.abs(away - count * step)
-    sharp = blur < step / 6  # values whose place rounding cannot have blurred
-    if int(sharp.sum()) < 4 or np.any(off[sharp] > blur[sharp] + blur.min() + 1e-6 * step):
-        return 0
-    levels = int(count.max() - count.min()) + 1
-    return levels if levels <= _MAX_LEVELS else 0
+    most = SAMPLED_ROWS, SAMPLED_VALUES
+    return levels.lattice(values.rows_of(piece, dtype, layout.cols, most), dtype)

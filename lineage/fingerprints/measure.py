@@ -1,171 +1,257 @@
-"""One pass over an artifact: every byte is read once, hashed and sketched while it is in cache."""
+"""One pass over an artifact: every byte is read once, hashed and sketched while it is in cache.
+
+NumPy is imported only where the compiled loops are missing or a dtype needs it: a program that
+prints an identity should not wait for it.
+"""
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event, local
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from lineage.artifacts.base import BITS
+from lineage.artifacts.base import BITS, BLOCKS
+from lineage.artifacts.opened import Region
 from lineage.errors import FormatError
-from lineage.fingerprints import values
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.identity import ContentHasher
 from lineage.fingerprints.lattice import Lattice, lattice
-from lineage.fingerprints.sketch import SCHEME, Layout, Sketcher
+from lineage.fingerprints.narrowing import TRIED, Narrower
+from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from lineage.artifacts import Artifact, Item
+    from lineage.artifacts import Affine, Artifact, Item
 
-_RAW_PIECE = 1 << 20
-_LATTICE_VALUES = 1 << 10
-"""How much of a row is looked at for a lattice."""
+PIECE = 1 << 20
+"""Bytes read at once: they stay in a core's cache while they are hashed and sketched."""
+
+_WINDOW = 4 << 20
+"""Bytes of a file mapped at once: reading through a mapping saves a copy, and windows keep what is
+resident small."""
+
+_SMALL = 1 << 18
+"""Neighbours in a file that are smaller than this are read together."""
+
+TIERS = {"full": SCHEME, "fast": FAST, "exact": NONE}
+"""How much is measured, and the scheme of the sketches that gives: every value, one block of rows
+in eight, or none. Identity is exact in each."""
 
 
-def measure(artifact: Artifact, progress: Callable[[int], None] | None = None) -> Fingerprint:
-    """Fingerprint an open artifact with one thread per core, biggest tensors first.
+@dataclass(slots=True)
+class Pass:
+    """What one pass over an artifact needs and leaves.
 
-    Memory is bounded by the pieces in flight (some 30 MiB a thread), never by a tensor's size.
-
-    Args:
-        artifact: What `read` returned.
+    Attributes:
+        tier: A key of `TIERS`.
         progress: Called from any thread with the bytes just done.
-
-    Raises:
-        FormatError: If the bytes cannot be read, or the file changed meanwhile.
+        done: Name -> what is known already, and what was measured, even if interrupted.
     """
-    factors = values.scales(artifact.items)
-    per_thread = local()
-    stop = Event()
 
-    def work(item: Item) -> TensorPrint:
-        if not hasattr(per_thread, "scratch"):
-            per_thread.scratch = bytearray(0)
-        largest = _largest_piece(item)
-        if len(per_thread.scratch) < largest:
-            per_thread.scratch = bytearray(largest)
-        scratch = memoryview(per_thread.scratch)
-        return _tensor(item, factors.get(item.name), scratch, stop, progress)
+    tier: str = "full"
+    progress: Callable[[int], None] | None = None
+    done: dict[str, TensorPrint] = field(default_factory=dict)
+    _affine: dict[str, Affine] = field(default_factory=dict)
+    _stop: Event = field(default_factory=Event)
 
-    order = sorted(range(len(artifact.items)), key=lambda i: -artifact.items[i].size_bytes)
-    with ThreadPoolExecutor(max_workers=_cores()) as pool:
+    def over(self, artifact: Artifact) -> Fingerprint:
+        """Fingerprint an open artifact with one thread per core, biggest tensors first.
+
+        Memory is bounded by the pieces in flight (a few MiB a thread), never by a tensor's size.
+
+        Raises:
+            FormatError: If the bytes cannot be read, or the file changed meanwhile.
+        """
+        if self.tier != "exact" and any(_may_be_scaled(item) for item in artifact.items):
+            from lineage.fingerprints.values import affine_of
+
+            self._affine = affine_of(artifact.items)
+        left = [item for item in artifact.items if item.name not in self.done]
+        if self.progress is not None:
+            self.progress(artifact.size_bytes - sum(item.size_bytes for item in left))
+        tasks = deque(sorted(_grouped(left), key=lambda items: -sum(i.size_bytes for i in items)))
+        self._run(tasks, min(_cores(), len(tasks)))
+        artifact.check_unchanged()
+        tensors = tuple(self.done[item.name] for item in artifact.items)
+        return Fingerprint(tensors, TIERS[self.tier], artifact.size_bytes)
+
+    def _run(self, tasks: deque[list[Item]], count: int) -> None:
+        """Work through the tasks with some threads; the first error of any ends all."""
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            room = memoryview(bytearray(PIECE)), memoryview(bytearray(2 * PIECE))
+            try:
+                while not self._stop.is_set() and (task := _next(tasks)):
+                    self._task(task, *room)
+            except BaseException as error:  # noqa: BLE001  (raised again below)
+                errors.append(error)
+                self._stop.set()
+
+        threads = [Thread(target=work) for _ in range(count)]
+        for thread in threads:
+            thread.start()
         try:
-            done = list(pool.map(work, [artifact.items[i] for i in order]))
+            for thread in threads:
+                thread.join()
         except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            self._stop.set()
+            for thread in threads:
+                thread.join()
             raise
-    artifact.check_unchanged()
-    in_order: list[TensorPrint] = [done[k] for k in np.argsort(order)]
-    return Fingerprint(tuple(in_order), SCHEME, artifact.size_bytes)
+        if errors:
+            raise errors[0]
+
+    def _task(self, items: list[Item], scratch: memoryview, narrowed: memoryview) -> None:
+        if len(items) == 1:
+            item = items[0]
+            self.done[item.name] = self._tensor(item, _pieces(item, scratch), narrowed)
+            return
+        first, last = items[0], items[-1]
+        base, end = _start(first), _start(last) + last.size_bytes
+        both = first.source.piece(0, end - base, scratch)
+        for item in items:
+            at = _start(item) - base
+            piece = both[at : at + item.size_bytes]
+            self.done[item.name] = self._tensor(item, iter([(0, piece)]), narrowed)
+
+    def _tensor(
+        self, item: Item, pieces: Iterator[tuple[int, memoryview]], narrowed: memoryview
+    ) -> TensorPrint:
+        """Hash and sketch one tensor."""
+        content = ContentHasher(item.dtype, item.shape)
+        is_full = self.tier == "full"
+        narrower = [Narrower(item, to, keeps_rounded=is_full) for to in TRIED.get(item.dtype, ())]
+        layout = Layout.of(item.shape)
+        sketcher = None
+        if self.tier != "exact" and has_numbers(item.dtype) and item.size_bytes:
+            sketcher = Sketcher(layout, every=8 if self.tier == "fast" else 1)
+        found = Lattice()
+        width, size = _unit(item.dtype)
+        for start, piece in pieces:
+            if self._stop.is_set():
+                raise FormatError("interrupted", file=item.file, tensor=item.name)
+            if sketcher is not None:
+                at = start // size * width
+                numbers = self._numbers(item, piece, at)
+                sketcher.add(*numbers[:2], at, numbers[2])
+                if start == 0 and not sketcher.left_out:
+                    found = lattice(piece, layout, item.dtype)
+            for one in narrower:
+                one.update(piece, narrowed)
+            content.update(piece)
+            if self.progress is not None:
+                self.progress(len(piece))
+        return _print(item, content, narrower, sketcher, found)
+
+    def _numbers(
+        self, item: Item, piece: memoryview, start: int
+    ) -> tuple[memoryview | NDArray[np.float32], str, array[float] | None]:
+        """Return a piece as the sketch takes it: numbers, their dtype, and factors of rows."""
+        affine = self._affine.get(item.name)
+        if affine is None:
+            return piece, item.dtype, None
+        if affine.axis in {None, 0} and len(item.shape) > 1 and not any(affine.zeros):
+            return piece, item.dtype, array("f", affine.scales)
+        from lineage.fingerprints import values
+
+        raw = values.as_float32(piece, item.dtype)
+        return values.applied(raw, affine, item.shape, start), "F32", None
+
+
+def _print(
+    item: Item,
+    content: ContentHasher,
+    narrower: list[Narrower],
+    sketcher: Sketcher | None,
+    found: Lattice,
+) -> TensorPrint:
+    """Put together what the pass over one tensor has found."""
+    exact = [n for n in narrower if n.exact]
+    left_out = 0 if sketcher is None else sketcher.left_out
+    digest = content.digest()
+    return TensorPrint(
+        name=item.name,
+        dtype=item.dtype,
+        shape=item.shape,
+        content=digest,
+        value=exact[0].digest() if exact else digest,
+        rounded=tuple(
+            (n.to, n.digest()) for n in narrower if n.is_rounded and not n.exact and not left_out
+        ),
+        sketch=None if sketcher is None else sketcher.finish(),
+        nonfinite=left_out,
+        lattice=found,
+    )
+
+
+def _next(tasks: deque[list[Item]]) -> list[Item] | None:
+    try:
+        return tasks.popleft()
+    except IndexError:
+        return None
+
+
+def _may_be_scaled(item: Item) -> bool:
+    return item.affine is not None or item.dtype in {"I8", "F8_E4M3", "F8_E5M2"}
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _largest_piece(item: Item) -> int:
-    if not values.has_numbers(item.dtype):
-        return min(item.size_bytes, _RAW_PIECE)
-    width = BITS[item.dtype] // 8
-    return max((count * width for _, count in Layout.of(item.shape).pieces()), default=0)
+def _unit(dtype: str) -> tuple[int, int]:
+    """Return the values and bytes that a piece must be a whole number of."""
+    if dtype in BLOCKS:
+        return BLOCKS[dtype]
+    return (1, BITS[dtype] // 8) if BITS[dtype] >= 8 else (8 // BITS[dtype], 1)
 
 
-def _tensor(
-    item: Item,
-    factor: NDArray[np.float32] | None,
-    scratch: memoryview,
-    stop: Event,
-    progress: Callable[[int], None] | None,
-) -> TensorPrint:
-    """Hash and sketch one tensor."""
-    content = ContentHasher(item.dtype, item.shape)
-    narrower = [_Narrower(item, narrow) for narrow in values.NARROWER.get(item.dtype, ())]
-    numeric = values.has_numbers(item.dtype) and item.size_bytes > 0
-    layout = Layout.of(item.shape)
-    sketcher = Sketcher(layout) if numeric else None
-    found = Lattice()
-    nonfinite = 0
-    for start, count in layout.pieces() if numeric else _raw_pieces(item):
-        if stop.is_set():
-            raise FormatError("interrupted", file=item.file, tensor=item.name)
-        width = BITS[item.dtype] // 8 if numeric else 1
-        piece = item.source.piece(start * width, count * width, scratch)
-        content.update(piece)
-        for narrow in narrower:
-            narrow.update(piece)
-        if sketcher is not None:
-            numbers = values.as_float32(piece, item.dtype)
-            if factor is not None:
-                numbers = _scaled(numbers, factor, start, layout)
-            nonfinite += sketcher.add(numbers, start)
-            if start == 0 and not nonfinite:
-                found = _lattice(numbers, layout, item.dtype)
-        if progress is not None:
-            progress(count * width)
-    exact = [n for n in narrower if n.exact]
-    return TensorPrint(
-        name=item.name,
-        dtype=item.dtype,
-        shape=item.shape,
-        content=content.digest(),
-        value=exact[0].digest() if exact else content.digest(),
-        rounded=tuple((n.narrow, n.digest()) for n in narrower if not n.exact and not nonfinite),
-        sketch=None if sketcher is None else sketcher.finish(),
-        nonfinite=nonfinite,
-        lattice=found,
-    )
+def _pieces(item: Item, scratch: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield (first byte, bytes) of a tensor, in order; each is good until the next is asked for."""
+    size = _unit(item.dtype)[1]
+    step = PIECE // size * size
+    if isinstance(item.source, Region) and item.size_bytes >= _WINDOW:
+        for start in range(0, item.size_bytes, _WINDOW // step * step):
+            count = min(_WINDOW // step * step, item.size_bytes - start)
+            with item.source.window(start, count) as window:
+                for at in range(0, count, step):
+                    with window[at : at + step] as piece:
+                        yield start + at, piece
+        return
+    for start in range(0, item.size_bytes, step):
+        yield start, item.source.piece(start, min(step, item.size_bytes - start), scratch)
 
 
-class _Narrower:
-    """Hashes what a tensor would be in a narrower dtype, and sees whether that loses anything."""
-
-    def __init__(self, item: Item, narrow: str) -> None:
-        self.narrow = narrow
-        self.exact = True
-        self._dtype = item.dtype
-        self._hash = ContentHasher(narrow, item.shape)
-
-    def update(self, piece: memoryview) -> None:
-        half, exact = values.rounded(piece, self._dtype, self.narrow)
-        self.exact = self.exact and exact
-        self._hash.update(half)
-
-    def digest(self) -> bytes:
-        return self._hash.digest()
+def _start(item: Item) -> int:
+    assert isinstance(item.source, Region)
+    return item.source.start
 
 
-def _raw_pieces(item: Item) -> list[tuple[int, int]]:
-    """Return (first byte, bytes) of each piece of a tensor without numbers."""
-    return [
-        (start, min(_RAW_PIECE, item.size_bytes - start))
-        for start in range(0, item.size_bytes, _RAW_PIECE)
-    ]
-
-
-def _scaled(
-    numbers: NDArray[np.float32], factor: NDArray[np.float32], start: int, layout: Layout
-) -> NDArray[np.float32]:
-    """Multiply stored integers by their tensor's or their rows' scale."""
-    if factor.size == 1:
-        return numbers * factor.reshape(())
-    rows = np.arange(start, start + numbers.size) // layout.cols
-    return numbers * factor.reshape(-1)[rows]
-
-
-def _lattice(numbers: NDArray[np.float32], layout: Layout, dtype: str) -> Lattice:
-    """Look for a lattice in the whole rows of a matrix's first piece."""
-    if layout.is_vector or numbers.size < layout.cols:
-        return Lattice()
-    if dtype in {"I8", "U8", "F8_E4M3", "F8_E5M2"}:
-        return Lattice(bits=8)
-    rows = numbers.size // layout.cols
-    sample = numbers[: rows * layout.cols].reshape(rows, layout.cols)
-    return lattice(sample[:, :_LATTICE_VALUES], dtype)
+def _grouped(items: list[Item]) -> list[list[Item]]:
+    """Put small tensors that lie next to each other in one file together, up to a piece."""
+    tasks: list[list[Item]] = []
+    small: list[Item] = []
+    for item in items:
+        if item.size_bytes < _SMALL and isinstance(item.source, Region):
+            small.append(item)
+        else:
+            tasks.append([item])
+    small.sort(key=lambda item: (item.file or "", _start(item)))
+    for item in small:
+        group = tasks[-1] if tasks else []
+        if group and group[0].size_bytes < _SMALL and isinstance(group[0].source, Region):
+            base, end = _start(group[0]), _start(group[-1]) + group[-1].size_bytes
+            is_next = group[0].file == item.file and _start(item) == end
+            if is_next and end + item.size_bytes - base <= PIECE:
+                group.append(item)
+                continue
+        tasks.append([item])
+    return tasks

@@ -15,27 +15,28 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lineage import canonical
-from lineage.artifacts.base import BITS, MAX_EXTENTS, MAX_VALUES
+from lineage.artifacts.base import BITS, BLOCKS, MAX_EXTENTS, MAX_VALUES
 from lineage.errors import FormatError, SchemeError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.lattice import Lattice
-from lineage.fingerprints.sketch import LARGEST, SCHEME, Layout, Sketch
-from lineage.fingerprints.values import NARROWER, has_numbers
+from lineage.fingerprints.narrowing import ROUNDED
+from lineage.fingerprints.sketch import FAST, LARGEST, NONE, SCHEME, Layout, Sketch, has_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
+SCHEMES = (SCHEME, FAST, NONE)
+
 TYPE = "urn:model-lineage:fingerprint:v1"
-SUFFIX = ".lineage"
 
 
 def to_bytes(fingerprint: Fingerprint) -> bytes:
     """Return the stored form; the same fingerprint always gives the same bytes."""
     rows: list[dict[str, Any]] = []
     cores: list[NDArray[np.float32]] = []
-    energies: list[NDArray[np.float64]] = []
+    energies: list[NDArray[np.float32]] = []
     sums: list[float] = []
     for tensor in fingerprint.tensors:
         row: dict[str, Any] = {
@@ -43,20 +44,26 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
             "dtype": tensor.dtype,
             "shape": list(tensor.shape),
             "content": tensor.content.hex(),
-            "value": tensor.value.hex(),
-            "rounded": {dtype: digest.hex() for dtype, digest in tensor.rounded},
-            "nonfinite": tensor.nonfinite,
-            "lattice": [tensor.lattice.bits, tensor.lattice.group],
         }
+        if tensor.value != tensor.content:
+            row["value"] = tensor.value.hex()
+        if tensor.rounded:
+            row["rounded"] = {dtype: digest.hex() for dtype, digest in tensor.rounded}
+        if tensor.nonfinite:
+            row["nonfinite"] = tensor.nonfinite
+        if tensor.lattice.bits:
+            row["lattice"] = [tensor.lattice.bits, tensor.lattice.group]
         if tensor.sketch is not None:
             row["zeros"] = tensor.sketch.zeros
+            if tensor.sketch.is_flat:
+                row["flat"] = True
             cores.append(tensor.sketch.core.reshape(-1))
             energies += [tensor.sketch.rows, tensor.sketch.cols]
-            sums += [tensor.sketch.total, tensor.sketch.fourth]
+            sums += [tensor.sketch.energy, tensor.sketch.fourth]
         rows.append(row)
     arrays = {
         "cores": np.concatenate([*cores, np.zeros(0, np.float32)]),
-        "energies": np.concatenate([*energies, np.zeros(0)]),
+        "energies": np.concatenate([*energies, np.zeros(0, np.float32)]),
         "sums": np.array(sums, np.float64),
         "manifest": np.frombuffer(canonical.dumps(rows), np.uint8),
     }
@@ -84,17 +91,16 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     head = _head(data, file=file)
     if head.get("_type") != TYPE:
         raise fail(f"not a fingerprint: its type is {str(head.get('_type'))[:80]!r}")
-    if head.get("scheme") != SCHEME:
-        raise SchemeError(
-            f"{file}: sketched by {head.get('scheme')!r}, this version has {SCHEME!r}"
-        )
+    scheme = head.get("scheme")
+    if scheme not in SCHEMES:
+        raise SchemeError(f"{file}: sketched by {scheme!r}, this version has {', '.join(SCHEMES)}")
     try:
         arrays = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy has no name for
         raise fail(f"not a fingerprint: {error}") from error
     expected = {
         "cores": "float32",
-        "energies": "float64",
+        "energies": "float32",
         "sums": "float64",
         "manifest": "uint8",
     }
@@ -103,7 +109,7 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     rows = canonical.loads(arrays["manifest"].tobytes(), file=file)
     if not isinstance(rows, list) or not rows:
         raise fail("its manifest lists no tensors")
-    reader = _Reader(arrays)
+    reader = _Reader(arrays, has_sketches=scheme != NONE)
     tensors = []
     for row in rows:
         try:
@@ -117,7 +123,7 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     names = [t.name.encode() for t in tensors]
     if names != sorted(set(names)):
         raise fail("its tensors are not in name order, each once")
-    fingerprint = Fingerprint(tuple(tensors), SCHEME, int(head["size_bytes"]))
+    fingerprint = Fingerprint(tuple(tensors), scheme, int(head["size_bytes"]))
     if fingerprint.root != head.get("root"):
         raise fail("its root is not the root of its leaves")
     return fingerprint
@@ -145,8 +151,9 @@ def _head(data: bytes, *, file: object) -> dict[str, Any]:
 class _Reader:
     """Hands out the concatenated arrays, tensor by tensor."""
 
-    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, arrays: dict[str, NDArray[Any]], *, has_sketches: bool) -> None:
         self._arrays = arrays
+        self._has_sketches = has_sketches
         self._next = {"cores": 0, "energies": 0, "sums": 0}
 
     def _take(self, name: str, count: int) -> NDArray[Any]:
@@ -165,41 +172,48 @@ class _Reader:
     def tensor(self, row: dict[str, Any]) -> TensorPrint:
         """Build one tensor's print from its manifest row; slips raise the built-in errors."""
         shape = tuple(row["shape"])
-        if row["dtype"] not in BITS or not all(type(n) is int and n >= 0 for n in shape):
+        if row["dtype"] not in BITS.keys() | BLOCKS.keys() or not all(
+            type(n) is int and n >= 0 for n in shape
+        ):
             raise ValueError("its dtype or shape is not one")
         if len(shape) > MAX_EXTENTS or prod(n for n in shape if n) > MAX_VALUES:
             raise ValueError("its shape has more values than any file holds")
         if not isinstance(row["name"], str):
             raise TypeError("its name is not text")
-        sketch = None
-        if has_numbers(row["dtype"]) and prod(shape):
-            height, width = Layout.of(shape).core_shape
-            sketch = Sketch(
-                self._take("cores", height * width).reshape(height, width),
-                self._take("energies", height),
-                self._take("energies", width),
-                float(self._take("sums", 1)[0]),
-                float(self._take("sums", 1)[0]),
-                _count(row["zeros"], prod(shape)),
-            )
-            if np.any(sketch.rows < 0) or np.any(sketch.cols < 0) or sketch.fourth < 0:
-                raise ValueError("its energies are negative")
-            with np.errstate(over="ignore"):
-                is_sane = sketch.energy <= LARGEST**2 * prod(shape)
-            if not is_sane:
-                raise ValueError("its energies are larger than its values can be")
-        bits, group = row["lattice"]
+        content = _digest(row["content"])
+        bits, group = row.get("lattice", (0, 0))
         return TensorPrint(
             row["name"],
             row["dtype"],
             shape,
-            _digest(row["content"]),
-            _digest(row["value"]),
+            content,
+            _digest(row["value"]) if "value" in row else content,
             tuple((dtype, _digest(text)) for dtype, text in _rounded(row)),
-            sketch,
-            _count(row["nonfinite"], prod(shape)),
+            self._sketch(row, shape),
+            _count(row.get("nonfinite", 0), prod(shape)),
             Lattice(_count(bits, 8), _count(group, prod(shape))),
         )
+
+    def _sketch(self, row: dict[str, Any], shape: tuple[int, ...]) -> Sketch | None:
+        size: int = prod(shape)
+        if not (self._has_sketches and has_numbers(row["dtype"]) and size):
+            return None
+        height, width = Layout.of(shape).core_shape
+        core = self._take("cores", height * width).reshape(height, width)
+        rows, cols = self._take("energies", height), self._take("energies", width)
+        energy, fourth = map(float, self._take("sums", 2))
+        if type(row.get("flat", False)) is not bool:
+            raise TypeError("its flat is neither true nor false")
+        zeros = _count(row["zeros"], size)
+        if np.any(rows < 0) or np.any(cols < 0) or fourth < 0 or energy < 0:
+            raise ValueError("its energies are negative")
+        if energy > LARGEST**2 * size:
+            raise ValueError("its energies are larger than its values can be")
+        for part in (rows, cols):
+            if not abs(float(part.sum(dtype=np.float64)) - energy) <= 1e-5 * energy:
+                raise ValueError("its energies do not add up")
+        raw = (core.tobytes(), rows.tobytes(), cols.tobytes())
+        return Sketch((height, width), raw, energy, fourth, zeros, row.get("flat", False))
 
 
 def _count(value: object, most: int) -> int:
@@ -209,8 +223,8 @@ def _count(value: object, most: int) -> int:
 
 
 def _rounded(row: dict[str, Any]) -> list[tuple[str, str]]:
-    found: dict[str, str] = row["rounded"]
-    if not found.keys() <= set(NARROWER.get(row["dtype"], ())):
+    found: dict[str, str] = row.get("rounded", {})
+    if not found.keys() <= set(ROUNDED.get(row["dtype"], ())):
         raise ValueError("it is rounded to a dtype that it is not tried in")
     return sorted(found.items())
 

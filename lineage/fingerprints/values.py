@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
+
+from lineage.artifacts.base import BLOCKS, Affine
+from lineage.artifacts.ggml import dequantized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,24 +29,27 @@ _LITTLE = {
 }  # fmt: skip
 """How NumPy reads each dtype; what is missing (packed 4- and 6-bit, complex) has no sketch."""
 
-NARROWER = {
-    "F64": ("BF16", "F16", "F32"),
-    "F32": ("BF16", "F16"),
-    "F16": ("BF16",),
-    "F8_E5M2": ("BF16",), "F8_E4M3": ("BF16",), "F8_E8M0": ("BF16",),
-    "F8_E5M2FNUZ": ("BF16",), "F8_E4M3FNUZ": ("BF16",),
-}  # fmt: skip
-"""The dtypes a tensor is tried in, in order; the first that holds every value gives its value
-digest. bfloat16 stands for every narrower float too, since it holds all their values."""
 
+def rows_of(piece: memoryview, dtype: str, cols: int, most: tuple[int, int]) -> NDArray[np.float32]:
+    """Return some whole rows of a piece that begins with one, evenly chosen and cut short.
 
-def has_numbers(dtype: str) -> bool:
-    """Whether values of this dtype can be sketched."""
-    return dtype in _LITTLE
+    Args:
+        piece: Raw values.
+        dtype: A plain dtype.
+        cols: Values in a row.
+        most: Rows and values of a row to return at most.
+    """
+    raw = np.frombuffer(piece, _LITTLE[dtype])
+    rows = raw.size // cols
+    matrix = raw[: rows * cols].reshape(rows, cols)
+    chosen = matrix[:: max(1, rows // most[0])][: most[0], : most[1]]
+    return as_float32(memoryview(chosen.tobytes()), dtype).reshape(chosen.shape)
 
 
 def as_float32(piece: memoryview, dtype: str) -> NDArray[np.float32]:
     """Return the values of a piece as float32, without a copy where they already are."""
+    if dtype in BLOCKS:
+        return dequantized(np.frombuffer(piece, np.uint8), dtype)
     raw = np.frombuffer(piece, dtype=_LITTLE[dtype])
     if dtype == "BF16":
         wide: NDArray[np.uint32] = raw.astype(np.uint32)
@@ -58,41 +65,53 @@ def rounded(piece: memoryview, dtype: str, narrow: str) -> tuple[bytes, bool]:
     Args:
         piece: Raw little-endian values.
         dtype: What they are.
-        narrow: `BF16`, `F16` or `F32`.
+        narrow: One of `NARROW`.
 
     Returns:
         The rounded values' bytes, and whether every value (bit for bit, NaNs excepted: they are
         never exact) survived.
     """
     values = np.frombuffer(piece, dtype=_LITTLE[dtype])
-    if narrow == "BF16" and dtype == "F32":
-        bits = values.view("<u4")
-        exact = not np.any(bits & np.uint32(0xFFFF))
-        odd = (bits >> np.uint32(16)) & np.uint32(1)
-        half = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype("<u2")
-        return half.tobytes(), exact
-    target: Any = {"BF16": ml_dtypes.bfloat16, "F16": "<f2", "F32": "<f4"}[narrow]
     with np.errstate(over="ignore", invalid="ignore"):
-        narrowed = (
-            values.astype(np.float32).astype(target)
-            if narrow == "BF16"
-            else (values.astype(target))
-        )
-        exact = bool(np.array_equal(narrowed.astype(values.dtype), values))
-    return narrowed.tobytes(), exact
+        wide = as_float32(piece, dtype) if dtype != "F64" else values
+        if narrow == "BF16":
+            narrowed, back = _to_bfloat16(wide.astype(np.float32))
+        else:
+            narrowed = wide.astype(_TARGETS[narrow])
+            back = narrowed.astype(np.float64)
+        survived = (back == wide) & (np.signbit(back) == np.signbit(wide))
+    return narrowed.tobytes(), bool(np.all(survived))
 
 
-def scales(items: tuple[Item, ...]) -> dict[str, NDArray[np.float32]]:
-    """Find, for each weight stored as integers or 8-bit floats, the scales stored beside it.
+def _to_bfloat16(wide: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    """Round float32 to bfloat16 bits, to nearest, ties to even; also return them as float32."""
+    bits = wide.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    half = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype("<u2")
+    back: NDArray[np.float32] = (half.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return half, back
+
+
+_TARGETS = {
+    "F16": np.dtype("<f2"), "F32": np.dtype("<f4"),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+}  # fmt: skip
+
+
+def affine_of(items: tuple[Item, ...]) -> dict[str, Affine]:
+    """Find what stored whole numbers and 8-bit floats stand for.
 
     Returns:
-        Weight name -> a scalar or one factor per row, to multiply the stored numbers with. The
-        conventions known: `W_scale`, `W.scale` (compressed-tensors, safetensors exports), and
-        `SCB` beside `weight` (bitsandbytes LLM.int8, absmax per row over 127).
+        Weight name -> scales and zeros: what its file says (`Item.affine`), or else a tensor stored
+        beside it under a known convention: `W_scale` and `W.scale` (compressed-tensors, safetensors
+        exports), and `SCB` beside `weight` (bitsandbytes LLM.int8, absmax per row over 127).
     """
     by_name = {item.name: item for item in items}
     found = {}
     for item in items:
+        if item.affine is not None:
+            found[item.name] = item.affine
+            continue
         if item.dtype not in {"I8", "F8_E4M3", "F8_E5M2"} or len(item.shape) != 2:
             continue
         stem = item.name.removesuffix("weight")
@@ -106,5 +125,21 @@ def scales(items: tuple[Item, ...]) -> dict[str, NDArray[np.float32]]:
                 continue
             scratch = memoryview(bytearray(scale.size_bytes))
             raw = scale.source.piece(0, scale.size_bytes, scratch)
-            found[item.name] = as_float32(raw, scale.dtype).copy() / np.float32(divisor)
+            scales = tuple((as_float32(raw, scale.dtype) / np.float32(divisor)).tolist())
+            axis = None if len(scales) == 1 else 0
+            found[item.name] = Affine(scales, (0.0,) * len(scales), axis)
     return found
+
+
+def applied(
+    numbers: NDArray[np.float32], affine: Affine, shape: tuple[int, ...], start: int
+) -> NDArray[np.float32]:
+    """Turn stored whole numbers, from value `start` of a tensor on, into what they stand for."""
+    scales = np.array(affine.scales, np.float32)
+    zeros = np.array(affine.zeros, np.float32)
+    if affine.axis is not None:
+        places = np.arange(start, start + numbers.size) // prod(shape[affine.axis + 1 :])
+        places %= shape[affine.axis]
+        scales, zeros = scales[places], zeros[places]
+    result: NDArray[np.float32] = (numbers - zeros) * scales
+    return result

@@ -148,7 +148,7 @@ def test_the_same_values_have_the_same_sketch(writer: Writer, tmp_path: Path, dt
         assert other.sketch is not None
         assert one.nonfinite == other.nonfinite == 0
         assert one.sketch.zeros == other.sketch.zeros > 0
-        for field in ("core", "rows", "cols", "total", "fourth"):
+        for field in ("core", "rows", "cols", "energy", "fourth"):
             expected = getattr(other.sketch, field)
             np.testing.assert_allclose(
                 getattr(one.sketch, field), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max()

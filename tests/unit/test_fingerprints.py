@@ -19,8 +19,9 @@ from makers import Array, as_bfloat16, container, entry, raw, small_model, write
 
 from lineage import canonical
 from lineage.errors import FormatError, LineageError, SchemeError
-from lineage.fingerprints import Fingerprint, fingerprint, from_bytes, sketch, to_bytes
-from lineage.fingerprints.lattice import Lattice, lattice
+from lineage.fingerprints import Fingerprint, fingerprint, from_bytes, levels, sketch, to_bytes
+from lineage.fingerprints import folding as folding_loops
+from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.sketch import SIDE, VECTOR, Layout, Sketch
 
 # Identity, written again from its words
@@ -205,10 +206,19 @@ def folding(extent: int, buckets: int) -> Array:
 
 
 def reference_core(array: Array) -> Array:
-    if array.ndim < 2:
-        return (folding(array.size, VECTOR) @ array.reshape(-1)).reshape(1, -1)
-    matrix = array.reshape(array.shape[0], -1)
-    return folding(matrix.shape[0], SIDE) @ matrix @ folding(matrix.shape[1], SIDE).T
+    matrix, side = as_matrix(array)
+    return folding(matrix.shape[0], side) @ matrix @ folding(matrix.shape[1], SIDE).T
+
+
+def as_matrix(array: Array) -> tuple[Array, int]:
+    """The matrix a tensor is read as, a vector's last row filled up with zeros; row buckets."""
+    if array.ndim >= 2:
+        return array.reshape(array.shape[0], -1), SIDE
+    side, width = VECTOR
+    if array.size <= width:
+        return array.reshape(1, -1), side
+    filled = np.append(array.reshape(-1), np.zeros(-array.size % width))
+    return filled.reshape(-1, width), side
 
 
 def sketch_of(array: Array) -> Sketch:
@@ -226,11 +236,10 @@ def assert_sketches(array: Array, numbers: Array | None = None) -> None:
     assert found.core.dtype == np.float32
     assert found.core.shape == want.shape == Layout.of(array.shape).core_shape
     np.testing.assert_allclose(found.core, want, rtol=0, atol=2e-6 * norm)
-    matrix = numbers.reshape(1 if array.ndim < 2 else array.shape[0], -1)
+    matrix, side = as_matrix(numbers)
     height, width = want.shape
-    buckets = (SIDE, VECTOR if array.ndim < 2 else SIDE)
-    rows = [float((matrix[r :: buckets[0]] ** 2).sum()) for r in range(height)]
-    cols = [float((matrix[:, c :: buckets[1]] ** 2).sum()) for c in range(width)]
+    rows = [float((matrix[r::side] ** 2).sum()) for r in range(height)]
+    cols = [float((matrix[:, c::SIDE] ** 2).sum()) for c in range(width)]
     np.testing.assert_allclose(found.rows, rows, rtol=2e-6)
     np.testing.assert_allclose(found.cols, cols, rtol=2e-6)
     assert found.energy == pytest.approx(norm**2, rel=1e-6)
@@ -240,8 +249,8 @@ def assert_sketches(array: Array, numbers: Array | None = None) -> None:
 
 
 SHAPES = [
-    (), (1,), (5,), (257,), (258,), (5000,), (300_001,),
-    (1, 1), (1, 300), (300, 1), (5, 7), (36, 38), (37, 37), (38, 36), (74, 111), (100, 129),
+    (), (1,), (5,), (143,), (144,), (145,), (577,), (5000,), (300_001,),
+    (1, 1), (1, 300), (300, 1), (5, 7), (35, 37), (36, 36), (37, 35), (72, 144), (100, 129),
     (8, 3, 5, 5), (64, 3, 7, 7), (2, 2, 2, 2, 2), (1, 1, 64, 64), (3000, 130), (1500, 700),
     (3, 28_340), (40, 28_339), (75, 28_340), (2, 300_007),
 ]  # fmt: skip
@@ -304,7 +313,7 @@ def test_a_sketch_estimates_the_distance_and_keeps_the_rank() -> None:
         estimate = float(((sketch_of(x).core - sketch_of(y).core) ** 2).sum())
         ratios.append(estimate / float(((x - y) ** 2).sum()))
     assert float(np.mean(ratios)) == pytest.approx(1, abs=0.02)
-    assert float(np.std(ratios)) == pytest.approx((2 / 37**2) ** 0.5, rel=0.35)
+    assert float(np.std(ratios)) == pytest.approx((2 / SIDE**2) ** 0.5, rel=0.35)
     for rank in (1, 4, 16, 32):
         product = rng.normal(size=(200, rank)) @ rng.normal(size=(rank, 150))
         values = np.linalg.svd(sketch_of(product.astype(np.float32)).core, compute_uv=False)
@@ -313,9 +322,10 @@ def test_a_sketch_estimates_the_distance_and_keeps_the_rank() -> None:
 
 def test_signs_are_one_stream_wherever_one_looks() -> None:
     want = reference_signs(5000)
-    np.testing.assert_array_equal(sketch.signs(0, 5000), want)
-    for start, count in ((0, 1), (1, 1), (1023, 2), (1024, 1), (4000, 1000)):
-        np.testing.assert_array_equal(sketch.signs(start, count), want[start : start + count])
+    for count in (1, 1000, 5000):
+        stream = sketch.sign_bits(count)
+        found = folding_loops.factors_of(stream, 0, count)
+        np.testing.assert_array_equal(found, want[:count])
     assert abs(float(want.mean())) < 0.06
 
 
@@ -394,7 +404,7 @@ def test_zeros_and_nothing_have_an_identity() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", [1e5, 1e10, 1e15, 2.0**60])
+@pytest.mark.parametrize("size", [1e5, 1e7, 1e10, 2.0**40])
 def test_large_values_are_measured_and_stored(size: float, dtype: Any) -> None:
     # Attention masks are often stored filled with a large negative number.
     mask = np.triu(np.full((64, 64), -size, dtype), 1)
@@ -409,9 +419,9 @@ def test_large_values_are_measured_and_stored(size: float, dtype: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(64, 64), (900,), (2, 30_000)], ids=str)
 @pytest.mark.parametrize(
-    ("size", "dtype"), [(1e20, "f4"), (1e30, "f4"), (3.4e38, "f4"), (1e20, "f8"), (1e300, "f8")]
+    ("size", "dtype"), [(1e13, "f4"), (1e30, "f4"), (3.4e38, "f4"), (1e20, "f8"), (1e300, "f8")]
 )
-def test_values_beyond_2_to_the_60_are_left_out_and_warned_about(
+def test_values_beyond_2_to_the_40_are_left_out_and_warned_about(
     size: float, dtype: str, shape: tuple[int, ...]
 ) -> None:
     array = np.ones(shape, dtype)
@@ -494,7 +504,7 @@ def test_ordinary_weights_lie_on_no_lattice(law: str) -> None:
         weights = [1.0, 0.02, 0.3][seed % 3] * LAWS[law](rng, shape)
         for dtype, stored in {**STORED, "F64": np.float64}.items():
             rows = weights.astype(stored).astype(np.float32)
-            if lattice(rows, dtype) != Lattice():
+            if levels.lattice(rows[:24], dtype) != Lattice():
                 found.append((seed, shape, dtype))
     assert found == []
 
@@ -611,7 +621,6 @@ TAMPERED: dict[str, Callable[..., None]] = {
     "content upper-case": put("content", "AB" * 32),
     "content no hex": put("content", "zz" * 32),
     "content a number": put("content", 3),
-    "value missing": drop("value"),
     "dtype unknown": put("dtype", "Q7"),
     "dtype a list": put("dtype", []),
     "shape other": put("shape", [5, 5]),
@@ -640,7 +649,10 @@ TAMPERED: dict[str, Callable[..., None]] = {
     "cores not finite": arrays("cores", lambda a: a * np.float32(np.nan)),
     "cores doubled": arrays("cores", lambda a: a.astype(np.float64)),
     "energies short": arrays("energies", lambda a: a[:-1].copy()),
-    "energies huge": arrays("energies", lambda a: a + 1e308),
+    "energies huge": arrays("energies", lambda a: a + np.float32(1e30)),
+    "energies that do not add up": arrays("energies", lambda a: a * np.float32(1.01)),
+    "sums huge": arrays("sums", lambda a: a + 1e300),
+    "flat a number": put("flat", 1),
     "energies negative": arrays("energies", lambda a: -a),
     "sums long": arrays("sums", lambda a: np.append(a, 1.0)),
     "no manifest": lambda rows, found, held: held.pop("manifest"),

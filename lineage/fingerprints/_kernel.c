@@ -1,0 +1,694 @@
+/* The inner loops of the sketch: one pass over raw bytes while they are in cache.
+
+   `lineage/fingerprints/folding.py` is the same arithmetic in NumPy and is used where this file
+   could not be compiled; the two agree within rounding. Nothing here decides anything: names,
+   shapes, formats and hashes stay in Python.
+
+   Source of the half-precision conversions: the bit layouts of IEEE 754 binary16, bfloat16, and
+   of the OCP 8-bit floating point specification (E4M3, E5M2). */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors never cross a call: all is inlined */
+#endif
+
+enum { AHEAD = 2048 }; /* bytes: how far ahead of the loop memory is asked for */
+enum { SIDE = 36, GROUPS = 4, BLOCK = GROUPS * SIDE, LANES = 16, PARTS = BLOCK / LANES, FLUSH = 256 };
+
+enum kind { F32, BF16, F16, F64, I8, U8, E4M3, E5M2, KINDS };
+static const Py_ssize_t WIDTH[KINDS] = {4, 2, 2, 8, 1, 1, 1, 1};
+
+static const double LARGEST = 0x1p40;
+
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uwords __attribute__((vector_size(4 * LANES)));
+typedef int16_t shorts __attribute__((vector_size(2 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+typedef uint16_t pairs __attribute__((vector_size(4 * LANES)));
+typedef int8_t bytes_ __attribute__((vector_size(LANES)));
+typedef uint8_t ubytes __attribute__((vector_size(LANES)));
+typedef float four __attribute__((vector_size(16)));
+typedef double quads __attribute__((vector_size(32)));
+typedef double doubles __attribute__((vector_size(8 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* A smaller float of finite value to float: shift into place, add the difference of the biases; a
+   subnormal gets an exponent first and is then pulled back by it. */
+INLINE lanes from_small(words magnitude, words sign, int bias) {
+    words normal = magnitude + (bias << 23);
+    words pull = (words){} + ((bias + 1) << 23);
+    words subnormal = (words)((lanes)(magnitude + pull) - (lanes)pull);
+    words is_low = magnitude < (1 << 23);
+    return (lanes)((is_low & subnormal) | (~is_low & normal) | sign);
+}
+
+/* Sixteen-bit values into the upper halves of words: one shuffle, where widening takes three. */
+INLINE words raised(halves low) {
+    halves zero = {0};
+    return (words)__builtin_shufflevector(zero, low, 0, 16, 0, 17, 0, 18, 0, 19, 0, 20, 0, 21, 0, 22,
+                                          0, 23, 0, 24, 0, 25, 0, 26, 0, 27, 0, 28, 0, 29, 0, 30, 0, 31);
+}
+
+/* The lower halves of words. */
+INLINE halves lowered(uwords wide) {
+    pairs all = (pairs)wide;
+    return __builtin_shufflevector(all, all, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+}
+
+INLINE lanes load(const uint8_t *at, enum kind kind) {
+    lanes out;
+    halves half;
+    if (kind == F32) {
+        memcpy(&out, at, sizeof out);
+    } else if (kind == BF16 || kind == F16) {
+        memcpy(&half, at, sizeof half);
+        words high = raised(half);
+        if (kind == BF16) return (lanes)high;
+        words magnitude = (words)((uwords)(high & 0x7fff0000) >> 3);
+        out = from_small(magnitude, high & INT32_MIN, 112);
+    } else if (kind == F64) {
+        doubles wide;
+        memcpy(&wide, at, sizeof wide);
+        out = __builtin_convertvector(wide, lanes);
+    } else if (kind == I8) {
+        bytes_ small;
+        memcpy(&small, at, sizeof small);
+        out = __builtin_convertvector(raised((halves)__builtin_convertvector(small, shorts)) >> 16, lanes);
+    } else {
+        ubytes small;
+        memcpy(&small, at, sizeof small);
+        words high = raised(__builtin_convertvector(small, halves));
+        if (kind == U8) return __builtin_convertvector(high >> 16, lanes);
+        words magnitude = (high & 0x7f0000) << (kind == E4M3 ? 4 : 5);
+        out = from_small(magnitude, high << 8 & INT32_MIN, kind == E4M3 ? 120 : 112);
+    }
+    return out;
+}
+
+/* Whether a run of a small dtype holds an infinity or a NaN, which `load` takes for numbers. */
+INLINE int has_special(const uint8_t *at, int64_t n, enum kind kind) {
+    int found = 0;
+    if (kind == F16)
+        for (int64_t i = 0; i < n; i++) found |= (at[2 * i + 1] & 0x7c) == 0x7c;
+    if (kind == E4M3)
+        for (int64_t i = 0; i < n; i++) found |= (at[i] & 0x7f) == 0x7f;
+    if (kind == E5M2)
+        for (int64_t i = 0; i < n; i++) found |= (at[i] & 0x7c) == 0x7c;
+    return found;
+}
+
+/* One value; the same conversion through a padded load, since this is not where time goes. */
+static float one(const uint8_t *at, enum kind kind) {
+    if (has_special(at, 1, kind)) return NAN;
+    uint8_t padded[8 * LANES] = {0};
+    memcpy(padded, at, (size_t)WIDTH[kind]);
+    switch (kind) {
+    case F32: return load(padded, F32)[0];
+    case BF16: return load(padded, BF16)[0];
+    case F16: return load(padded, F16)[0];
+    case F64: return load(padded, F64)[0];
+    case I8: return load(padded, I8)[0];
+    case U8: return load(padded, U8)[0];
+    case E4M3: return load(padded, E4M3)[0];
+    default: return load(padded, E5M2)[0];
+    }
+}
+
+/* What one tensor adds up to; the layout of the Python side's array of doubles. */
+struct state {
+    double *core, *rows, *cols, *fourth, *zeros, *left_out, *common;
+};
+
+static int sign_bit(const uint8_t *signs, int64_t at) { return signs[at >> 3] >> (at & 7) & 1; }
+
+/* A run of one row: `n` values from column `col` on. */
+struct run {
+    const uint8_t *at;
+    const uint8_t *signs;
+    int64_t n, col;
+    int bucket;      /* of the row */
+    double factor;   /* what the stored numbers are multiplied with, the row's sign left out */
+    double row_sign;
+};
+
+/* The same sums in double, value by value, for numbers that are none or that float cannot square. */
+static void add_slowly(const struct state *s, const struct run *r, enum kind kind) {
+    for (int64_t i = 0; i < r->n; i++) {
+        double x = (double)one(r->at + i * WIDTH[kind], kind) * r->factor;
+        if (!(fabs(x) <= LARGEST)) {
+            *s->left_out += 1;
+            x = 0;
+        } else if (x == 0) *s->zeros += 1;
+        int64_t col = r->col + i;
+        int q = (int)(col % SIDE);
+        double sign = sign_bit(r->signs, col / SIDE) ? -r->row_sign : r->row_sign;
+        double square = x * x;
+        s->core[r->bucket * SIDE + q] += sign * x;
+        s->rows[r->bucket] += square;
+        s->cols[q] += square;
+        *s->fourth += square * square;
+    }
+}
+
+/* Signs of a block's groups, four bits of the stream, as factors of its places. */
+static float factors_of[1 << GROUPS][BLOCK] __attribute__((aligned(64)));
+
+static void fill_factors(void) {
+    for (int bits = 0; bits < 1 << GROUPS; bits++)
+        for (int i = 0; i < BLOCK; i++) factors_of[bits][i] = bits >> (i / SIDE) & 1 ? -1.0f : 1.0f;
+}
+
+INLINE const float *factors_at(const uint8_t *signs, int64_t block) {
+    return factors_of[signs[block >> 1] >> (4 * (block & 1)) & 15];
+}
+
+/* The sums of one run, a place for each column of a block. */
+struct sums {
+    float sum[BLOCK] __attribute__((aligned(64)));
+    float square[BLOCK] __attribute__((aligned(64)));
+    lanes fourth;
+    words least; /* negative where some square was zero */
+};
+
+/* Whole blocks and then whole vectors from a block's first column on; the sums stay in registers. */
+INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int vectors, int64_t block,
+                       const uint8_t *signs, enum kind kind) {
+    lanes sum[PARTS] = {0}, square[PARTS] = {0}, fourth[2] = {0};
+    words least[2] = {0};
+    for (int64_t b = 0; b <= blocks; b++, at += BLOCK * WIDTH[kind]) {
+        const lanes *sign = (const lanes *)factors_at(signs, block + b);
+        int last = b < blocks ? PARTS : vectors;
+#ifdef __GNUC__
+        for (int i = 0; b < blocks && i < BLOCK * WIDTH[kind]; i += 64) __builtin_prefetch(at + AHEAD + i);
+#endif
+#pragma GCC unroll 9
+        for (int k = 0; k < PARTS; k++) {
+            if (k >= last) break;
+            lanes v = load(at + k * LANES * WIDTH[kind], kind), q = v * v;
+            sum[k] += v * sign[k];
+            square[k] += q;
+            fourth[k & 1] += q * q;
+            least[k & 1] |= (words)q - 1;
+        }
+    }
+    memcpy(a->sum, sum, sizeof sum);
+    memcpy(a->square, square, sizeof square);
+    a->fourth = fourth[0] + fourth[1];
+    a->least = least[0] | least[1];
+}
+
+/* Fewer values than a block, from any place in it on. */
+INLINE void add_part(struct sums *a, const uint8_t *at, int64_t n, int64_t col, const uint8_t *signs,
+                     enum kind kind) {
+    const float *sign = factors_at(signs, col / BLOCK);
+    int64_t place = col % BLOCK;
+    while (n > 0) {
+        int64_t skip = place % LANES, take = LANES - skip;
+        int64_t k = place - skip;
+        lanes v;
+        if (take <= n && skip == 0) {
+            v = load(at, kind);
+        } else {
+            if (take > n) take = n;
+            uint8_t padded[LANES * 8] = {0};
+            memcpy(padded + skip * WIDTH[kind], at, (size_t)(take * WIDTH[kind]));
+            v = load(padded, kind);
+        }
+        lanes q = v * v;
+        *(lanes *)(a->sum + k) += v * *(const lanes *)(sign + k);
+        *(lanes *)(a->square + k) += q;
+        a->fourth += q * q;
+        words lowest = (words)q - 1;
+        for (int i = 0; take < LANES && i < LANES; i++)
+            if (i < skip || i >= skip + take) lowest[i] = 0;
+        a->least |= lowest;
+        at += take * WIDTH[kind];
+        place += take;
+        n -= take;
+    }
+}
+
+/* Follows whether all values that are not zero are the same: real weights end it at once. */
+INLINE void add_common(const struct state *s, const struct run *r, enum kind kind) {
+    for (int64_t i = 0; i < r->n && !isnan(*s->common); i++) {
+        double x = (double)one(r->at + i * WIDTH[kind], kind) * r->factor;
+        if (x == 0) continue;
+        if (*s->common == 0) *s->common = x;
+        else if (*s->common != x) *s->common = NAN;
+    }
+}
+
+INLINE int64_t zeros_in(const uint8_t *at, int64_t n, enum kind kind) {
+    words zeros = {0};
+    int64_t i = 0, count = 0;
+    for (; i + LANES <= n; i += LANES) zeros -= load(at + i * WIDTH[kind], kind) == 0;
+    for (int k = 0; k < LANES; k++) count += zeros[k];
+    for (; i < n; i++) count += one(at + i * WIDTH[kind], kind) == 0;
+    return count;
+}
+
+/* Moves a run's sums into doubles, the groups of a block added up. */
+INLINE void move_up(const struct state *s, const struct run *r, const struct sums *a, double fourth,
+                    int64_t zeros) {
+    double scale = r->factor, squared = scale * scale, signed_scale = scale * r->row_sign;
+    double *core = s->core + r->bucket * SIDE;
+    quads energy = {0};
+    for (int i = 0; i < SIDE; i += 4) {
+        four sum = {0}, square = {0}, part;
+        quads into;
+        for (int g = 0; g < GROUPS; g++) {
+            memcpy(&part, a->sum + g * SIDE + i, sizeof part);
+            sum += part;
+            memcpy(&part, a->square + g * SIDE + i, sizeof part);
+            square += part;
+        }
+        memcpy(&into, core + i, sizeof into);
+        into += signed_scale * __builtin_convertvector(sum, quads);
+        memcpy(core + i, &into, sizeof into);
+        quads e = squared * __builtin_convertvector(square, quads);
+        memcpy(&into, s->cols + i, sizeof into);
+        into += e;
+        memcpy(s->cols + i, &into, sizeof into);
+        energy += e;
+    }
+    s->rows[r->bucket] += energy[0] + energy[1] + energy[2] + energy[3];
+    *s->fourth += squared * squared * fourth;
+    *s->zeros += (double)zeros;
+}
+
+/* Adds a run of at most FLUSH blocks in float, then moves the sums into doubles. Where a fourth
+   power is not finite, or all are too small for float, the run is done again slowly. */
+INLINE void add_run(const struct state *s, const struct run *r, enum kind kind) {
+    add_common(s, r, kind);
+    if (has_special(r->at, r->n, kind)) {
+        add_slowly(s, r, kind);
+        return;
+    }
+    struct sums a;
+    int64_t head = (BLOCK - r->col % BLOCK) % BLOCK;
+    if (head > r->n) head = r->n;
+    int64_t blocks = (r->n - head) / BLOCK, tail = r->n - head - blocks * BLOCK;
+    const uint8_t *at = r->at;
+    int vectors = (int)(tail / LANES), rest = (int)(tail % LANES);
+    add_blocks(&a, at + head * WIDTH[kind], blocks, vectors, (r->col + head) / BLOCK, r->signs, kind);
+    if (head) add_part(&a, at, head, r->col, r->signs, kind);
+    at += (r->n - rest) * WIDTH[kind];
+    if (rest) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind);
+
+    double fourth = 0;
+    int any_zero = 0;
+    for (int i = 0; i < LANES; i++) {
+        fourth += (double)a.fourth[i];
+        any_zero |= a.least[i] < 0;
+    }
+    int64_t zeros = any_zero ? zeros_in(r->at, r->n, kind) : 0;
+    if (!(fourth < 0x1p100 && (fourth > 1e-34 * (double)r->n || zeros == r->n))) {
+        add_slowly(s, r, kind);
+        return;
+    }
+    move_up(s, r, &a, fourth, zeros);
+}
+
+INLINE void add_run_of(const struct state *s, const struct run *r, enum kind kind) {
+    switch (kind) {
+    case F32: add_run(s, r, F32); break;
+    case BF16: add_run(s, r, BF16); break;
+    case F16: add_run(s, r, F16); break;
+    case F64: add_run(s, r, F64); break;
+    case I8: add_run(s, r, I8); break;
+    case U8: add_run(s, r, U8); break;
+    case E4M3: add_run(s, r, E4M3); break;
+    default: add_run(s, r, E5M2); break;
+    }
+}
+
+typedef void (*adder)(const struct state *, const struct run *, enum kind);
+
+static void add_run_plain(const struct state *s, const struct run *r, enum kind k) { add_run_of(s, r, k); }
+static adder add_run_best = add_run_plain;
+
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx2,fma")))
+static void add_run_avx2(const struct state *s, const struct run *r, enum kind k) { add_run_of(s, r, k); }
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+static void add_run_avx512(const struct state *s, const struct run *r, enum kind k) { add_run_of(s, r, k); }
+
+#endif
+
+/* The part of a tensor that is sketched: some rows and columns of its matrix. */
+struct view {
+    int64_t stride, row0, row1, col0, col1;
+    int side, every;
+    const float *factors;
+    int64_t factor_count;
+};
+
+static void add_all(const struct state *s, const struct view *v, const uint8_t *data, int64_t n,
+                    int64_t start, enum kind kind, const uint8_t *signs) {
+    int64_t row = start / v->stride, col = start % v->stride, rel = row - v->row0;
+    int64_t group = rel >= 0 ? rel / v->side : 0, bucket = rel >= 0 ? rel % v->side : 0;
+    while (n > 0) {
+        int64_t width = v->stride - col < n ? v->stride - col : n;
+        int64_t from = col > v->col0 ? col : v->col0, to = col + width < v->col1 ? col + width : v->col1;
+        if (rel >= 0 && row < v->row1 && (v->every == 1 || group % v->every == 0)) {
+            struct run r = {.signs = signs, .bucket = (int)bucket,
+                            .row_sign = sign_bit(signs, group) ? -1.0 : 1.0, .factor = 1.0};
+            if (v->factors) r.factor = v->factors[v->factor_count == 1 ? 0 : row];
+            while (from < to) {
+                r.n = to - from < FLUSH * BLOCK ? to - from : FLUSH * BLOCK;
+                r.at = data + (from - col) * WIDTH[kind];
+                r.col = from - v->col0;
+                add_run_best(s, &r, kind);
+                from += r.n;
+            }
+        }
+        data += width * WIDTH[kind];
+        n -= width;
+        col = 0;
+        row++;
+        if (rel++ >= 0 && ++bucket == v->side) {
+            bucket = 0;
+            group++;
+        }
+    }
+}
+
+PyDoc_STRVAR(add_doc,
+"add(state, data, kind, start, signs, stride, row0, row1, col0, col1, side, every, factors)\n\n"
+"Add raw values to a sketch's sums. `state` is float64: core (side * 36), rows (side), cols (36),\n"
+"fourth, zeros, left out, and the value that all non-zero ones share (0 while none is known, NaN\n"
+"once two differ). `data` holds whole values of `kind` from value `start` of the\n"
+"tensor on. Rows `row0` to `row1` and columns `col0` to `col1` of the matrix with `stride` columns\n"
+"are taken, of them every `every`-th block of `side` rows. `factors` is None or float32: one, or\n"
+"one per row of the whole matrix.");
+
+static PyObject *add(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer state, data, signs, factors = {0};
+    int kind;
+    long long start, stride, row0, row1, col0, col1;
+    int side, every;
+    PyObject *scaled;
+    if (!PyArg_ParseTuple(args, "w*y*iLy*LLLLLiiO", &state, &data, &kind, &start, &signs, &stride,
+                          &row0, &row1, &col0, &col1, &side, &every, &scaled))
+        return NULL;
+    struct view v = {stride, row0, row1, col0, col1, side, every, NULL, 0};
+    if (scaled != Py_None) {
+        if (PyObject_GetBuffer(scaled, &factors, PyBUF_SIMPLE) < 0) goto done;
+        v.factors = factors.buf;
+        v.factor_count = factors.len / (Py_ssize_t)sizeof(float);
+    }
+    int64_t rows = row1 - row0, cols = col1 - col0;
+    if (kind < 0 || kind >= KINDS || stride < 1 || side < 1 || every < 1 || start < 0 || row0 < 0 ||
+        rows < 0 || col0 < 0 || cols < 0 || col1 > stride || data.len % WIDTH[kind] ||
+        state.len != (Py_ssize_t)sizeof(double) * (side * SIDE + side + SIDE + 4) ||
+        (v.factors && v.factor_count != 1 && v.factor_count < row1) ||
+        signs.len < cols / BLOCK / 2 + 2 || signs.len < rows / side / 8 + 1) {
+        PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
+        goto done;
+    }
+    double *at = state.buf;
+    double *after = at + side * SIDE + side + SIDE;
+    struct state s = {at, at + side * SIDE, at + side * SIDE + side, after, after + 1, after + 2, after + 3};
+    Py_BEGIN_ALLOW_THREADS
+    add_all(&s, &v, data.buf, data.len / WIDTH[kind], start, (enum kind)kind, signs.buf);
+    Py_END_ALLOW_THREADS
+done:
+    if (factors.obj) PyBuffer_Release(&factors);
+    PyBuffer_Release(&state);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&signs);
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Rounding to narrower dtypes, to nearest, ties to even. Each returns the codes, and
+   marks in `lost` what it does not hold bit for bit (NaNs are never held). */
+
+INLINE uwords to_bf16(uwords u, uwords *lost) {
+    uwords magnitude = u & 0x7fffffff;
+    *lost |= (u & 0xffff) | ((0x7f800000 - magnitude) & 0x80000000);
+    return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+
+INLINE uwords to_f16(uwords u, uwords *lost) {
+    uwords magnitude = u & 0x7fffffff, sign = (u >> 16) & 0x8000;
+    uwords normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - (112u << 23)) >> 13;
+    lanes half = (lanes)((uwords){} + 0x3f000000u);
+    uwords low = (uwords)((lanes)magnitude + half) - 0x3f000000u;
+    uwords is_low = (uwords)(magnitude < (113u << 23));
+    uwords is_high = (uwords)(magnitude >= 0x477ff000u);
+    uwords code = (is_low & low) | (~is_low & normal);
+    code = (is_high & 0x7c00) | (~is_high & code);
+    words back = (words)(code << 13);
+    uwords again = (uwords)from_small(back, (words)(sign << 16), 112);
+    again = (is_high & ((sign << 16) | 0x7f800000)) | (~is_high & again);
+    *lost |= again ^ u;
+    return code | sign;
+}
+
+INLINE uwords to_e5m2(uwords u, uwords *lost) {
+    uwords code = to_f16(u, lost);
+    *lost |= code & 0xff;
+    return code >> 8;
+}
+
+INLINE uwords to_e4m3(uwords u, uwords *lost) {
+    uwords magnitude = u & 0x7fffffff, sign = (u >> 24) & 0x80;
+    uwords normal = (magnitude - (120u << 23)) >> 20;
+    lanes least = (lanes)((uwords){} + 0x46800000u); /* 2^14, whose last place is E4M3's least */
+    uwords low = (uwords)((lanes)magnitude + least) - 0x46800000u;
+    uwords is_low = (uwords)(magnitude < (121u << 23));
+    uwords code = (is_low & low) | (~is_low & normal);
+    uwords is_high = (uwords)(magnitude > 0x43e00000u); /* 448 */
+    code = (is_high & 0x7e) | (~is_high & code);
+    uwords again = (uwords)from_small((words)(code << 20), (words)(sign << 24), 120);
+    *lost |= again ^ u;
+    return code | sign;
+}
+
+enum { CHUNK = 1024 };
+
+INLINE uwords to_narrow(uwords u, enum kind to, uwords *lost) {
+    if (to == BF16) return to_bf16(u, lost);
+    if (to == F16) return to_f16(u, lost);
+    if (to == E4M3) return to_e4m3(u, lost);
+    return to_e5m2(u, lost);
+}
+
+INLINE int narrow_run(const uint8_t *data, int64_t n, enum kind from, enum kind to, uint8_t *out,
+                      int only_exact) {
+    int all = 1;
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int64_t end = start + CHUNK < n ? start + CHUNK : n;
+        uwords lost = {0};
+        for (int64_t i = start; i < end; i += LANES) {
+            uint8_t part[8 * LANES] = {0};
+            const uint8_t *at = data + i * WIDTH[from];
+            int64_t take = end - i < LANES ? end - i : LANES;
+            if (take < LANES) {
+                memcpy(part, at, (size_t)(take * WIDTH[from]));
+                at = part;
+            }
+            uwords code = to_narrow((uwords)load(at, from), to, &lost);
+            if (!out) continue;
+            uint8_t packed[2 * LANES];
+            if (WIDTH[to] == 2) {
+                halves two = lowered(code);
+                memcpy(packed, &two, sizeof two);
+            } else {
+                ubytes single = __builtin_convertvector(lowered(code), ubytes);
+                memcpy(packed, &single, sizeof single);
+            }
+            if (take == LANES) memcpy(out + i * WIDTH[to], packed, (size_t)(LANES * WIDTH[to]));
+            else memcpy(out + i * WIDTH[to], packed, (size_t)(take * WIDTH[to]));
+        }
+        for (int k = 0; k < LANES; k++) all &= lost[k] == 0;
+        if (only_exact && !all) return 0;
+    }
+    return all;
+}
+
+INLINE int narrow_from(const uint8_t *d, int64_t n, enum kind from, enum kind to, uint8_t *o, int x) {
+    switch (to) {
+    case BF16: return narrow_run(d, n, from, BF16, o, x);
+    case F16: return narrow_run(d, n, from, F16, o, x);
+    case E4M3: return narrow_run(d, n, from, E4M3, o, x);
+    default: return narrow_run(d, n, from, E5M2, o, x);
+    }
+}
+
+INLINE int narrow_of(const uint8_t *d, int64_t n, enum kind from, enum kind to, uint8_t *o, int x) {
+    switch (from) {
+    case F32: return narrow_from(d, n, F32, to, o, x);
+    case BF16: return narrow_from(d, n, BF16, to, o, x);
+    case F16: return narrow_from(d, n, F16, to, o, x);
+    default: return narrow_from(d, n, E4M3, to, o, x);
+    }
+}
+
+typedef int (*narrower)(const uint8_t *, int64_t, enum kind, enum kind, uint8_t *, int);
+static int narrow_plain(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
+    return narrow_of(d, n, f, t, o, x);
+}
+static narrower narrow_best = narrow_plain;
+
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx2,fma")))
+static int narrow_avx2(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
+    return narrow_of(d, n, f, t, o, x);
+}
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+static int narrow_avx512(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
+    return narrow_of(d, n, f, t, o, x);
+}
+#endif
+
+PyDoc_STRVAR(narrow_doc,
+"narrow(data, kind, to, out, only_exact) -> bool\n\n"
+"Round values of `kind` to the narrower kind `to`, into `out` (None: only look), to nearest, ties\n"
+"to even. Return whether every value survived bit for bit; NaNs never do. With `only_exact` it\n"
+"stops, `out` half written, as soon as one did not.");
+
+static PyObject *narrow(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer data, out = {0};
+    int kind, to, only_exact, all = 0;
+    PyObject *into;
+    if (!PyArg_ParseTuple(args, "y*iiOp", &data, &kind, &to, &into, &only_exact)) return NULL;
+    if (into != Py_None && PyObject_GetBuffer(into, &out, PyBUF_WRITABLE) < 0) goto done;
+    int from_known = kind == F32 || kind == BF16 || kind == F16 || kind == E4M3;
+    int to_known = to == BF16 || to == F16 || to == E4M3 || to == E5M2;
+    if (!from_known || !to_known || data.len % WIDTH[kind] ||
+        (out.obj && out.len < data.len / WIDTH[kind] * WIDTH[to])) {
+        PyErr_SetString(PyExc_ValueError, "no such rounding, or no room for it");
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    all = narrow_best(data.buf, data.len / WIDTH[kind], (enum kind)kind, (enum kind)to, out.buf, only_exact);
+    Py_END_ALLOW_THREADS
+done:
+    if (out.obj) PyBuffer_Release(&out);
+    PyBuffer_Release(&data);
+    if (PyErr_Occurred()) return NULL;
+    return PyBool_FromLong(all);
+}
+
+PyDoc_STRVAR(finish_doc,
+"finish(state, side, height, width) -> (core, rows, cols, energy)\n\n"
+"Return a sketch's arrays as float32 bytes, cut to `height` rows and `width` columns, and the sum\n"
+"of the column energies.");
+
+static PyObject *finish(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer state;
+    int side, height, width;
+    if (!PyArg_ParseTuple(args, "y*iii", &state, &side, &height, &width)) return NULL;
+    float core[SIDE * SIDE], rows[SIDE], cols[SIDE];
+    if (side < 1 || side > SIDE || height < 0 || height > side || width < 0 || width > SIDE ||
+        state.len != (Py_ssize_t)sizeof(double) * (side * SIDE + side + SIDE + 4)) {
+        PyBuffer_Release(&state);
+        PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
+        return NULL;
+    }
+    const double *at = state.buf;
+    double energy = 0;
+    for (int i = 0; i < height; i++)
+        for (int j = 0; j < width; j++) core[i * width + j] = (float)at[i * SIDE + j];
+    for (int i = 0; i < height; i++) rows[i] = (float)at[side * SIDE + i];
+    for (int j = 0; j < SIDE; j++) {
+        energy += at[side * SIDE + side + j];
+        cols[j] = (float)at[side * SIDE + side + j];
+    }
+    PyBuffer_Release(&state);
+    return Py_BuildValue("y#y#y#d", (char *)core, (Py_ssize_t)(height * width) * 4, (char *)rows,
+                         (Py_ssize_t)height * 4, (char *)cols, (Py_ssize_t)width * 4, energy);
+}
+
+/* Whether the distinct values of a short run keep apart as a quantizer's levels do: by half a step at
+   least, where 255 steps are the most. Values of a continuous law rarely do. -1: nothing to see. */
+static int keeps_apart(const uint8_t *at, int n, enum kind kind) {
+    float x[32], least = INFINITY;
+    for (int i = 0; i < n; i++) {
+        float v = one(at + i * WIDTH[kind], kind);
+        int j = i;
+        for (; j > 0 && x[j - 1] > v; j--) x[j] = x[j - 1];
+        x[j] = v;
+    }
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[i - 1] && x[i] - x[i - 1] < least) least = x[i] - x[i - 1];
+    return least == INFINITY ? -1 : least * 640 >= x[n - 1] - x[0];
+}
+
+PyDoc_STRVAR(stepped_doc,
+"stepped(data, kind, cols, rows, most) -> bool\n\n"
+"Whether evenly spaced levels are possible in a matrix of which `data` holds the first rows: two\n"
+"runs of 32 values are looked at in each of `most` rows, the ones `lattice` looks at. False is\n"
+"sure; True asks for the whole look.");
+
+static PyObject *stepped(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer data;
+    int kind, most, seen = 0, apart = 0;
+    long long cols, rows;
+    if (!PyArg_ParseTuple(args, "y*iLLi", &data, &kind, &cols, &rows, &most)) return NULL;
+    if (kind < 0 || kind >= KINDS || cols < 16 || rows < 0 || most < 1 ||
+        data.len / WIDTH[kind] / cols < rows) {
+        PyBuffer_Release(&data);
+        PyErr_SetString(PyExc_ValueError, "no such rows");
+        return NULL;
+    }
+    int64_t step = rows / most > 1 ? rows / most : 1, reach = cols < 1024 ? cols : 1024;
+    int64_t looks = 2 * (rows / step < most ? rows / step : most);
+    for (int64_t i = 0; i < looks && (seen - apart) * 4 <= looks; i++) {
+        int64_t first = i % 2 * (reach / 64 * 32);
+        int n = (int)(reach - first < 32 ? reach - first : 32);
+        const uint8_t *at = (const uint8_t *)data.buf + (i / 2 * step * cols + first) * WIDTH[kind];
+        int found = keeps_apart(at, n, (enum kind)kind);
+        seen += found >= 0;
+        apart += found > 0;
+    }
+    PyBuffer_Release(&data);
+    return PyBool_FromLong(seen < 8 || apart * 4 >= seen * 3);
+}
+
+/* Take the widest loops this processor runs. */
+static void choose(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        add_run_best = add_run_avx2;
+        narrow_best = narrow_avx2;
+    }
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        add_run_best = add_run_avx512;
+        narrow_best = narrow_avx512;
+    }
+#endif
+}
+
+static PyMethodDef methods[] = {
+    {"add", add, METH_VARARGS, add_doc},
+    {"finish", finish, METH_VARARGS, finish_doc},
+    {"narrow", narrow, METH_VARARGS, narrow_doc},
+    {"stepped", stepped, METH_VARARGS, stepped_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_kernel", "The inner loops of the sketch.", 0, methods, 0, 0, 0, 0,
+};
+
+PyMODINIT_FUNC PyInit__kernel(void) {
+    fill_factors();
+    choose();
+    return PyModule_Create(&definition);
+}
