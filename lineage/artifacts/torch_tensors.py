@@ -61,6 +61,9 @@ _WRAPS = {
 _TYPED = "torch._tensor._rebuild_from_type_v2"
 _ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
+_MADE_OTHERWISE = frozenset((*_WRAPS, _TYPED, *_ARRAYS))
+"""What makes a tensor, or an array, beside torch's functions to rebuild one."""
+
 LISTS = ("torch.jit._pickle.build_tensorlist",)
 """What makes a list of its one argument."""
 
@@ -182,7 +185,7 @@ def storages(file: OpenFile, pool: str) -> Callable[[Any], Storage]:
 def is_tensor(value: Any) -> bool:
     """Return whether a value of a pickle stands for a tensor."""
     return isinstance(value, Made) and (
-        value.by.startswith(_REBUILD) or value.by in _WRAPS | {_TYPED} or value.by in _ARRAYS
+        value.by.startswith(_REBUILD) or value.by in _MADE_OTHERWISE
     )
 
 
