@@ -12,6 +12,14 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_WIDE 1
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define AVX2 __attribute__((target("avx2,fma")))
+#else
+#define HAS_WIDE 0
+#endif
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi" /* vectors never cross a call: all is inlined */
@@ -90,6 +98,36 @@ INLINE lanes load(const uint8_t *at, enum kind kind) {
         out = from_small(magnitude, high << 8 & INT32_MIN, kind == E4M3 ? 120 : 112);
     }
     return out;
+}
+
+/* Where AVX-512 is, its own widening loads are shorter than what compilers make of the above. */
+#if HAS_WIDE
+AVX512 static inline lanes load_wide(const uint8_t *at, enum kind kind) {
+    if (kind == BF16) {
+        __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)at));
+        return (lanes)_mm512_slli_epi32(wide, 16);
+    }
+    if (kind == F16) return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)at));
+    if (kind == I8) return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)at)));
+    if (kind == U8) return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)at)));
+    if (kind == E4M3 || kind == E5M2) {
+        words code = (words)_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)at));
+        if (kind == E5M2) return (lanes)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)(code << 8)));
+        return from_small((code & 0x7f) << 20, (code & 0x80) << 24, 120);
+    }
+    return load(at, kind);
+}
+
+AVX512 static inline words least_of(words least, lanes square) {
+    return (words)_mm512_min_epu32((__m512i)least, (__m512i)square);
+}
+#else
+#define load_wide load
+#define least_of(least, square) (least)
+#endif
+
+INLINE lanes load_as(const uint8_t *at, enum kind kind, int is_wide) {
+    return is_wide ? load_wide(at, kind) : load(at, kind);
 }
 
 /* Whether a run of a small dtype holds an infinity or a NaN, which `load` takes for numbers. */
@@ -179,9 +217,9 @@ struct sums {
 
 /* Whole blocks and then whole vectors from a block's first column on; the sums stay in registers. */
 INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int vectors, int64_t block,
-                       const uint8_t *signs, enum kind kind) {
+                       const uint8_t *signs, enum kind kind, int is_wide) {
     lanes sum[PARTS] = {0}, square[PARTS] = {0}, fourth[2] = {0};
-    words least[2] = {0};
+    words none = (words){} + (is_wide ? INT32_MAX : 0), least[2] = {none, none};
     for (int64_t b = 0; b <= blocks; b++, at += BLOCK * WIDTH[kind]) {
         const lanes *sign = (const lanes *)factors_at(signs, block + b);
         int last = b < blocks ? PARTS : vectors;
@@ -191,17 +229,18 @@ INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int ve
 #pragma GCC unroll 9
         for (int k = 0; k < PARTS; k++) {
             if (k >= last) break;
-            lanes v = load(at + k * LANES * WIDTH[kind], kind), q = v * v;
+            lanes v = load_as(at + k * LANES * WIDTH[kind], kind, is_wide), q = v * v;
             sum[k] += v * sign[k];
             square[k] += q;
             fourth[k & 1] += q * q;
-            least[k & 1] |= (words)q - 1;
+            if (is_wide) least[k & 1] = least_of(least[k & 1], q);
+            else least[k & 1] |= (words)q - 1;
         }
     }
     memcpy(a->sum, sum, sizeof sum);
     memcpy(a->square, square, sizeof square);
     a->fourth = fourth[0] + fourth[1];
-    a->least = least[0] | least[1];
+    a->least = is_wide ? (least[0] - 1) | (least[1] - 1) : least[0] | least[1];
 }
 
 /* Fewer values than a block, from any place in it on. */
@@ -285,9 +324,10 @@ INLINE void move_up(const struct state *s, const struct run *r, const struct sum
 
 /* Adds a run of at most FLUSH blocks in float, then moves the sums into doubles. Where a fourth
    power is not finite, or all are too small for float, the run is done again slowly. */
-INLINE void add_run(const struct state *s, const struct run *r, enum kind kind) {
+INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, int is_wide) {
     add_common(s, r, kind);
-    if (has_special(r->at, r->n, kind)) {
+    int is_native = is_wide && kind != E4M3; /* its loads know infinities and NaNs */
+    if (!is_native && has_special(r->at, r->n, kind)) {
         add_slowly(s, r, kind);
         return;
     }
@@ -297,7 +337,8 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind) 
     int64_t blocks = (r->n - head) / BLOCK, tail = r->n - head - blocks * BLOCK;
     const uint8_t *at = r->at;
     int vectors = (int)(tail / LANES), rest = (int)(tail % LANES);
-    add_blocks(&a, at + head * WIDTH[kind], blocks, vectors, (r->col + head) / BLOCK, r->signs, kind);
+    add_blocks(&a, at + head * WIDTH[kind], blocks, vectors, (r->col + head) / BLOCK, r->signs, kind,
+               is_wide);
     if (head) add_part(&a, at, head, r->col, r->signs, kind);
     at += (r->n - rest) * WIDTH[kind];
     if (rest) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind);
@@ -316,30 +357,33 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind) 
     move_up(s, r, &a, fourth, zeros);
 }
 
-INLINE void add_run_of(const struct state *s, const struct run *r, enum kind kind) {
+INLINE void add_run_of(const struct state *s, const struct run *r, enum kind kind, int is_wide) {
     switch (kind) {
-    case F32: add_run(s, r, F32); break;
-    case BF16: add_run(s, r, BF16); break;
-    case F16: add_run(s, r, F16); break;
-    case F64: add_run(s, r, F64); break;
-    case I8: add_run(s, r, I8); break;
-    case U8: add_run(s, r, U8); break;
-    case E4M3: add_run(s, r, E4M3); break;
-    default: add_run(s, r, E5M2); break;
+    case F32: add_run(s, r, F32, is_wide); break;
+    case BF16: add_run(s, r, BF16, is_wide); break;
+    case F16: add_run(s, r, F16, is_wide); break;
+    case F64: add_run(s, r, F64, is_wide); break;
+    case I8: add_run(s, r, I8, is_wide); break;
+    case U8: add_run(s, r, U8, is_wide); break;
+    case E4M3: add_run(s, r, E4M3, is_wide); break;
+    default: add_run(s, r, E5M2, is_wide); break;
     }
 }
 
 typedef void (*adder)(const struct state *, const struct run *, enum kind);
 
-static void add_run_plain(const struct state *s, const struct run *r, enum kind k) { add_run_of(s, r, k); }
+static void add_run_plain(const struct state *s, const struct run *r, enum kind k) {
+    add_run_of(s, r, k, 0);
+}
 static adder add_run_best = add_run_plain;
 
-#if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("avx2,fma")))
-static void add_run_avx2(const struct state *s, const struct run *r, enum kind k) { add_run_of(s, r, k); }
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-static void add_run_avx512(const struct state *s, const struct run *r, enum kind k) { add_run_of(s, r, k); }
-
+#if HAS_WIDE
+AVX2 static void add_run_avx2(const struct state *s, const struct run *r, enum kind k) {
+    add_run_of(s, r, k, 0);
+}
+AVX512 static void add_run_avx512(const struct state *s, const struct run *r, enum kind k) {
+    add_run_of(s, r, k, 1);
+}
 #endif
 
 /* The part of a tensor that is sketched: some rows and columns of its matrix. */
@@ -540,13 +584,11 @@ static int narrow_plain(const uint8_t *d, int64_t n, enum kind f, enum kind t, u
 }
 static narrower narrow_best = narrow_plain;
 
-#if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("avx2,fma")))
-static int narrow_avx2(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
+#if HAS_WIDE
+AVX2 static int narrow_avx2(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
     return narrow_of(d, n, f, t, o, x);
 }
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-static int narrow_avx512(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
+AVX512 static int narrow_avx512(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
     return narrow_of(d, n, f, t, o, x);
 }
 #endif
@@ -661,7 +703,7 @@ static PyObject *stepped(PyObject *module, PyObject *args) {
 
 /* Take the widest loops this processor runs. */
 static void choose(void) {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if HAS_WIDE
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         add_run_best = add_run_avx2;

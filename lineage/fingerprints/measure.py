@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 PIECE = 1 << 20
 """Bytes read at once: they stay in a core's cache while they are hashed and sketched."""
 
-_WINDOW = 4 << 20
-"""Bytes of a file mapped at once: reading through a mapping saves a copy, and windows keep what is
-resident small."""
+_WINDOW = 16 << 20
+"""Bytes of a file mapped at once by a thread: reading through a mapping saves a copy, and windows
+keep what is resident small. Where there are more than four cores they share four windows' worth."""
 
 _SMALL = 1 << 18
 """Neighbours in a file that are smaller than this are read together."""
@@ -218,9 +218,10 @@ def _pieces(item: Item, scratch: memoryview) -> Iterator[tuple[int, memoryview]]
     """Yield (first byte, bytes) of a tensor, in order; each is good until the next is asked for."""
     size = _unit(item.dtype)[1]
     step = PIECE // size * size
-    if isinstance(item.source, Region) and item.size_bytes >= _WINDOW:
-        for start in range(0, item.size_bytes, _WINDOW // step * step):
-            count = min(_WINDOW // step * step, item.size_bytes - start)
+    if isinstance(item.source, Region) and item.size_bytes >= 2 * PIECE:
+        most = _WINDOW * min(4, _cores()) // _cores() // step * step
+        for start in range(0, item.size_bytes, most):
+            count = min(most, item.size_bytes - start)
             with item.source.window(start, count) as window:
                 for at in range(0, count, step):
                     with window[at : at + step] as piece:
