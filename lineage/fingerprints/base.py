@@ -12,7 +12,21 @@ from lineage.fingerprints import identity
 from lineage.fingerprints.lattice import Lattice
 
 if TYPE_CHECKING:
+    from lineage.artifacts.dialects import Part
     from lineage.fingerprints.sketch import Sketch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartPrint:
+    """What is kept of some rows or columns that are a tensor of their own in other dialects.
+
+    Attributes:
+        part: Which, and under what name.
+        sketch: As that tensor's own would be.
+    """
+
+    part: Part
+    sketch: Sketch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +45,7 @@ class TensorPrint:
         sketch: None where there are no numbers to sketch (packed dtypes, no values).
         nonfinite: How many values are NaN, infinite or beyond 2^60; the sketch takes them as 0.
         lattice: Evenly spaced levels, where the values lie on them.
+        parts: Of a fused tensor, what it holds; no digest covers them.
     """
 
     name: str
@@ -42,6 +57,7 @@ class TensorPrint:
     sketch: Sketch | None
     nonfinite: int = 0
     lattice: Lattice = field(default_factory=Lattice)
+    parts: tuple[PartPrint, ...] = ()
 
     @property
     def size(self) -> int:

@@ -20,6 +20,7 @@ from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.identity import ContentHasher
 from lineage.fingerprints.lattice import Lattice, lattice
 from lineage.fingerprints.narrowing import TRIED, Narrower
+from lineage.fingerprints.parts import PartSketcher, sketchers
 from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
 
 if TYPE_CHECKING:
@@ -130,9 +131,11 @@ class Pass:
         is_full = self.tier == "full"
         narrower = [Narrower(item, to, keeps_rounded=is_full) for to in TRIED.get(item.dtype, ())]
         layout = Layout.of(item.shape)
-        sketcher = None
+        sketcher: Sketcher | None = None
+        parts: list[PartSketcher] = []
         if self.tier != "exact" and has_numbers(item.dtype) and item.size_bytes:
-            sketcher = Sketcher(layout, every=8 if self.tier == "fast" else 1)
+            every = 8 if self.tier == "fast" else 1
+            sketcher, parts = Sketcher(layout, every), sketchers(item, every)
         found = Lattice()
         width, size = _unit(item.dtype)
         for start, piece in pieces:
@@ -142,6 +145,8 @@ class Pass:
                 at = start // size * width
                 numbers = self._numbers(item, piece, at)
                 sketcher.add(*numbers[:2], at, numbers[2])
+                for part in parts:
+                    part.add(*numbers[:2], at, numbers[2])
                 if start == 0 and not sketcher.left_out:
                     found = lattice(piece, layout, item.dtype)
             for one in narrower:
@@ -149,7 +154,7 @@ class Pass:
             content.update(piece)
             if self.progress is not None:
                 self.progress(len(piece))
-        return _print(item, content, narrower, sketcher, found)
+        return _print(item, content, narrower, (sketcher, parts), found)
 
     def _numbers(
         self, item: Item, piece: memoryview, start: int
@@ -170,10 +175,11 @@ def _print(
     item: Item,
     content: ContentHasher,
     narrower: list[Narrower],
-    sketcher: Sketcher | None,
+    sketched: tuple[Sketcher | None, list[PartSketcher]],
     found: Lattice,
 ) -> TensorPrint:
     """Put together what the pass over one tensor has found."""
+    sketcher, parts = sketched
     exact = [n for n in narrower if n.exact]
     left_out = 0 if sketcher is None else sketcher.left_out
     digest = content.digest()
@@ -189,6 +195,7 @@ def _print(
         sketch=None if sketcher is None else sketcher.finish(),
         nonfinite=left_out,
         lattice=found,
+        parts=tuple(part.finish() for part in parts),
     )
 
 

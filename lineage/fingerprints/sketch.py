@@ -150,14 +150,31 @@ def _floats(raw: bytes) -> NDArray[np.float32]:
 class Sketcher:
     """Accumulates one tensor's sketch from its pieces, in any order."""
 
-    def __init__(self, layout: Layout, every: int = 1) -> None:
-        """Begin with nothing added; of `every` blocks of rows one is taken."""
+    def __init__(
+        self,
+        layout: Layout,
+        every: int = 1,
+        *,
+        within: Layout | None = None,
+        first: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Begin with nothing added.
+
+        Args:
+            layout: Of what is sketched.
+            every: Of so many blocks of rows one is taken.
+            within: Of the matrix whose pieces are added, where only some of its rows or columns
+                are sketched: as if they were all there is.
+            first: Their first row and column in it.
+        """
         self._layout = layout
         side = layout.side
         self._state = array("d", bytes(8 * (side * SIDE + side + SIDE + 4)))
         self._signs = sign_bits(max(layout.rows // side, layout.cols // SIDE) + 8)
-        stride = max(layout.cols, 1)
-        self._view = (stride, 0, layout.rows, 0, layout.cols, side, every)
+        stride = max((within or layout).cols, 1)
+        rows = first[0], first[0] + layout.rows
+        cols = first[1], first[1] + layout.cols
+        self._view = (stride, *rows, *cols, side, every)
 
     def add(
         self,

@@ -16,8 +16,9 @@ from safetensors.numpy import load, save
 
 from lineage import canonical
 from lineage.artifacts.base import BITS, BLOCKS, MAX_EXTENTS, MAX_VALUES
+from lineage.artifacts.dialects import Part
 from lineage.errors import FormatError, SchemeError
-from lineage.fingerprints.base import Fingerprint, TensorPrint
+from lineage.fingerprints.base import Fingerprint, PartPrint, TensorPrint
 from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.narrowing import ROUNDED
 from lineage.fingerprints.sketch import FAST, LARGEST, NONE, SCHEME, Layout, Sketch, has_numbers
@@ -35,9 +36,7 @@ TYPE = "urn:model-lineage:fingerprint:v1"
 def to_bytes(fingerprint: Fingerprint) -> bytes:
     """Return the stored form; the same fingerprint always gives the same bytes."""
     rows: list[dict[str, Any]] = []
-    cores: list[NDArray[np.float32]] = []
-    energies: list[NDArray[np.float32]] = []
-    sums: list[float] = []
+    sketches: list[Sketch] = []
     for tensor in fingerprint.tensors:
         row: dict[str, Any] = {
             "name": tensor.name,
@@ -54,17 +53,17 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
         if tensor.lattice.bits:
             row["lattice"] = [tensor.lattice.bits, tensor.lattice.group]
         if tensor.sketch is not None:
-            row["zeros"] = tensor.sketch.zeros
-            if tensor.sketch.is_flat:
-                row["flat"] = True
-            cores.append(tensor.sketch.core.reshape(-1))
-            energies += [tensor.sketch.rows, tensor.sketch.cols]
-            sums += [tensor.sketch.energy, tensor.sketch.fourth]
+            row |= _counts(tensor.sketch)
+            sketches.append(tensor.sketch)
+        if tensor.parts:
+            row["parts"] = [_part_row(one) for one in tensor.parts]
+            sketches += [one.sketch for one in tensor.parts]
         rows.append(row)
-    arrays = {
-        "cores": np.concatenate([*cores, np.zeros(0, np.float32)]),
-        "energies": np.concatenate([*energies, np.zeros(0, np.float32)]),
-        "sums": np.array(sums, np.float64),
+    none = [np.zeros(0, np.float32)]
+    arrays: dict[str, NDArray[Any]] = {
+        "cores": np.concatenate(none + [s.core.reshape(-1) for s in sketches]),
+        "energies": np.concatenate(none + [e for s in sketches for e in (s.rows, s.cols)]),
+        "sums": np.array([e for s in sketches for e in (s.energy, s.fourth)], np.float64),
         "manifest": np.frombuffer(canonical.dumps(rows), np.uint8),
     }
     head = {
@@ -75,6 +74,16 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
     }
     # One entry: writers of safetensors put several in any order, and the bytes must not vary.
     return save(arrays, metadata={"lineage": canonical.dumps(head).decode()})
+
+
+def _counts(sketch: Sketch) -> dict[str, Any]:
+    return {"zeros": sketch.zeros} | ({"flat": True} if sketch.is_flat else {})
+
+
+def _part_row(one: PartPrint) -> dict[str, Any]:
+    part = one.part
+    row = {"name": part.name, "axis": part.axis, "start": part.start, "stop": part.stop}
+    return row | _counts(one.sketch)
 
 
 def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
@@ -182,6 +191,9 @@ class _Reader:
             raise TypeError("its name is not text")
         content = _digest(row["content"])
         bits, group = row.get("lattice", (0, 0))
+        has_sketch = self._has_sketches and has_numbers(row["dtype"]) and prod(shape) > 0
+        if "parts" in row and not (has_sketch and row["parts"]):
+            raise ValueError("it has parts, but no sketches of them")
         return TensorPrint(
             row["name"],
             row["dtype"],
@@ -189,15 +201,25 @@ class _Reader:
             content,
             _digest(row["value"]) if "value" in row else content,
             tuple((dtype, _digest(text)) for dtype, text in _rounded(row)),
-            self._sketch(row, shape),
+            self._sketch(row, shape) if has_sketch else None,
             _count(row.get("nonfinite", 0), prod(shape)),
             Lattice(_count(bits, 8), _count(group, prod(shape))),
+            tuple(self._part(one, shape) for one in row.get("parts", ())),
         )
 
-    def _sketch(self, row: dict[str, Any], shape: tuple[int, ...]) -> Sketch | None:
+    def _part(self, row: dict[str, Any], shape: tuple[int, ...]) -> PartPrint:
+        if not isinstance(row["name"], str):
+            raise TypeError("a part's name is not text")
+        if len(shape) not in {1, 2}:
+            raise ValueError("a part is of a vector or a matrix")
+        axis = _count(row["axis"], len(shape) - 1)
+        stop = _count(row["stop"], shape[axis])
+        part = Part(row["name"], axis, _count(row["start"], stop - 1), stop)
+        return PartPrint(part, self._sketch(row, part.shape(shape)))
+
+    def _sketch(self, row: dict[str, Any], shape: tuple[int, ...]) -> Sketch:
+        """Take the next sketch, of a tensor of this shape or a part of one."""
         size: int = prod(shape)
-        if not (self._has_sketches and has_numbers(row["dtype"]) and size):
-            return None
         height, width = Layout.of(shape).core_shape
         core = self._take("cores", height * width).reshape(height, width)
         rows, cols = self._take("energies", height), self._take("energies", width)
