@@ -139,6 +139,11 @@ class Artifact:
 class Watched(Protocol):
     """An open file that knows whether it changed since it was opened."""
 
+    @property
+    def stamp(self) -> tuple[int, int, int, int, int]:
+        """Device, inode, size, modification and change time in ns, as the file was opened."""
+        ...
+
     def check_unchanged(self) -> None:
         """Raise `FormatError` if the file is no longer what was opened."""
         ...

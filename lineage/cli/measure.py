@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Save the fingerprint here.")
+@click.option("--exact", "tier", flag_value="exact", help="Identity alone, no sketch: fastest.")
+@click.option("--fast", "tier", flag_value="fast", help="Sketch one block of rows in eight.")
+@click.option("--no-cache", is_flag=True, help="Measure again what has not changed since.")
 @say.json_option
-def fingerprint(paths: tuple[str, ...], output: Path | None, as_json: bool) -> int:
+def fingerprint(
+    paths: tuple[str, ...], output: Path | None, tier: str | None, no_cache: bool, as_json: bool
+) -> int:
     """Print the exact identity of models, and save what comparisons need.
 
-    PATH is a safetensors file, a folder with one model (sharded or not, hub cache too), or a folder
-    of models. With several models, -o names a folder.
+    PATH is a weight file (safetensors, PyTorch, TorchScript, GGUF, ONNX, NumPy, HDF5 or Keras), a
+    folder with one model, a folder of models, or a name on a hub: org/name[@revision], hf://...
+    With several models, -o names a folder. An interrupted run goes on where it was.
 
     \b
     Example:
@@ -51,7 +57,7 @@ def fingerprint(paths: tuple[str, ...], output: Path | None, as_json: bool) -> i
     targets = _targets(models, output)
     for path in models:
         try:
-            made, seconds = _timed(path)
+            made, seconds = _timed(path, tier or "full", cache=not no_cache)
             if output is not None:
                 _save(made, targets[path])
         except (LineageError, OSError) as error:
@@ -218,12 +224,12 @@ def load(path: str) -> Fingerprint:
     return _timed(path)[0]
 
 
-def _timed(path: str) -> tuple[Fingerprint, float]:
+def _timed(path: str, tier: str = "full", *, cache: bool = True) -> tuple[Fingerprint, float]:
     from lineage.fingerprints import fingerprint as make
 
     started = time.perf_counter()
     with _progress(path) as advance:
-        made = make(path, progress=advance)
+        made = make(path, tier=tier, cache=cache, progress=advance)
     for line in made.warnings:
         say.note(f"{printable(path)}: {printable(line)}")
     return made, time.perf_counter() - started
@@ -231,8 +237,9 @@ def _timed(path: str) -> tuple[Fingerprint, float]:
 
 @contextmanager
 def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on stderr while somebody watches and the file is large."""
-    if not say.interactive() or _bytes_at(path) < 256_000_000:
+    """Show a bar on stderr while somebody watches and the model is large."""
+    total = _bytes_at(path) if say.interactive() else 0
+    if total < 256_000_000:
         yield None
         return
     from rich.console import Console
@@ -240,14 +247,19 @@ def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
 
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(PurePath(path).name), total=_bytes_at(path))
+        task = bar.add_task(printable(PurePath(path).name), total=total)
         yield lambda size: bar.advance(task, size)
 
 
 def _bytes_at(path: str) -> int:
-    where = Path(path)
-    files = where.glob("*.safetensors") if where.is_dir() else [where]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Return the bytes of a model's tensors; only headers are read."""
+    from lineage.artifacts import read
+    from lineage.fingerprints import SUFFIX
+
+    if Path(path).suffix == SUFFIX:
+        return 0
+    with read(path) as artifact:
+        return artifact.size_bytes
 
 
 def _save(made: Fingerprint, path: Path) -> None:

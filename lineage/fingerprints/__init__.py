@@ -32,6 +32,7 @@ def fingerprint(
     source: str | PathLike[str] | Any,
     *,
     tier: str = "full",
+    cache: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Fingerprint:
     """Fingerprint a model, or load a fingerprint that was saved.
@@ -41,6 +42,8 @@ def fingerprint(
             arrays), or the path of a saved fingerprint (`*.lineage`), or a `Fingerprint`.
         tier: `full` sketches every value; `fast` one block of rows in eight, for a wider error;
             `exact` none, and only exact evidence can be had from it. Identity is exact in each.
+        cache: Take what is known of unchanged files from the user's cache, and keep there what is
+            measured, even if interrupted; see `lineage.fingerprints.cache`.
         progress: Called with the number of bytes just done, from any thread.
 
     Raises:
@@ -62,7 +65,14 @@ def fingerprint(
         if path.is_file():
             return from_bytes(path.read_bytes(), file=fspath(source))
     with read(source) as artifact:
-        return Pass(tier, progress).over(artifact)
+        passed = Pass(tier, progress)
+        if cache:
+            from lineage.fingerprints.cache import Cache
+
+            entry = Cache(artifact, TIERS[tier])
+            passed.keep = entry.save
+            passed.done.update(entry.load())
+        return passed.over(artifact)
 
 
 def save(fingerprint: Fingerprint, path: str | PathLike[str]) -> None:

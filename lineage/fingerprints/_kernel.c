@@ -245,7 +245,7 @@ INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int ve
 
 /* Fewer values than a block, from any place in it on. */
 INLINE void add_part(struct sums *a, const uint8_t *at, int64_t n, int64_t col, const uint8_t *signs,
-                     enum kind kind) {
+                     enum kind kind, int is_wide) {
     const float *sign = factors_at(signs, col / BLOCK);
     int64_t place = col % BLOCK;
     while (n > 0) {
@@ -253,12 +253,12 @@ INLINE void add_part(struct sums *a, const uint8_t *at, int64_t n, int64_t col, 
         int64_t k = place - skip;
         lanes v;
         if (take <= n && skip == 0) {
-            v = load(at, kind);
+            v = load_as(at, kind, is_wide);
         } else {
             if (take > n) take = n;
             uint8_t padded[LANES * 8] = {0};
             memcpy(padded + skip * WIDTH[kind], at, (size_t)(take * WIDTH[kind]));
-            v = load(padded, kind);
+            v = load_as(padded, kind, is_wide);
         }
         lanes q = v * v;
         *(lanes *)(a->sum + k) += v * *(const lanes *)(sign + k);
@@ -339,9 +339,9 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, 
     int vectors = (int)(tail / LANES), rest = (int)(tail % LANES);
     add_blocks(&a, at + head * WIDTH[kind], blocks, vectors, (r->col + head) / BLOCK, r->signs, kind,
                is_wide);
-    if (head) add_part(&a, at, head, r->col, r->signs, kind);
+    if (head) add_part(&a, at, head, r->col, r->signs, kind, is_wide);
     at += (r->n - rest) * WIDTH[kind];
-    if (rest) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind);
+    if (rest) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind, is_wide);
 
     double fourth = 0;
     int any_zero = 0;

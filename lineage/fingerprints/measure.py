@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -41,6 +42,9 @@ keep what is resident small. Where there are more than four cores they share fou
 _SMALL = 1 << 18
 """Neighbours in a file that are smaller than this are read together."""
 
+_KEEP_EVERY = 30.0
+"""Seconds between two savings of what a long pass has measured."""
+
 TIERS = {"full": SCHEME, "fast": FAST, "exact": NONE}
 """How much is measured, and the scheme of the sketches that gives: every value, one block of rows
 in eight, or none. Identity is exact in each."""
@@ -53,11 +57,13 @@ class Pass:
     Attributes:
         tier: A key of `TIERS`.
         progress: Called from any thread with the bytes just done.
+        keep: Called with `done` now and then, and at the end however it comes.
         done: Name -> what is known already, and what was measured, even if interrupted.
     """
 
     tier: str = "full"
     progress: Callable[[int], None] | None = None
+    keep: Callable[[dict[str, TensorPrint]], None] | None = None
     done: dict[str, TensorPrint] = field(default_factory=dict)
     _affine: dict[str, Affine] = field(default_factory=dict)
     _stop: Event = field(default_factory=Event)
@@ -78,8 +84,16 @@ class Pass:
         if self.progress is not None:
             self.progress(artifact.size_bytes - sum(item.size_bytes for item in left))
         tasks = deque(sorted(_grouped(left), key=lambda items: -sum(i.size_bytes for i in items)))
-        self._run(tasks, min(_cores(), len(tasks)))
+        try:
+            self._run(tasks, min(_cores(), len(tasks)))
+        except BaseException:
+            if self.keep is not None:
+                with suppress(FormatError):  # the first error says more
+                    self.keep(self.done)
+            raise
         artifact.check_unchanged()
+        if self.keep is not None:
+            self.keep(self.done)
         tensors = tuple(self.done[item.name] for item in artifact.items)
         return Fingerprint(tensors, TIERS[self.tier], artifact.size_bytes)
 
@@ -100,8 +114,11 @@ class Pass:
         for thread in threads:
             thread.start()
         try:
-            for thread in threads:
-                thread.join()
+            while any(thread.is_alive() for thread in threads):
+                for thread in threads:
+                    thread.join(_KEEP_EVERY)
+                    if thread.is_alive() and self.keep is not None:
+                        self.keep(self.done)
         except BaseException:
             self._stop.set()
             for thread in threads:

@@ -229,7 +229,7 @@ def test_bad_input_is_one_line_that_names_it(capsys: Say, command: str) -> None:
     assert err.startswith("lineage: lie.safetensors: tensor 'w\\x1b[2J': ")
     assert "No such file" in refused(capsys, command, "gone\n.safetensors", *more)
     Path("m.bin").write_bytes(b"")
-    assert "pickle" in refused(capsys, command, "m.bin", *more)
+    assert "empty" in refused(capsys, command, "m.bin", *more)
     Path("junk.lineage").write_bytes(b"junk" * 9)
     assert "junk.lineage: not a fingerprint" in refused(capsys, command, "junk.lineage", *more)
     os.mkfifo("pipe.safetensors")
