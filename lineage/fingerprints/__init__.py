@@ -82,9 +82,9 @@ def save(fingerprint: Fingerprint, path: str | PathLike[str]) -> None:
 
 def to_bytes(fingerprint: Fingerprint) -> bytes:
     """Return the stored form; the same fingerprint always gives the same bytes."""
-    from lineage.fingerprints import stored
+    from lineage.fingerprints import writing
 
-    return stored.to_bytes(fingerprint)
+    return writing.to_bytes(fingerprint)
 
 
 def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:

@@ -52,10 +52,10 @@ class Cache:
 
     def load(self) -> dict[str, TensorPrint]:
         """Return what is known of the artifact's tensors; nothing is a fine answer."""
+        if self._path is None or not self._path.exists():
+            return {}
         from lineage.fingerprints import stored
 
-        if self._path is None:
-            return {}
         try:
             found = stored.from_bytes(self._path.read_bytes(), file=self._path)
         except (OSError, LineageError):
@@ -66,8 +66,8 @@ class Cache:
 
     def save(self, prints: Mapping[str, TensorPrint]) -> None:
         """Keep what was measured so far. A cache that cannot be written is none."""
-        from lineage.fingerprints import stored
         from lineage.fingerprints.base import Fingerprint
+        from lineage.fingerprints.writing import to_bytes
 
         if self._path is None or len(prints) <= self._saved:
             return
@@ -77,7 +77,7 @@ class Cache:
         kept = Fingerprint(tuple(tensors), self._scheme, self._artifact.size_bytes)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, stored.to_bytes(kept))
+            write_whole(self._path, to_bytes(kept))
             self._saved = len(tensors)
             _prune(self._path.parent)
         except OSError:

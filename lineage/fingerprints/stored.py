@@ -1,7 +1,4 @@
-"""A fingerprint as bytes: a safetensors file of its own, so that any language can read it.
-
-`lineage/spec/fingerprint-v1.md` is the format in words.
-"""
+"""Reads a stored fingerprint; `lineage/spec/fingerprint-v1.md` is the format in words."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from lineage import canonical
 from lineage.artifacts.base import BITS, BLOCKS, MAX_EXTENTS, MAX_VALUES
@@ -22,6 +19,7 @@ from lineage.fingerprints.base import Fingerprint, PartPrint, TensorPrint
 from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.narrowing import ROUNDED
 from lineage.fingerprints.sketch import FAST, LARGEST, NONE, SCHEME, Layout, Sketch, has_numbers
+from lineage.fingerprints.writing import TYPE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,61 +27,6 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 SCHEMES = (SCHEME, FAST, NONE)
-
-TYPE = "urn:model-lineage:fingerprint:v1"
-
-
-def to_bytes(fingerprint: Fingerprint) -> bytes:
-    """Return the stored form; the same fingerprint always gives the same bytes."""
-    rows: list[dict[str, Any]] = []
-    sketches: list[Sketch] = []
-    for tensor in fingerprint.tensors:
-        row: dict[str, Any] = {
-            "name": tensor.name,
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "content": tensor.content.hex(),
-        }
-        if tensor.value != tensor.content:
-            row["value"] = tensor.value.hex()
-        if tensor.rounded:
-            row["rounded"] = {dtype: digest.hex() for dtype, digest in tensor.rounded}
-        if tensor.nonfinite:
-            row["nonfinite"] = tensor.nonfinite
-        if tensor.lattice.bits:
-            row["lattice"] = [tensor.lattice.bits, tensor.lattice.group]
-        if tensor.sketch is not None:
-            row |= _counts(tensor.sketch)
-            sketches.append(tensor.sketch)
-        if tensor.parts:
-            row["parts"] = [_part_row(one) for one in tensor.parts]
-            sketches += [one.sketch for one in tensor.parts]
-        rows.append(row)
-    none = [np.zeros(0, np.float32)]
-    arrays: dict[str, NDArray[Any]] = {
-        "cores": np.concatenate(none + [s.core.reshape(-1) for s in sketches]),
-        "energies": np.concatenate(none + [e for s in sketches for e in (s.rows, s.cols)]),
-        "sums": np.array([e for s in sketches for e in (s.energy, s.fourth)], np.float64),
-        "manifest": np.frombuffer(canonical.dumps(rows), np.uint8),
-    }
-    head = {
-        "_type": TYPE,
-        "root": fingerprint.root,
-        "scheme": fingerprint.scheme,
-        "size_bytes": str(fingerprint.size_bytes),
-    }
-    # One entry: writers of safetensors put several in any order, and the bytes must not vary.
-    return save(arrays, metadata={"lineage": canonical.dumps(head).decode()})
-
-
-def _counts(sketch: Sketch) -> dict[str, Any]:
-    return {"zeros": sketch.zeros} | ({"flat": True} if sketch.is_flat else {})
-
-
-def _part_row(one: PartPrint) -> dict[str, Any]:
-    part = one.part
-    row = {"name": part.name, "axis": part.axis, "start": part.start, "stop": part.stop}
-    return row | _counts(one.sketch)
 
 
 def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:

@@ -1,0 +1,85 @@
+"""Writes a fingerprint as bytes: a safetensors file, so that any language can read it.
+
+`lineage/spec/fingerprint-v1.md` is the format in words. The container is put together here, and not
+by the safetensors package, so that saving needs no NumPy.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+from lineage import canonical
+from lineage.artifacts.base import BITS
+
+if TYPE_CHECKING:
+    from lineage.fingerprints.base import Fingerprint, PartPrint
+    from lineage.fingerprints.sketch import Sketch
+
+TYPE = "urn:model-lineage:fingerprint:v1"
+
+
+def to_bytes(fingerprint: Fingerprint) -> bytes:
+    """Return the stored form; the same fingerprint always gives the same bytes."""
+    rows: list[dict[str, Any]] = []
+    sketches: list[Sketch] = []
+    for tensor in fingerprint.tensors:
+        row: dict[str, Any] = {
+            "name": tensor.name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "content": tensor.content.hex(),
+        }
+        if tensor.value != tensor.content:
+            row["value"] = tensor.value.hex()
+        if tensor.rounded:
+            row["rounded"] = {dtype: digest.hex() for dtype, digest in tensor.rounded}
+        if tensor.nonfinite:
+            row["nonfinite"] = tensor.nonfinite
+        if tensor.lattice.bits:
+            row["lattice"] = [tensor.lattice.bits, tensor.lattice.group]
+        if tensor.sketch is not None:
+            row |= _counts(tensor.sketch)
+            sketches.append(tensor.sketch)
+        if tensor.parts:
+            row["parts"] = [_part_row(one) for one in tensor.parts]
+            sketches += [one.sketch for one in tensor.parts]
+        rows.append(row)
+    sums = [number for s in sketches for number in (s.energy, s.fourth)]
+    arrays = (  # widest first, as safetensors' own writer orders them
+        ("sums", "F64", struct.pack(f"<{len(sums)}d", *sums)),
+        ("cores", "F32", b"".join(s.raw[0] for s in sketches)),
+        ("energies", "F32", b"".join(s.raw[1] + s.raw[2] for s in sketches)),
+        ("manifest", "U8", canonical.dumps(rows)),
+    )
+    head = {
+        "_type": TYPE,
+        "root": fingerprint.root,
+        "scheme": fingerprint.scheme,
+        "size_bytes": str(fingerprint.size_bytes),
+    }
+    return _container(arrays, {"lineage": canonical.dumps(head).decode()})
+
+
+def _container(arrays: tuple[tuple[str, str, bytes], ...], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file of flat arrays, each a name, a dtype and little-endian bytes."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, dtype, data in arrays:
+        shape = [len(data) * 8 // BITS[dtype]]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(data for *_, data in arrays)
+
+
+def _counts(sketch: Sketch) -> dict[str, Any]:
+    return {"zeros": sketch.zeros} | ({"flat": True} if sketch.is_flat else {})
+
+
+def _part_row(one: PartPrint) -> dict[str, Any]:
+    part = one.part
+    row = {"name": part.name, "axis": part.axis, "start": part.start, "stop": part.stop}
+    return row | _counts(one.sketch)
