@@ -270,7 +270,7 @@ def parts_of(name: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
     """
     words, leaf = _words(name)
     roles = _FUSED.get(words[-1], ()) if words else ()
-    if leaf not in {"weight", "bias"} or not 1 <= len(shape) <= 2 or 0 in shape:
+    if not roles or leaf not in {"weight", "bias"} or not 1 <= len(shape) <= 2 or 0 in shape:
         return ()
     if words[-1] == "in_proj" and not _ATTENTION.search(name):
         return ()

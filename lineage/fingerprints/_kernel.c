@@ -31,6 +31,7 @@ enum { SIDE = 36, GROUPS = 4, BLOCK = GROUPS * SIDE, LANES = 16, PARTS = BLOCK /
 enum kind { F32, BF16, F16, F64, I8, U8, E4M3, E5M2, KINDS };
 static const Py_ssize_t WIDTH[KINDS] = {4, 2, 2, 8, 1, 1, 1, 1};
 
+static const Py_ssize_t WORTH_SHARING = 1 << 19; /* bytes */
 static const double LARGEST = 0x1p40;
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
@@ -461,9 +462,10 @@ static PyObject *add(PyObject *module, PyObject *args) {
     double *at = state.buf;
     double *after = at + side * SIDE + side + SIDE;
     struct state s = {at, at + side * SIDE, at + side * SIDE + side, after, after + 1, after + 2, after + 3};
-    Py_BEGIN_ALLOW_THREADS
+    /* Handing the interpreter over and taking it back costs more than a small tensor does. */
+    PyThreadState *others = data.len >= WORTH_SHARING ? PyEval_SaveThread() : NULL;
     add_all(&s, &v, data.buf, data.len / WIDTH[kind], start, (enum kind)kind, signs.buf);
-    Py_END_ALLOW_THREADS
+    if (others) PyEval_RestoreThread(others);
 done:
     if (factors.obj) PyBuffer_Release(&factors);
     PyBuffer_Release(&state);
@@ -613,9 +615,11 @@ static PyObject *narrow(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "no such rounding, or no room for it");
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    all = narrow_best(data.buf, data.len / WIDTH[kind], (enum kind)kind, (enum kind)to, out.buf, only_exact);
-    Py_END_ALLOW_THREADS
+    int64_t n = data.len / WIDTH[kind];
+    if (only_exact && n > CHUNK && !narrow_best(data.buf, CHUNK, kind, to, out.buf, 1)) goto done;
+    PyThreadState *others = data.len >= WORTH_SHARING ? PyEval_SaveThread() : NULL;
+    all = narrow_best(data.buf, n, kind, to, out.buf, only_exact);
+    if (others) PyEval_RestoreThread(others);
 done:
     if (out.obj) PyBuffer_Release(&out);
     PyBuffer_Release(&data);

@@ -54,7 +54,7 @@ def lattice(piece: memoryview, layout: Layout, dtype: str) -> Lattice:
         return Lattice()
     rows = len(piece) * 8 // BITS[dtype] // layout.cols
     if compiled is not None and not compiled.stepped(
-        piece, KINDS[dtype], layout.cols, rows, SAMPLED_ROWS
+        piece, KINDS[dtype], layout.cols, rows, SAMPLED_ROWS // 2
     ):
         return Lattice()
     from lineage.fingerprints import levels, values

@@ -147,6 +147,16 @@ def _floats(raw: bytes) -> NDArray[np.float32]:
     return np.frombuffer(raw, "<f4")
 
 
+_spare: list[array[float]] = []
+_MOST_SPARE = 64
+"""Sums of finished sketches, used again: small tensors would else allocate more than compute."""
+
+
+@lru_cache(maxsize=4)
+def _zeros(side: int) -> array[float]:
+    return array("d", bytes(8 * (side * SIDE + side + SIDE + 4)))
+
+
 class Sketcher:
     """Accumulates one tensor's sketch from its pieces, in any order."""
 
@@ -169,7 +179,12 @@ class Sketcher:
         """
         self._layout = layout
         side = layout.side
-        self._state = array("d", bytes(8 * (side * SIDE + side + SIDE + 4)))
+        zeros = _zeros(side)
+        if side == SIDE and _spare:
+            self._state = _spare.pop()
+            self._state[:] = zeros
+        else:
+            self._state = zeros[:]
         self._signs = sign_bits(max(layout.rows // side, layout.cols // SIDE) + 8)
         stride = max((within or layout).cols, 1)
         rows = first[0], first[0] + layout.rows
@@ -212,7 +227,7 @@ class Sketcher:
         return int(self._state[-2])
 
     def finish(self) -> Sketch:
-        """Return what was added so far as a sketch."""
+        """Return what was added as a sketch; nothing can be added after."""
         side = self._layout.side
         height, width = self._layout.core_shape
         fourth, zeros, _, common = self._state[-4:]
@@ -224,4 +239,6 @@ class Sketcher:
             *raw, energy = folding.finish(self._state, side, height, width)
         core, rows, cols = raw
         is_flat = common == common  # NaN once two values differed
+        if side == SIDE and len(_spare) < _MOST_SPARE:
+            _spare.append(self._state)
         return Sketch((height, width), (core, rows, cols), energy, fourth, int(zeros), is_flat)
