@@ -29,7 +29,7 @@ class Relation(StrEnum):
 
 
 HOW: dict[Relation, tuple[str, ...]] = {
-    Relation.IDENTICAL: ("same", "renamed", "cast"),
+    Relation.IDENTICAL: ("same", "renamed", "cast", "converted"),
     Relation.QUANTIZED: ("bf16", "fp16", "fp8", "int8", "int4", "int3", "int2"),
     Relation.FINETUNE: ("full", "partial", "low_rank", "continued"),
     Relation.MERGE: ("linear", "slerp", "ties", "dare", "task_arithmetic", "passthrough"),

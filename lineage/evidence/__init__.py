@@ -15,7 +15,7 @@ from lineage.evidence.direction import (
     Orthogonality,
     orthogonality,
 )
-from lineage.evidence.exact import identical, rounded_copy
+from lineage.evidence.exact import converted, identical, rounded_copy
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
 from lineage.evidence.pairing import Pairing, pair
@@ -71,8 +71,8 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     if found is not None:
         return found
     pairing = pair(a, b)
-    # 2. Rounded, digest for digest.
-    found = rounded_copy(pairing)
+    # 2. Rounded, digest for digest, or laid out anew.
+    found = rounded_copy(pairing) or converted(pairing)
     if found is not None:
         return found
     # 3. Related at all?
@@ -101,7 +101,8 @@ def _kinship_evidence(kin: Kinship) -> Evidence:
         )
     words = f"over {kin.matrices} matrices the weights have a cosine of {kin.cosine:.3f}"
     if kin.equal_share:
-        words += f", and {kin.equal_share:.0%} of the values are equal to the bit"
+        exactly = "to the bit" if kin.is_bitwise else "within rounding"
+        words += f", and {kin.equal_share:.0%} of the values are equal {exactly}"
     return Evidence("kinship-v1", words, kin.cosine, kin.log10_p, NULL)
 
 
@@ -166,7 +167,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
 def _how(pairing: Pairing, adapter: LowRank | None, change: float) -> str:
     if adapter is not None:
         return "low_rank"
-    if bool(np.any(pairing.equal & pairing.is_matrix)):
+    if bool(np.any(pairing.same & pairing.is_matrix)):
         return "partial"
     return "continued" if change > CONTINUED_CHANGE else "full"
 

@@ -61,7 +61,8 @@ class Comparison:
         step: The detail a fine-tune would have if there was a single step between the two, whether
             or not there is one; a family that knows there is reads it.
         rank: Of a difference of low rank.
-        equal_share: Share of the matrices' values that are bitwise equal.
+        equal_share: Share of the matrices' values that are the same: bitwise equal, or laid out
+            anew and the same within rounding.
         score: 1 is surely related, 0 is surely not; orders pairs, is not a probability.
         is_exact: Whether the relation follows from digests and not from a measurement.
         evidence: Why, strongest first.

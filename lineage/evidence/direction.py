@@ -78,7 +78,7 @@ def orthogonality(pairing: Pairing) -> Orthogonality:
     The inner products come from exact norms by polarisation, so their error is a fraction of the
     difference's norm and not of the weights'.
     """
-    use = pairing.is_matrix & ~pairing.equal & (pairing.energy_d > 0)
+    use = pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)
     use &= (pairing.energy_a > 0) & (pairing.energy_b > 0)
     if not np.any(use):
         return Orthogonality(0.0, 0.0)

@@ -1,4 +1,4 @@
-"""What digests alone decide: copies, casts, rounded copies, shared tensors."""
+"""What digests decide, copies, casts and rounded copies; and copies that were laid out anew."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from lineage.relation import Relation
 
 if TYPE_CHECKING:
     from lineage.evidence.pairing import Pairing
-    from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints import Fingerprint, TensorPrint
+
+_COUNTS = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
+"""Dtypes of positions, counters and masks."""
 
 _SPELLED = {"BF16": "bf16", "F16": "fp16"}
 
@@ -33,6 +36,48 @@ def identical(a: Fingerprint, b: Fingerprint) -> Comparison | None:
         is_exact=True,
         evidence=(Evidence("identity-v1", words),),
     )
+
+
+def converted(pairing: Pairing) -> Comparison | None:
+    """Find a copy in another format: renamed, transposed, reshaped, its tensors fused or split.
+
+    No digest is the same of a tensor and its transpose, so this rests on the sketches, to within
+    rounding (see `Pairing.same`). What only one of the two has must hold no weights: whole numbers
+    (positions, counters), a single value, or one value repeated (masks).
+    """
+    if not pairing.is_matrix.any() or not pairing.same.all():
+        return None
+    left = [
+        of.tensors[place]
+        for of, used in ((pairing.first, pairing.a), (pairing.second, pairing.b))
+        for place in of.left_over(used)
+    ]
+    if any(_is_weight(tensor) for tensor in left):
+        return None
+    counts = [
+        f"{sum(way == one for way in pairing.way)} {one}"
+        for one in ("turned", "reordered")
+        if one in pairing.way
+    ]
+    parts = sum(i >= pairing.first.whole for i in pairing.a)
+    parts += sum(j >= pairing.second.whole for j in pairing.b)
+    counts += [f"{parts} as parts of fused ones"] if parts else []
+    how = f" ({', '.join(counts)})" if counts else ""
+    words = f"every tensor has the same values, within rounding, in another layout{how}"
+    return Comparison(
+        related=True,
+        relation=Relation.IDENTICAL,
+        how="converted",
+        change=0.0,
+        score=1.0,
+        equal_share=1.0,
+        evidence=(Evidence("converted-v1", words, statistic=float(len(pairing.a))),),
+    )
+
+
+def _is_weight(tensor: TensorPrint) -> bool:
+    is_flat = tensor.sketch is not None and tensor.sketch.is_flat
+    return tensor.size > 1 and tensor.dtype not in _COUNTS and not is_flat
 
 
 def rounded_copy(pairing: Pairing) -> Comparison | None:
@@ -63,7 +108,8 @@ def rounded_copy(pairing: Pairing) -> Comparison | None:
 
 def _rounds_to(pairing: Pairing, *, forward: bool) -> str | None:
     """Return the dtype to which one model's every tensor was rounded to give the other's."""
-    if not pairing.a or {len(pairing.first.names), len(pairing.second.names)} != {len(pairing.a)}:
+    whole = {pairing.first.whole, pairing.second.whole}
+    if not pairing.a or whole != {len(pairing.a)}:
         return None
     dtypes: set[str] = set()
     for i, j in zip(pairing.a, pairing.b, strict=True):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.pairing import ROUNDING_RMS, is_matrix, match, table
+from lineage.evidence.matching import is_matrix, match, table
+from lineage.evidence.pairing import ROUNDING_RMS
 from lineage.fingerprints.lattice import ROUNDING
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def stack(fingerprints: Sequence[Fingerprint]) -> Stack | None:
     """Stack the matrices that all models have; None where there is none."""
     tables = [table(f) for f in fingerprints]
     reference = tables[0]
-    maps = [dict(match(reference, other)) for other in tables]
+    found = [[m for m in match(reference, t) if m.way != "reordered"] for t in tables]
+    maps = [{m.a: m.b for m in matches} for matches in found]
+    turned = [{m.a for m in matches if m.way == "turned"} for matches in found]
     common = [
         i
         for i, shape in enumerate(reference.shapes)
@@ -58,9 +61,10 @@ def stack(fingerprints: Sequence[Fingerprint]) -> Stack | None:
     if not common:
         return None
     lengths = [reference.starts[i + 1] - reference.starts[i] for i in common]
-    cores = np.stack(
-        [t.cores(m[i] for i in common) for m, t in zip(maps, tables, strict=True)]
-    ).astype(np.float64)
+    cores = np.stack([
+        t.cores((m[i] for i in common), (i in turns for i in common))
+        for m, t, turns in zip(maps, tables, turned, strict=True)
+    ]).astype(np.float64)  # fmt: skip
     rounding = np.array([
         sum(_rounding(t.tensors[m[i]].dtype) ** 2 * t.energy[m[i]] for i in common)
         for m, t in zip(maps, tables, strict=True)

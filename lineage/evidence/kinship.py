@@ -29,8 +29,9 @@ class Kinship:
         cosine: Mean over matrices, weighted by the root of their size.
         log10_p: Of a cosine this large or larger under `NULL`; natural zero is never reached.
         matrices: How many were compared.
-        equal_share: Share of these matrices' values that are bitwise equal.
+        equal_share: Share of these matrices' values that are the same.
         others_cosine: The same mean over the matrices that are not equal; None where all are.
+        is_bitwise: Whether all that are the same are so digest for digest.
     """
 
     cosine: float
@@ -38,6 +39,7 @@ class Kinship:
     matrices: int
     equal_share: float
     others_cosine: float | None = None
+    is_bitwise: bool = True
 
     @property
     def related(self) -> bool | None:
@@ -72,9 +74,10 @@ def kinship(pairing: Pairing) -> Kinship:
     variance = 1 / pairing.cells[use] + 1 / size
     sigma = float(np.sqrt(weight**2 @ variance))
     log10_p = float(log_ndtr(-cosine / sigma) / np.log(10))
-    same = pairing.equal[use]
+    same = pairing.same[use]
     equal = float(size[same].sum() / size.sum())
     others = None
     if not np.all(same):
         others = float(weight[~same] @ pairing.cosine[use][~same] / weight[~same].sum())
-    return Kinship(cosine, log10_p, int(use.sum()), equal, others)
+    is_bitwise = bool(np.array_equal(same, pairing.equal[use]))
+    return Kinship(cosine, log10_p, int(use.sum()), equal, others, is_bitwise)

@@ -38,7 +38,7 @@ def low_rank(pairing: Pairing) -> LowRank | None:
     """
     ranks: list[int] = []
     full = 0
-    for place in np.flatnonzero(pairing.is_matrix & ~pairing.equal):
+    for place in np.flatnonzero(pairing.is_matrix & ~pairing.same):
         core = pairing.difference(int(place))
         side = min(core.shape)
         if side < _SMALLEST_SIDE:

@@ -33,7 +33,7 @@ def quantized(pairing: Pairing) -> Reduction | None:
     Nearness: a quantizer with 2^b levels over the range moves a value by at most half a step, so a
     difference much larger than that has another cause besides.
     """
-    use = pairing.is_matrix & ~pairing.equal
+    use = pairing.is_matrix & ~pairing.same
     if not np.any(use):
         return None
     bits_a = np.array([pairing.first.tensors[i].lattice.bits for i in pairing.a])[use]
@@ -69,7 +69,7 @@ def pruned(pairing: Pairing) -> Reduction | None:
     Setting values of p to zero leaves c with <c, p> = |c|^2: the difference is orthogonal to the
     *child*, which training never does.
     """
-    use = pairing.is_matrix & ~pairing.equal & (pairing.energy_d > 0)
+    use = pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)
     if not np.any(use):
         return None
     zeros_a, zeros_b = _zeros(pairing, use)
