@@ -529,6 +529,14 @@ INLINE uwords to_narrow(uwords u, enum kind to, uwords *lost) {
     return to_e5m2(u, lost);
 }
 
+/* Gives the infinities and NaNs back that `load` takes for numbers above the dtype's largest. */
+INLINE uwords with_special(uwords u, enum kind from) {
+    if (from != F16 && from != E4M3) return u;
+    uint32_t first = from == F16 ? 0x47800000u : 0x43f00000u; /* 2^16; 480, which is E4M3's NaN */
+    uwords is_special = (uwords)((words)(u & 0x7fffffff) >= (words){} + (int32_t)first);
+    return u | (is_special & (from == F16 ? 0x7f800000u : 0x7fc00000u));
+}
+
 INLINE int narrow_run(const uint8_t *data, int64_t n, enum kind from, enum kind to, uint8_t *out,
                       int only_exact) {
     int all = 1;
@@ -543,7 +551,7 @@ INLINE int narrow_run(const uint8_t *data, int64_t n, enum kind from, enum kind 
                 memcpy(part, at, (size_t)(take * WIDTH[from]));
                 at = part;
             }
-            uwords code = to_narrow((uwords)load(at, from), to, &lost);
+            uwords code = to_narrow(with_special((uwords)load(at, from), from), to, &lost);
             if (!out) continue;
             uint8_t packed[2 * LANES];
             if (WIDTH[to] == 2) {

@@ -72,7 +72,7 @@ def _add_rows(
     rows, cols = state[side * SIDE :][:side], state[side * SIDE + side :][:SIDE]
     sums = state[side * SIDE + side + SIDE :]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        fourth = float(np.einsum("ij,ij,ij,ij->", taken, taken, taken, taken))
+        fourth = float(((taken * taken) ** 2).sum(dtype=np.float64))
     wide: Any = taken
     if not _SAFE[0] * taken.size < fourth < _SAFE[1]:
         wide = taken.astype(np.float64)
@@ -80,7 +80,7 @@ def _add_rows(
         sums[2] += np.count_nonzero(unfit)
         sums[1] -= np.count_nonzero(unfit)
         wide[unfit] = 0.0
-        fourth = float(np.einsum("ij,ij,ij,ij->", wide, wide, wide, wide))
+        fourth = float((wide**4).sum())
     sums[0] += fourth
     sums[1] += np.count_nonzero(wide == 0)
     if not np.isnan(sums[3]):
@@ -94,7 +94,7 @@ def _add_rows(
     into = slice(bucket, bucket + wide.shape[0])
     along: Any = factors_of(signs, group, groups).astype(wide.dtype)
     core[into] += factors_of(signs, block, 1)[0] * np.einsum("rgq,g->rq", shaped, along)
-    squares = np.einsum("rgq,rgq->rq", shaped, shaped, dtype=wide.dtype).astype(np.float64)
+    squares = (shaped * shaped).sum(axis=1, dtype=np.float64)
     rows[into] += squares.sum(axis=1)
     cols += squares.sum(axis=0)
 

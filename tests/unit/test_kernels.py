@@ -1,0 +1,193 @@
+"""The compiled loops and their NumPy twin give the same sketch within rounding, the same codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from makers import Array, write_model
+
+from lineage.fingerprints import fingerprint, folding, from_bytes, values
+from lineage.fingerprints.kernel import KINDS, NARROWED, compiled
+from lineage.fingerprints.narrowing import NARROW, narrow
+from lineage.fingerprints.sketch import Layout, Sketcher, sign_bits
+
+DTYPES: dict[str, Any] = {
+    "F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16, "F64": np.float64,
+    "I8": np.int8, "U8": np.uint8, "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}  # fmt: skip
+
+
+def test_the_loops_were_compiled_where_the_tests_run() -> None:
+    # Without a compiler the library works, and these tests would compare NumPy with itself.
+    asked_for_numpy = os.environ.get("LINEAGE_KERNEL") == "numpy"
+    assert (compiled is None) == asked_for_numpy
+
+
+def test_a_model_has_one_fingerprint_by_either(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    model: dict[str, Array] = {
+        "m": rng.normal(size=(300, 500)).astype(np.float32),
+        "half": rng.normal(size=(73, 145)).astype(np.float16),
+        "brain": rng.normal(size=(2, 90_000)).astype(ml_dtypes.bfloat16),
+        "vector": rng.normal(size=5000),
+        "codes": rng.integers(-127, 128, (64, 200)).astype(np.int8),
+        "codes_scale": rng.uniform(0.1, 1, (64, 1)).astype(np.float32),
+        "flat": np.full((40, 50), 0.5, np.float32),
+        "mask": np.triu(np.full((64, 64), -np.inf, np.float32)),
+        "sparse": rng.normal(size=(90, 90)) * (rng.random((90, 90)) < 0.1),
+        "levels": np.float32(0.01) * rng.integers(-7, 8, (64, 256)).astype(np.float32),
+    }
+    path = write_model(tmp_path / "m.safetensors", model)
+    code = (
+        "import sys; from lineage.fingerprints import fingerprint, to_bytes;"
+        "sys.stdout.buffer.write(to_bytes(fingerprint(sys.argv[1])))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        env={**os.environ, "LINEAGE_KERNEL": "numpy"},
+        capture_output=True,
+        check=True,
+    )
+    other = from_bytes(child.stdout)
+    for one, two in zip(fingerprint(path).tensors, other.tensors, strict=True):
+        for field in ("name", "content", "value", "rounded", "nonfinite", "lattice"):
+            assert getattr(one, field) == getattr(two, field), (one.name, field)
+        assert one.sketch is not None
+        assert two.sketch is not None
+        assert (one.sketch.zeros, one.sketch.is_flat) == (two.sketch.zeros, two.sketch.is_flat)
+        norm = one.sketch.energy**0.5
+        np.testing.assert_allclose(one.sketch.core, two.sketch.core, rtol=0, atol=1e-6 * norm)
+        np.testing.assert_allclose(one.sketch.rows, two.sketch.rows, rtol=1e-5)
+        np.testing.assert_allclose(one.sketch.cols, two.sketch.cols, rtol=1e-5)
+        assert one.sketch.fourth == pytest.approx(two.sketch.fourth, rel=1e-5)
+
+
+def sums(array: Array, dtype: str, cuts: list[int], every: int, factors: Array | None) -> Array:
+    """The state that NumPy's loop makes of an array cut into pieces."""
+    layout = Layout.of(array.shape)
+    signs = sign_bits(max(layout.rows, layout.cols))
+    state = np.zeros(layout.side * 36 + layout.side + 36 + 4)
+    stride = max(layout.cols, 1)
+    view = (stride, 0, layout.rows, 0, layout.cols, layout.side, every)
+    flat = array.reshape(-1)
+    for start, end in pairwise([0, *cuts, flat.size]):
+        numbers = values.as_float32(memoryview(flat[start:end].tobytes()), dtype)
+        folding.add(state, numbers, start, signs, view, factors)
+    return state
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    dtype=st.sampled_from(sorted(DTYPES)),
+    shape=st.sampled_from(
+        [(1, 1), (5, 7), (40, 15), (37, 144), (80, 150), (3, 700), (700,), (0, 3)]
+    ),
+    every=st.sampled_from([1, 8]),
+    scaled=st.sampled_from(["no", "one", "rows"]),
+    salt=st.sampled_from(["", "zeros", "nan", "inf", "huge", "tiny", "same"]),
+    seed=st.integers(0, 2**32 - 1),
+    data=st.data(),
+)
+def test_pieces_of_any_size_add_up_alike(
+    dtype: str, shape: tuple[int, ...], every: int, scaled: str, salt: str, seed: int, data: Any
+) -> None:
+    rng = np.random.default_rng(seed)
+    numbers = 3 * rng.normal(size=shape)
+    if salt in {"zeros", "nan", "inf", "huge"}:
+        salted = {"zeros": 0.0, "nan": np.nan, "inf": -np.inf, "huge": 1e30}[salt]
+        numbers = np.where(rng.random(shape) < 0.2, salted, numbers)
+    numbers = {"tiny": 1e-12 * numbers, "same": np.full(shape, 2.0)}.get(salt, numbers)
+    with np.errstate(all="ignore"):
+        if dtype in {"I8", "U8"}:
+            numbers = np.nan_to_num(numbers, posinf=9, neginf=9).clip(0, 100)
+        array = numbers.astype(DTYPES[dtype])
+    layout = Layout.of(shape)
+    factors = None
+    if scaled != "no" and len(shape) == 2:
+        factors = rng.uniform(0.5, 2, 1 if scaled == "one" else shape[0]).astype(np.float32)
+    cuts = sorted(data.draw(st.lists(st.integers(0, array.size), max_size=4)))
+    want = sums(array, dtype, cuts, every, factors)
+    sketcher = Sketcher(layout, every)
+    flat = array.reshape(-1)
+    held = None if factors is None else __import__("array").array("f", factors.tolist())
+    for start, end in pairwise([0, *cuts, flat.size]):
+        sketcher.add(memoryview(flat[start:end].tobytes()), dtype, start, held)
+    found = np.array(sketcher._state)
+    side = layout.side
+    energy = want[side * 36 + side :][:36].sum()
+    np.testing.assert_allclose(found[: side * 36], want[: side * 36], atol=2e-6 * energy**0.5)
+    np.testing.assert_allclose(found[side * 36 : -4], want[side * 36 : -4], rtol=1e-5)
+    np.testing.assert_allclose(found[-4], want[-4], rtol=1e-5)
+    np.testing.assert_array_equal(found[-3:-1], want[-3:-1])
+    assert np.isnan(found[-1]) == np.isnan(want[-1])
+    assert KINDS[dtype] >= 0
+
+
+@pytest.mark.parametrize("to", NARROW[:4])
+@pytest.mark.parametrize("dtype", sorted(NARROWED))
+def test_every_code_is_rounded_alike(dtype: str, to: str) -> None:
+    rng = np.random.default_rng(2)
+    width = np.dtype(DTYPES[dtype]).itemsize
+    if width < 4:
+        raw = np.arange(2 ** (8 * width), dtype=f"u{width}")
+    else:  # all sixteen-bit floats, their neighbours, and random bits
+        brain = np.arange(2**16, dtype=np.uint32) << 16
+        half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+        around = np.concatenate([brain, half.view(np.uint32)])
+        near = np.concatenate([around, around + 1, around - 1, around + 0x8000])
+        raw = np.concatenate([near, rng.integers(0, 2**32, 2**16, np.uint64).astype(np.uint32)])
+    numbers = raw.view(DTYPES[dtype])
+    raw = raw[~np.isnan(numbers.astype(np.float32))]
+    piece = memoryview(raw.tobytes())
+    out = memoryview(bytearray(2 * len(piece)))
+    exact = narrow(piece, dtype, to, out, only_exact=False)
+    codes, want = values.rounded(piece, dtype, to)
+    assert exact == want
+    if to in {"BF16", "F16"}:
+        assert bytes(out[: len(codes)]) == codes
+    # One by one: which survive, and as what.
+    for start in rng.integers(0, raw.size, 300).tolist():
+        single = memoryview(raw[start : start + 1].tobytes())
+        alone, kept = values.rounded(single, dtype, to)
+        assert narrow(single, dtype, to, out, only_exact=True) == kept
+        if kept:
+            assert bytes(out[: len(alone)]) == alone
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_nan_is_never_held(dtype: str) -> None:
+    piece = memoryview(np.full(9, np.nan, DTYPES[dtype]).tobytes())
+    out = memoryview(bytearray(64))
+    assert not any(narrow(piece, dtype, to, out, only_exact=True) for to in NARROW[:4])
+
+
+def test_the_compiled_loops_refuse_parts_that_do_not_fit() -> None:
+    if compiled is None:
+        return  # NumPy was asked for; the first test of this page holds that to be so
+    state, signs = bytearray(8 * (36 * 36 + 36 + 36 + 4)), sign_bits(100)
+    good = [state, b"\0" * 40, 0, 0, signs, 10, 0, 1, 0, 10, 36, 1, None]
+    compiled.add(*good)
+    bad = {0: bytearray(8), 1: b"\0" * 7, 2: 8, 3: -1, 4: b"", 5: 0, 6: -1, 8: -1, 9: 11, 10: 0,
+           11: 0, 12: b""}  # fmt: skip
+    for place, value in bad.items():
+        with pytest.raises(ValueError, match="do not fit"):
+            compiled.add(*good[:place], value, *good[place + 1 :])
+    with pytest.raises(ValueError, match="no such rounding"):
+        compiled.narrow(b"\0" * 8, 3, 1, None, True)
+    with pytest.raises(ValueError, match="no room"):
+        compiled.narrow(b"\0" * 8, 0, 1, bytearray(1), True)
+    with pytest.raises(ValueError, match="no such rows"):
+        compiled.stepped(b"\0" * 8, 0, 16, 1, 4)
+    with pytest.raises(ValueError, match="do not fit"):
+        compiled.finish(bytes(8), 36, 1, 1)
