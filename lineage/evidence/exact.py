@@ -63,7 +63,9 @@ def converted(pairing: Pairing) -> Comparison | None:
     parts += sum(j >= pairing.second.whole for j in pairing.b)
     counts += [f"{parts} as parts of fused ones"] if parts else []
     how = f" ({', '.join(counts)})" if counts else ""
-    words = f"every tensor has the same values, within rounding, in another layout{how}"
+    is_exact = bool(pairing.equal.all())
+    exactly = "digest for digest" if is_exact else "within rounding"
+    words = f"every weight of one is in the other, {exactly}, in another format{how}"
     return Comparison(
         related=True,
         relation=Relation.IDENTICAL,
@@ -71,6 +73,7 @@ def converted(pairing: Pairing) -> Comparison | None:
         change=0.0,
         score=1.0,
         equal_share=1.0,
+        is_exact=is_exact,
         evidence=(Evidence("converted-v1", words, statistic=float(len(pairing.a))),),
     )
 
