@@ -26,10 +26,17 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Save the fingerprint here.")
 @click.option("--exact", "tier", flag_value="exact", help="Identity alone, no sketch: fastest.")
 @click.option("--fast", "tier", flag_value="fast", help="Sketch one block of rows in eight.")
+@click.option("--digests", is_flag=True, help="Also SHA-256 of files, as hubs and signers have it.")
 @click.option("--no-cache", is_flag=True, help="Measure again what has not changed since.")
 @say.json_option
 def fingerprint(
-    paths: tuple[str, ...], output: Path | None, tier: str | None, no_cache: bool, as_json: bool
+    paths: tuple[str, ...],
+    output: Path | None,
+    tier: str | None,
+    *,
+    digests: bool,
+    no_cache: bool,
+    as_json: bool,
 ) -> int:
     """Print the exact identity of models, and save what comparisons need.
 
@@ -75,11 +82,20 @@ def fingerprint(
                 "bytes": made.size_bytes,
                 "tensors": len(made.tensors),
                 "seconds": round(seconds, 4),
+                "scheme": made.scheme,
                 "warnings": list(made.warnings),
             }
         )
+        if digests:
+            rows[-1]["digests"] = _digests(path)
     say.result({"fingerprints": rows}, lambda: _fingerprint_text(rows), as_json=as_json)
     return status
+
+
+def _digests(path: str) -> dict[str, Any]:
+    from lineage.artifacts.digests import file_digests
+
+    return file_digests(path).to_json()
 
 
 def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
@@ -87,6 +103,10 @@ def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         size = _size(row["bytes"])
         lines.append(f"{row['id']}  {printable(row['path'])}  {row['tensors']} tensors, {size}")
+        found = row.get("digests", {"files": []})
+        lines += [f"  sha256 {f['sha256']}  {printable(f['name'])}" for f in found["files"]]
+        if found.get("oms"):
+            lines.append(f"  model-signing subject sha256 {found['oms']['sha256']}")
     return "\n".join(lines)
 
 
@@ -106,7 +126,7 @@ def compare(a: str, b: str, as_json: bool) -> int:
     """
     from lineage.evidence import compare_fingerprints
 
-    found = compare_fingerprints(load(a), load(b))
+    found = compare_fingerprints(load(a, cache=True), load(b, cache=True))
     document = {"a": a, "b": b, **found.to_json()}
     told = [evidence.told(_name(a), _name(b)) for evidence in found.evidence]
     say.result(document, lambda: _compare_text(a, b, document, told), as_json=as_json)
@@ -162,7 +182,7 @@ def infer(
     found = [path for named in paths for path in models_in(named)]
     for path in found:
         try:
-            models[path] = load(path)
+            models[path] = load(path, cache=True)
             declared_by[path] = read_declared(path)
         except (LineageError, OSError) as error:
             if len(found) == 1:
@@ -219,12 +239,12 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def load(path: str) -> Fingerprint:
+def load(path: str, *, cache: bool = False) -> Fingerprint:
     """Fingerprint a model or load a saved one, saying on stderr what a person should know."""
-    return _timed(path)[0]
+    return _timed(path, "full", cache=cache)[0]
 
 
-def _timed(path: str, tier: str = "full", *, cache: bool = True) -> tuple[Fingerprint, float]:
+def _timed(path: str, tier: str, *, cache: bool) -> tuple[Fingerprint, float]:
     from lineage.fingerprints import fingerprint as make
 
     started = time.perf_counter()

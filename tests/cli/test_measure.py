@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from makers import Array, container, entry, small_model, write_index, write_mode
 
 from lineage import fingerprint
 from lineage.cli import COMMANDS, run
+from lineage.fingerprints import cache
 
 Say = pytest.CaptureFixture[str]
 
@@ -150,6 +152,51 @@ def test_one_path_without_a_model_does_not_hide_the_others(capsys: Say, bad: str
     assert err.count("\n") == 1
     assert bad in err
     assert len(json.loads(out)["fingerprints"]) == 2
+
+
+def test_every_tier_gives_one_id_and_tiers_do_not_mix(capsys: Say) -> None:
+    ids = set()
+    for tier in ([], ["--fast"], ["--exact"]):
+        name = f"{len(ids)}{''.join(tier)}.lineage"
+        made = as_json(capsys, "fingerprint", "models/base.safetensors", *tier, "-o", name)
+        (row,) = made["fingerprints"]
+        ids.add((row["id"], row["content_id"], row["value_id"], row["scheme"]))
+        assert as_json(capsys, "compare", name, name)["relation"] == "identical"
+    assert len(ids) == 3
+    assert len({found[:3] for found in ids}) == 1
+    err = refused(capsys, "compare", "0.lineage", "1--fast.lineage")
+    assert "cannot be compared" in err
+
+
+def test_digests_are_those_of_the_files(capsys: Say) -> None:
+    path = Path("models/base.safetensors")
+    (row,) = as_json(capsys, "fingerprint", str(path), "--digests")["fingerprints"]
+    data = path.read_bytes()
+    (found,) = row["digests"]["files"]
+    assert found["sha256"] == hashlib.sha256(data).hexdigest()
+    after = data[8 + int.from_bytes(data[:8], "little") :]
+    assert found["modelspec.hash_sha256"] == f"0x{hashlib.sha256(after).hexdigest()}"
+    _, text, _ = lineage(capsys, "fingerprint", str(path), "--digests")
+    assert found["sha256"] in text
+    assert row["digests"]["oms"]["sha256"] in text
+
+
+def test_a_claim_is_never_checked_from_the_cache(
+    capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forged(self: object) -> dict[str, object]:
+        raise AssertionError("the cache was asked")
+
+    monkeypatch.setattr(cache.Cache, "load", forged)
+    model, base = "models/child.safetensors", "models/base.safetensors"
+    both = ("--parent", base, "--key")
+    assert lineage(capsys, "key", "k.key")[0] == 0
+    assert lineage(capsys, "claim", model, *both, "k.key", "-o", "c.json")[0] == 0
+    found = lineage(capsys, "verify", "c.json", "--weights", model, *both, "k.key.pub")
+    assert found[0] == 0, found
+    with pytest.raises(AssertionError, match="was asked"):
+        monkeypatch.setenv("LINEAGE_DEBUG", "1")
+        run(["fingerprint", model])
 
 
 def test_warnings_are_said_on_stderr(capsys: Say) -> None:
