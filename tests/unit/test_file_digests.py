@@ -151,6 +151,21 @@ class TestTrouble:
         with pytest.raises(FormatError, match=r"m\.safetensors: the file changed"):
             file_digests(path, progress=lambda _: os.utime(path, (1, 1)))
 
+    def test_a_weight_file_written_to_after_its_turn(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(hashed, "_cores", lambda: 1)  # the larger first, then the smaller
+        large, small = {"a": np.zeros(999, "f4")}, {"b": np.zeros(1, "f4")}
+        write_sharded(tmp_path / "m", [large, small])
+        first, second = sorted((tmp_path / "m").glob("*.safetensors"))
+
+        def touch(size: int) -> None:
+            if size == second.stat().st_size:
+                os.utime(first, (1, 1))
+
+        with pytest.raises(FormatError, match=r"00001-of-00002\.safetensors: the file changed"):
+            file_digests(tmp_path / "m", progress=touch)
+
     def test_another_file_written_to_meanwhile(self, tiny: Path) -> None:
         def touch(size: int) -> None:
             if size == len(FILES["Upper"]):
@@ -557,8 +572,9 @@ class TestHostileSignatures:
     def test_a_link_out_of_the_folder(self, tiny: Path, tmp_path: Path) -> None:
         (tmp_path / "out").write_bytes(b"{}")
         (tiny / "out.sig").symlink_to(tmp_path / "out")
-        with pytest.raises(FormatError, match="outside the model's folder"):
-            file_digests(tiny)
+        for source in (tiny, tiny / ONE):
+            with pytest.raises(FormatError, match="outside the model's folder"):
+                file_digests(source)
 
     def test_a_folder_of_that_name_is_none(self, tiny: Path) -> None:
         (tiny / "x.sig").mkdir()
