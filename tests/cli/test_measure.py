@@ -426,7 +426,7 @@ def test_wrong_usage_is_status_2(capsys: Say, arguments: list[str]) -> None:
 
 
 def test_a_fault_of_ours_is_no_answer(capsys: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("slip\x1b[2J")
 
     monkeypatch.setattr("lineage.cli.measure.load", fail)
