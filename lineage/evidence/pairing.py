@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.artifacts.base import BLOCKS
 from lineage.evidence.matching import Match, Table, Way, agree, is_matrix, match, table
 from lineage.fingerprints.lattice import ROUNDING
 
@@ -180,6 +181,7 @@ def _is_equal(first: Table, second: Table, found: Match) -> bool:
 def _is_same(first: Table, second: Table, found: Match, near: bool) -> bool:
     """Whether a pair that digests cannot compare has the same values, within rounding."""
     one, other = first.tensors[found.a], second.tensors[found.b]
-    if found.way == "straight" and one.value and other.value and one.shape == other.shape:
-        return False  # the digests differ, and that is exact
+    is_told = found.way == "straight" and one.value and other.value and one.shape == other.shape
+    if is_told and (one.dtype in BLOCKS) == (other.dtype in BLOCKS):
+        return False  # the digests differ, and that is exact; but a block's digest is of its code
     return agree(one, other) and (near or found.way == "reordered")

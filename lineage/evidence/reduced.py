@@ -51,16 +51,37 @@ def quantized(pairing: Pairing) -> Reduction | None:
         return None
     on = bits > 0
     commonest = int(np.bincount(bits[on]).argmax())
-    change = float(np.sqrt(d[on].sum() / energy[on].sum()))
     is_float8 = any(d.startswith("F8") for d, used in zip(stored, use, strict=True) if used)
-    # Half a step is 1/2^b of the range; 12 standard deviations span even a heavy-tailed row. An
-    # 8-bit float keeps two or three digits behind the point, whatever the range.
-    if change > (1 / 8 if is_float8 else 24 / 2**commonest / np.sqrt(12)):
+    # An 8-bit float keeps two or three digits behind the point, whatever the range.
+    most = (
+        energy[on] / 64
+        if is_float8
+        else _most_rounding(pairing, use, forward=direction == "a->b")[on] / 4**commonest
+    )
+    if float(d[on].sum()) > float(most.sum()):
         return None
     words = f"{child}'s values lie on at most {2**commonest} levels, next to the other's values"
     evidence = Evidence("lattice-v1", words, statistic=float(max(share_a, share_b)))
     how = "fp8" if is_float8 else _BITS[commonest]
     return Reduction(Relation.QUANTIZED, how, direction, evidence)
+
+
+def _most_rounding(pairing: Pairing, use: np.ndarray, *, forward: bool) -> np.ndarray:
+    """Return what rounding to levels one range apart would leave in each tensor, at most.
+
+    With 2^b levels over the range the error's variance is a twelfth of a step's square, and a step
+    is range / 2^b. 12 standard deviations to either side span even a heavy-tailed row. Where a few
+    values lie further out, what the sum of fourth powers has above a normal law's tells how far: a
+    quantizer that gives a whole tensor one step pays for them everywhere.
+    """
+    of, where = (pairing.first, pairing.a) if forward else (pairing.second, pairing.b)
+    places = [where[int(n)] for n in np.flatnonzero(use)]
+    energy, size = of.energy[places], of.sizes[places]
+    fourth = np.array([0.0 if (s := of.tensors[i].sketch) is None else s.fourth for i in places])
+    outliers = np.maximum(fourth - 3 * energy**2 / size, 0)
+    largest_squared = np.maximum(144 * energy / size, np.sqrt(outliers))
+    most: np.ndarray = size * 4 * largest_squared / 12
+    return most
 
 
 def pruned(pairing: Pairing) -> Reduction | None:

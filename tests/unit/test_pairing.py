@@ -294,6 +294,35 @@ def test_positions_and_masks_of_one_format_do_no_harm_but_weights_do() -> None:
     assert both_ways(BASE, {**keras(BASE), **codes}).how != "converted"
 
 
+def test_one_step_for_a_whole_tensor_with_outliers_is_a_quantizers() -> None:
+    """As exporters quantize, transposed: the outliers' step moves the rest by a third."""
+    base = {name: weights.copy() for name, weights in BASE.items()}
+    for name in list(base):
+        if name.endswith("output.dense.weight"):
+            base[name][0, :3] = 6.0
+    coded = {}
+    for name, weights in onnx(base).items():
+        step = np.float32(np.abs(weights).max() / 127)
+        if weights.ndim == 2:
+            coded[f"{name}_scale"] = step
+            weights = np.rint(weights / step).astype(np.int8)
+        coded[name] = weights
+    found = both_ways(base, coded)
+    assert (str(found.relation), found.how, found.direction) == ("quantized", "int8", "a->b")
+    assert found.change is not None
+    assert found.change > 0.1
+    # Moved as far by training before, it is no rounding alone.
+    assert str(both_ways(moved(BASE, 0.2), coded_of(BASE)).relation) != ("quantized")
+
+
+def coded_of(model: Model) -> Model:
+    steps = {name: np.float32(np.abs(w).max() / 127) for name, w in model.items()}
+    return {
+        name: (np.rint(w / steps[name]) * steps[name]).astype(np.float32)
+        for name, w in model.items()
+    }
+
+
 def test_what_is_alike_by_convention_is_no_match() -> None:
     ones = {"a": np.ones((4, 5, 6)), "c": np.zeros((3, 3))}
     assert paired(ones, {"b": np.ones((6, 5, 4)), "d": np.zeros((3, 3, 1))})[1] == {}
