@@ -88,10 +88,10 @@ def _head(data: bytes, *, file: object) -> dict[str, Any]:
         raise FormatError("not a fingerprint", file=file)
     try:
         header = json.loads(data[8 : 8 + length])
-        text = header["__metadata__"]["lineage"]
+        text = str(header["__metadata__"]["lineage"]).encode()  # half a surrogate pair: ValueError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError("not a fingerprint", file=file) from error
-    head = canonical.loads(str(text).encode(), file=file)
+    head = canonical.loads(text, file=file)
     if not isinstance(head, dict):
         raise FormatError("not a fingerprint", file=file)
     size = head.get("size_bytes")

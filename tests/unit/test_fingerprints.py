@@ -689,6 +689,12 @@ def test_counts_that_cannot_be_are_refused(key: str, value: object) -> None:
         from_bytes(rebuilt(put(key, value)))
 
 
+def test_half_a_surrogate_pair_is_no_head() -> None:
+    header = {"__metadata__": {"lineage": "\ud800"}, "manifest": entry("U8", [8], 0, 8)}
+    with pytest.raises(FormatError, match="not a fingerprint"):
+        from_bytes(container(header, bytes(8)))
+
+
 def test_another_scheme_is_a_scheme_error() -> None:
     with pytest.raises(SchemeError, match="bilinear-v9"):
         from_bytes(rebuilt(head("scheme", "bilinear-v9/rows=1")))
