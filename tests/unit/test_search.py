@@ -8,7 +8,7 @@ from makers import Array, small_model
 from test_pairing import FORMATS, bert, moved
 
 from lineage import fingerprint
-from lineage.fingerprints.search import DIM, search_vector
+from lineage.fingerprints.search import DIM, _summed, search_vector
 
 Model = dict[str, Array]
 
@@ -20,7 +20,7 @@ def vector(model: Model) -> Array:
     return found
 
 
-@pytest.mark.parametrize("name", ["keras", "torch", "gpt2"])
+@pytest.mark.parametrize("name", ["keras", "torch", "gpt2", "onnx"])
 def test_formats_do_not_move_it(name: str) -> None:
     one, other = vector(bert(0)), vector(FORMATS[name](bert(0)))
     assert np.allclose(one, other, atol=1e-5)
@@ -63,15 +63,35 @@ def test_a_model_without_matrices_has_none() -> None:
     assert not np.any(search_vector(exact))
 
 
-def test_it_is_what_the_specification_says() -> None:
+@pytest.mark.parametrize("shape", [(12, 7), (7, 12), (40, 40), (80, 3, 2)])
+def test_it_is_what_the_specification_says(shape: tuple[int, ...]) -> None:
     from blake3 import blake3
 
-    weights = np.random.default_rng(0).normal(size=(12, 7)).astype(np.float32)
-    sketch = fingerprint({"w": weights}).tensors[0].sketch
-    assert sketch is not None
-    drawn = blake3(b"lineage/search/v1\0w").digest(length=2 * 84)
+    weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    made = fingerprint({"a": weights, "ones": np.ones(shape, np.float32)})
+    core, ones = (t.sketch.core.astype(float) for t in made.tensors if t.sketch is not None)
+    core = core - ones * np.vdot(core, ones) / np.vdot(ones, ones)
+    rows, cols = shape[0], int(np.prod(shape[1:]))
+    core = core + core.T if rows == cols else core.T if rows > cols else core
+    extents = min(rows, cols).to_bytes(8, "little") + max(rows, cols).to_bytes(8, "little")
+    drawn = blake3(b"lineage/search/v1\0" + extents).digest(length=2 * core.size)
     expected = np.zeros(DIM)
-    for place, number in enumerate(sketch.core.T.reshape(-1)):
+    for place, number in enumerate(core.reshape(-1)):
         bits = int.from_bytes(drawn[2 * place : 2 * place + 2], "little")
         expected[bits & 511] += -float(number) if bits >> 9 & 1 else float(number)
     assert np.allclose(vector({"w": weights}), expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_a_common_mean_does_not_make_relatives() -> None:
+    def biased(seed: int) -> Model:
+        rng = np.random.default_rng(seed)
+        return {str(n): (0.3 + rng.normal(size=(90, 200))).astype(np.float32) for n in range(40)}
+
+    assert abs(float(vector(biased(1)) @ vector(biased(2)))) < 0.2
+
+
+def test_a_matrix_whose_signs_cancel_has_no_mean_to_take_out() -> None:
+    found = [rows for rows in range(2, 400) if not np.any(_summed(rows))]
+    assert found
+    weights = np.random.default_rng(0).normal(size=(found[0], 50)).astype(np.float32)
+    assert np.linalg.norm(vector({"w": weights})) == pytest.approx(1, rel=1e-6)
