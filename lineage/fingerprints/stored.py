@@ -14,7 +14,7 @@ from safetensors.numpy import load
 from lineage import canonical
 from lineage.artifacts.base import BITS, BLOCKS, MAX_EXTENTS, MAX_VALUES
 from lineage.artifacts.dialects import Part
-from lineage.errors import FormatError, SchemeError
+from lineage.errors import FormatError, SchemeError, printable
 from lineage.fingerprints.base import Fingerprint, PartPrint, TensorPrint
 from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.narrowing import ROUNDED
@@ -42,14 +42,16 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
 
     head = _head(data, file=file)
     if head.get("_type") != TYPE:
-        raise fail(f"not a fingerprint: its type is {str(head.get('_type'))[:80]!r}")
+        raise fail(f"not a fingerprint: its type is {printable(repr(head.get('_type')), 80)}")
     scheme = head.get("scheme")
     if scheme not in SCHEMES:
-        raise SchemeError(f"{file}: sketched by {scheme!r}, this version has {', '.join(SCHEMES)}")
+        raise SchemeError(
+            f"{file}: sketched by {printable(repr(scheme))}, this version has {', '.join(SCHEMES)}"
+        )
     try:
         arrays = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy has no name for
-        raise fail(f"not a fingerprint: {error}") from error
+        raise fail(f"not a fingerprint: {printable(str(error))}") from error
     expected = {
         "cores": "float32",
         "energies": "float32",
@@ -68,7 +70,7 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
             tensors.append(reader.tensor(row))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             name = row.get("name") if isinstance(row, dict) else None
-            reason = str(error).splitlines()[0] if str(error) else "incomplete"
+            reason = printable(str(error)) or "incomplete"
             raise fail(f"its manifest has a bad entry: {reason}", str(name)) from error
     if not reader.is_done():
         raise fail("it holds more sketches than its manifest has tensors")

@@ -689,6 +689,17 @@ def test_counts_that_cannot_be_are_refused(key: str, value: object) -> None:
         from_bytes(rebuilt(put(key, value)))
 
 
+@pytest.mark.parametrize("dtype", ["F\x7f4", "\x1b[2J", "Q" * 5000])
+def test_what_a_stored_file_says_cannot_steer_a_terminal(dtype: str) -> None:
+    length = int.from_bytes(STORED_MODEL[:8], "little")
+    metadata = json.loads(STORED_MODEL[8 : 8 + length])["__metadata__"]
+    header = {"__metadata__": metadata, "manifest": entry(dtype, [8], 0, 8)}
+    with pytest.raises(FormatError) as caught:
+        from_bytes(container(header, bytes(8)))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
 def test_half_a_surrogate_pair_is_no_head() -> None:
     header = {"__metadata__": {"lineage": "\ud800"}, "manifest": entry("U8", [8], 0, 8)}
     with pytest.raises(FormatError, match="not a fingerprint"):
