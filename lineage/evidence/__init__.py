@@ -15,7 +15,7 @@ from lineage.evidence.direction import (
     Orthogonality,
     orthogonality,
 )
-from lineage.evidence.exact import converted, identical, rounded_copy
+from lineage.evidence.exact import converted, identical, left_over, rounded_copy
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
 from lineage.evidence.pairing import Pairing, pair
@@ -135,7 +135,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         share=lean.share,
         step=_how(pairing, adapter, change),
         equal_share=kin.equal_share,
-        evidence=(*seen, *base.evidence),
+        evidence=(*_beside(pairing), *seen, *base.evidence),
     )
     is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
     if adapter is None and is_apart and abs(lean.share) < EVEN_SHARE:
@@ -162,6 +162,17 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         direction=direction,
         rank=None if adapter is None else adapter.rank,
     )
+
+
+def _beside(pairing: Pairing) -> list[Evidence]:
+    """Say so where nothing that both have has moved, but one has weights that the other has not."""
+    if not pairing.same.all():
+        return []
+    ours, theirs = left_over(pairing)
+    words = (
+        f"all that both have is the same; {{a}} has {ours} weight tensors besides, {{b}} {theirs}"
+    )
+    return [Evidence("beside-v1", words)]
 
 
 def _how(pairing: Pairing, adapter: LowRank | None, change: float) -> str:

@@ -47,12 +47,7 @@ def converted(pairing: Pairing) -> Comparison | None:
     """
     if not pairing.is_matrix.any() or not pairing.same.all():
         return None
-    left = [
-        of.tensors[place]
-        for of, used in ((pairing.first, pairing.a), (pairing.second, pairing.b))
-        for place in of.left_over(used)
-    ]
-    if any(_is_weight(tensor) for tensor in left):
+    if any(left_over(pairing)):
         return None
     counts = [
         f"{sum(way == one for way in pairing.way)} {one}"
@@ -75,6 +70,15 @@ def converted(pairing: Pairing) -> Comparison | None:
         equal_share=1.0,
         is_exact=is_exact,
         evidence=(Evidence("converted-v1", words, statistic=float(len(pairing.a))),),
+    )
+
+
+def left_over(pairing: Pairing) -> tuple[int, int]:
+    """Count the weights that only the first has, and those that only the second has."""
+    one, other = pairing.first, pairing.second
+    return (
+        sum(_is_weight(one.tensors[place]) for place in one.left_over(pairing.a)),
+        sum(_is_weight(other.tensors[place]) for place in other.left_over(pairing.b)),
     )
 
 

@@ -290,6 +290,9 @@ def test_positions_and_masks_of_one_format_do_no_harm_but_weights_do() -> None:
     found = both_ways(BASE, {**keras(BASE), **head})
     assert found.related
     assert found.how != "converted"
+    assert found.evidence[0].told("one", "other") == (
+        "all that both have is the same; one has 0 weight tensors besides, other 1"
+    )
     codes = {"codes": np.random.default_rng(0).integers(-9, 9, (9, 9)).astype(np.int8)}
     assert both_ways(BASE, {**keras(BASE), **codes}).how != "converted"
 
