@@ -102,8 +102,8 @@ class Pass:
         errors: list[BaseException] = []
 
         def work() -> None:
-            room = memoryview(bytearray(PIECE)), memoryview(bytearray(2 * PIECE))
             try:
+                room = memoryview(bytearray(PIECE)), memoryview(bytearray(2 * PIECE))
                 while not self._stop.is_set() and (task := _next(tasks)):
                     self._task(task, *room)
             except BaseException as error:  # noqa: BLE001  (raised again below)
