@@ -16,6 +16,8 @@ from lineage.errors import FormatError, printable
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 32
+MAX_MARKS = 1 << 22
+"""Brackets and commas: three bytes of text can ask for seventy of memory."""
 
 Json = dict[str, Any] | list[Any] | str | int | bool | None
 
@@ -34,7 +36,12 @@ def dumps(value: Json) -> bytes:
 
 
 def loads(
-    data: bytes, *, file: object = None, max_bytes: int = 64 * 1024 * 1024, floats: bool = False
+    data: bytes,
+    *,
+    file: object = None,
+    max_bytes: int = 64 * 1024 * 1024,
+    max_marks: int = MAX_MARKS,
+    floats: bool = False,
 ) -> Any:
     """Parse JSON that came from elsewhere.
 
@@ -42,6 +49,7 @@ def loads(
         data: UTF-8 text, without a byte-order mark.
         file: What to call it in an error.
         max_bytes: Longer input is refused before it is parsed.
+        max_marks: So is input with more brackets and commas.
         floats: Whether numbers with a fraction may come; never in what is signed.
 
     Raises:
@@ -64,6 +72,9 @@ def loads(
 
     if len(data) > max_bytes:
         raise fail(f"JSON is {len(data)} bytes long, more than the {max_bytes} allowed")
+    marks = sum(map(data.count, (b"{", b"[", b",")))
+    if marks > max_marks:
+        raise fail(f"JSON has {marks} brackets and commas, more than the {max_marks} allowed")
     try:
         value = json.loads(
             data.decode("utf-8"),

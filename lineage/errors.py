@@ -93,5 +93,6 @@ def printable(text: str, limit: int = 200) -> str:
 
     Names come out of files that anyone can write; they must not steer a terminal.
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    begin = text[: limit + 1]  # a name may be as long as its file
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in begin)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -23,7 +23,7 @@ from lineage.artifacts.choice import (
     is_weights,
     sets,
 )
-from lineage.artifacts.opened import check_inside
+from lineage.artifacts.opened import OpenFile, check_inside, is_file
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ _UNREAD = {
     ".msgpack": "Flax weights", ".pkl": "a Python pickle", ".pb": "a TensorFlow graph",
     ".tflite": "TensorFlow Lite", ".mlmodel": "Core ML", ".ot": "a Rust checkpoint",
 }  # fmt: skip
+
+MAX_INDEX_BYTES = 64 << 20
+"""The largest models' indexes take some megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +112,14 @@ def names_in(path: Path, folder: str) -> list[str]:
 def components_of(path: Path) -> list[str]:
     """Return the components that a `model_index.json` names: name -> [library, class]."""
     check_inside(path, path.parent, label=str(path))
-    document: Any = canonical.loads(path.read_bytes(), file=path, floats=True)
+    document = _document(path)
     if not isinstance(document, dict):
         raise FormatError("the index of components is not a JSON object", file=path)
     names = []
     for name, value in document.items():
         if not isinstance(value, list) or len(value) != 2 or None in value:
             continue  # a setting, or a component that is left out
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if not re.fullmatch(r"\w[\w.-]{0,62}", name):
             reason = f"names the component {printable(repr(name))}, which is not a plain name"
             raise FormatError(reason, file=path)
         names.append(name)
@@ -125,7 +128,7 @@ def components_of(path: Path) -> list[str]:
 
 def weight_map_of(index: Path) -> dict[str, str]:
     """Return an index's tensor -> file name, each a plain name."""
-    document: Any = canonical.loads(index.read_bytes(), file=index, floats=True)
+    document = _document(index)
     weight_map = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError("the index has no weight_map", file=index)
@@ -137,6 +140,18 @@ def weight_map_of(index: Path) -> dict[str, str]:
             reason = f"the index names the file {printable(str(name))!r}, which is not a plain name"
             raise FormatError(reason, file=index, tensor=tensor)
     return weight_map
+
+
+def _document(path: Path) -> Any:
+    """Return the JSON in a file, which may be no pipe and not larger than an index needs to be."""
+    file = OpenFile.open(path, label=str(path))
+    try:
+        if file.size > MAX_INDEX_BYTES:
+            reason = f"{file.size} bytes, more than the {MAX_INDEX_BYTES} allowed of an index"
+            raise FormatError(reason, file=path)
+        return canonical.loads(file.read(0, file.size), file=path, floats=True)
+    finally:
+        file.close()
 
 
 def is_cache(path: Path) -> bool:
@@ -168,7 +183,7 @@ def _part(choice: Choice, path: Path, label: str) -> Part:
         check_inside(folder / choice.index, path, label=label)
         weight_map = weight_map_of(folder / choice.index)
         for tensor, name in weight_map.items():
-            if not (folder / name).is_file():
+            if not is_file(folder / name):
                 reason = f"its shard {printable(name)} is missing"
                 raise FormatError(reason, file=label, tensor=tensor)
         files = tuple(folder / name for name in sorted(set(weight_map.values())))

@@ -35,7 +35,7 @@ TYPES = {
 }  # fmt: skip
 """ggml's numbers of its types; the gaps are types that were taken back."""
 
-MAX_HEADER_BYTES, MAX_KEYS, MAX_TENSORS = 100_000_000, 1 << 16, 1 << 20
+MAX_HEADER_BYTES, MAX_KEYS, MAX_TENSORS = 100_000_000, 1 << 16, 1 << 18
 """Many times what models have: the largest vocabularies take some 20 MB, the largest models list
 some thousand tensors."""
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from lineage.artifacts import zipped
 from lineage.artifacts.base import MAX_VALUES, Item
-from lineage.artifacts.hdf5_chunks import MAX_SLAB_BYTES, Chunked, filters_of, index_of
+from lineage.artifacts.hdf5_chunks import Chunked, filters_of, index_of, most_held
 from lineage.artifacts.hdf5_file import (
     DATASPACE,
     DATATYPE,
@@ -156,7 +156,7 @@ def _chunks(
         raise NotRead(f"has chunks of {extents} values of {width} bytes")
     largest = math.prod(extents) * width
     slab = min(extents[0], shape[0]) * math.prod(shape[1:]) * width
-    if max(slab, largest) > MAX_SLAB_BYTES:
+    if max(slab, largest) > most_held(store):
         raise NotRead(f"has chunks so large that {max(slab, largest)} bytes must be held at once")
     filters = filters_of(parts[FILTERS].data) if FILTERS in parts else ()
     index = index_of(store, tree, shape, tuple(extents), largest=largest)

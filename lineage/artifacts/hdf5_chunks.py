@@ -28,13 +28,19 @@ if TYPE_CHECKING:
 
     from lineage.artifacts.hdf5_file import Store
 
-MAX_SLAB_BYTES = 1 << 30
-"""What is held of one dataset at a time."""
+_FREE_SLAB_BYTES, _SLAB_RATIO, MAX_SLAB_BYTES = 64 << 20, 8, 1 << 30
+"""What is held of one dataset at a time: so many bytes in any file, beyond them so many times the
+file, and never more than the last."""
 
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _NAMES = {4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf", 32001: "blosc", 32015: "zstd"}
 _MAX_RATIO = 1032
 """Deflate spends at least two bits on 258 bytes (RFC 1951)."""
+
+
+def most_held(store: Store) -> int:
+    """Return how many bytes of one dataset may be held at a time."""
+    return min(MAX_SLAB_BYTES, max(_FREE_SLAB_BYTES, _SLAB_RATIO * store.size))
 
 
 class Chunk(NamedTuple):

@@ -134,7 +134,8 @@ def _commit_of(reference: Path) -> str:
     """Return the commit that a reference of the cache holds; "" if it holds none."""
     if not reference.is_file():
         return ""
-    commit = reference.read_bytes()[:200].strip().decode("utf-8", "replace")
+    with reference.open("rb") as file:
+        commit = file.read(200).strip().decode("utf-8", "replace")
     return commit if _COMMIT.fullmatch(commit) else ""
 
 

@@ -79,6 +79,9 @@ _BAND_BYTES, _MAX_BAND_BYTES, _MAX_PASSES = 16 << 20, 256 << 20, 16
 """How much of an array in Fortran order is held: a band of rows. A compressed one is inflated once
 for each of its bands, so its bands are larger, and there may be so many."""
 
+_FREE_ROW_BYTES = 16 << 20
+"""A row of a compressed one may take so many bytes, however few it was compressed to."""
+
 
 def items_of(file: OpenFile, opener: Opener) -> list[Item]:  # noqa: ARG001
     """Return the array of an open `.npy` file, or the arrays of an open `.npz` file.
@@ -140,10 +143,12 @@ class _Stored:
         source: Source = Shifted(self.source, start)
         if isinstance(self.source, Region):
             source = Region(self.file, self.source.start + start)
-        if expected and (is_big or (is_fortran and len(shape) > 1)):
-            band = self._band(expected) if is_fortran else 0
+        wide = tuple(n for n in shape if n != 1)  # the others change no order
+        is_fortran = is_fortran and len(wide) > 1
+        if expected and (is_big or is_fortran):
+            band = self._band(expected, expected // wide[0]) if is_fortran else 0
             turn = _width(dtype) if is_big else 0
-            stored = (source, shape, BITS[dtype] // 8)
+            stored = (source, wide, BITS[dtype] // 8)
             source = Streamed(partial(_as_ours, *stored, band=band, turn=turn), expected)
         return Item(self.name, dtype, shape, expected, source, self.file.path)
 
@@ -219,12 +224,12 @@ class _Stored:
             raise self.fail(f"the dtype {descr!r} does not say its byte order")
         return dtype, match["order"] == ">" and BITS[dtype] > 8
 
-    def _band(self, size: int) -> int:
-        """Return how many bytes of an array in Fortran order to hold."""
+    def _band(self, size: int, row: int) -> int:
+        """Return how many bytes of an array in Fortran order to hold; a row is the least."""
         if self.packed is None:
             return _BAND_BYTES
         band = max(_BAND_BYTES, min(4 * self.packed, _MAX_BAND_BYTES))
-        if size > _MAX_PASSES * band:
+        if size > _MAX_PASSES * band or row > max(band, _FREE_ROW_BYTES):
             reason = f"{size} compressed bytes in Fortran order would be inflated many times over"
             raise self.fail(f"{reason}; save it uncompressed or in C order")
         return band

@@ -34,6 +34,9 @@ MAX_DEPTH = 32
 MAX_TENSORS = 1 << 18
 
 _MAX_PREFIX = 1000
+_MAX_LETTERS = 1 << 25
+"""Of all names together: ten bytes can make a tensor whose name begins with a prefix."""
+
 _MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 4, 5
@@ -63,6 +66,7 @@ class _Walk:
         self.uses: list[Use] = []
         self._tensors = Tensors(file, opener)
         self._count = 0
+        self._letters = 0
 
     def model(self) -> None:
         file, graphs = self.wire.file, 0
@@ -175,8 +179,11 @@ class _Walk:
         if not local:
             raise self.wire.fail("an initializer without a name", message.tag)
         self._count += 1
+        self._letters += len(scope.prefix) + len(local)
         if self._count > MAX_TENSORS:
             raise self.wire.fail(f"more than {MAX_TENSORS} tensors", message.tag)
+        if self._letters > _MAX_LETTERS:
+            raise self.wire.fail(f"names of more than {_MAX_LETTERS} letters", message.tag)
         item = self._tensors.item(scope.prefix + local, tensor)
         if local in scope.items:
             raise FormatError("stored twice", file=item.file, tensor=item.name)

@@ -91,31 +91,63 @@ class Use:
 
 def with_scales(scopes: list[Scope], uses: list[Use]) -> list[Item]:
     """Return all tensors, the quantized weights among them with what they stand for."""
-    small = _Small()
-    found: dict[str, set[Affine | None]] = {}
+    told = _Told()
     for use in uses:
         for place in SCALED[use.kind]:
             weight = use.scope.find(use.inputs[place.weight]) if _has(use, place.weight) else None
             if weight is not None and weight.dtype in _WHOLE:
-                found.setdefault(weight.name, set()).add(_of_use(use, place, weight, small))
+                told.add(weight, _of_use(use, place))
     for scope in scopes:
         for local, item in scope.items.items():
-            if item.dtype in _WHOLE and item.name not in found and local.endswith("_quantized"):
-                found[item.name] = {_of_names(scope, local, item, None, None, small)}
-    return [_scaled(item, found) for scope in scopes for item in scope.items.values()]
+            is_used = item.name in told.answers
+            if item.dtype in _WHOLE and not is_used and local.endswith("_quantized"):
+                told.add(item, _of_names(scope, local, None, None))
+    return [told.scaled(item) for scope in scopes for item in scope.items.values()]
 
 
-def _scaled(item: Item, found: dict[str, set[Affine | None]]) -> Item:
-    """Return the item with its scales, if all that use it agree on them."""
-    answers = found.get(item.name, set()) - {None}
-    return replace(item, affine=answers.pop()) if len(answers) == 1 else item
+class _Scales(NamedTuple):
+    """Where a weight's scales are, not yet read."""
+
+    scale: Item | None
+    zero: Item | None
+    axis: int | None
+
+
+class _Told:
+    """What is said of each weight.
+
+    The same said again is not read again, and a dispute settles it: a node takes thirty bytes, and
+    the scales that it names may be a million.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, set[Affine]] = {}
+        self._asked: set[tuple[str, str | None, str | None, int | None]] = set()
+        self._small = _Small()
+
+    def add(self, weight: Item, scales: _Scales | None) -> None:
+        """Take note of what one use says; None says nothing."""
+        answers = self.answers.setdefault(weight.name, set())
+        if scales is None or len(answers) > 1:
+            return
+        scale, zero = (part.name if part is not None else None for part in scales[:2])
+        asked = (weight.name, scale, zero, scales.axis)
+        if asked not in self._asked:
+            self._asked.add(asked)
+            affine = _affine(weight, scales, self._small)
+            answers |= set() if affine is None else {affine}
+
+    def scaled(self, item: Item) -> Item:
+        """Return the item with its scales, if all that use it agree on them."""
+        answers = self.answers.get(item.name, set())
+        return replace(item, affine=next(iter(answers))) if len(answers) == 1 else item
 
 
 def _has(use: Use, place: int | None) -> bool:
     return place is not None and place < len(use.inputs) and bool(use.inputs[place])
 
 
-def _of_use(use: Use, place: _Place, weight: Item, small: _Small) -> Affine | None:
+def _of_use(use: Use, place: _Place) -> _Scales | None:
     if use.numbers.get("block_size"):
         return None
     axis = use.numbers.get("axis", place.axis)
@@ -125,24 +157,21 @@ def _of_use(use: Use, place: _Place, weight: Item, small: _Small) -> Affine | No
     if _has(use, place.zero) and zero is None:
         return None  # it is computed
     if place.scale is None:
-        return _of_names(use.scope, use.inputs[place.weight], weight, zero, axis, small)
+        return _of_names(use.scope, use.inputs[place.weight], zero, axis)
     scale = use.scope.find(use.inputs[place.scale]) if _has(use, place.scale) else None
-    return _affine(weight, scale, zero, axis, small)
+    return _Scales(scale, zero, axis)
 
 
-def _of_names(
-    scope: Scope, local: str, weight: Item, zero: Item | None, axis: int | None, small: _Small
-) -> Affine | None:
+def _of_names(scope: Scope, local: str, zero: Item | None, axis: int | None) -> _Scales:
     stem = local.removesuffix("_quantized")
     if zero is None:
         zero = scope.find(f"{stem}_zero_point")
-    return _affine(weight, scope.find(f"{stem}_scale"), zero, axis, small)
+    return _Scales(scope.find(f"{stem}_scale"), zero, axis)
 
 
-def _affine(
-    weight: Item, scale: Item | None, zero: Item | None, axis: int | None, small: _Small
-) -> Affine | None:
+def _affine(weight: Item, told: _Scales, small: _Small) -> Affine | None:
     """Return the scales of a weight, None if they do not fit it."""
+    scale, zero, axis = told
     scales = small.values(scale)
     zeros = small.values(zero) if zero is not None else (0.0,)
     if not scales or not zeros or len(zeros) not in {1, len(scales)} or not weight.size_bytes:
@@ -154,14 +183,21 @@ def _affine(
     rank = len(weight.shape)
     if not -rank <= axis < rank or weight.shape[axis] != len(scales):
         return None
-    return Affine(scales, zeros * (len(scales) // len(zeros)), axis % rank)
+    if len(zeros) < len(scales):
+        zeros = small.spread(zeros, len(scales))
+    return Affine(scales, zeros, axis % rank)
 
 
 class _Small:
-    """The values of scales and zero points, each read once."""
+    """The values of scales and zero points, each read and spread once."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, ...]] = {}
+        self._spread: dict[tuple[float, int], tuple[float, ...]] = {}
+
+    def spread(self, one: tuple[float, ...], count: int) -> tuple[float, ...]:
+        """Return one value so many times."""
+        return self._spread.setdefault((one[0], count), one * count)
 
     def values(self, item: Item | None) -> tuple[float, ...]:
         """Return a small tensor's values; none if it is not small, or not of finite numbers."""

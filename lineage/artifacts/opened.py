@@ -178,11 +178,19 @@ class Opener:
             raise FormatError(reason, file=file.path, tensor=tensor)
         found = file.location.parent / path
         check_inside(found, file.location.parent, label=file.path, tensor=tensor)
-        if not found.is_file():
+        if not is_file(found):
             raise FormatError(
                 f"its file {printable(name)} is missing", file=file.path, tensor=tensor
             )
         return self.open(found, label=str(found))
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; under a name that no file can have there is none."""
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
 
 
 def check_inside(path: Path, folder: Path, *, label: str, tensor: str | None = None) -> None:

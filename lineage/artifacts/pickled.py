@@ -169,9 +169,9 @@ class Machine:
         self.pay()
         self.stack.append(value)
 
-    def pay(self) -> None:
-        """Count one value more."""
-        self.made += 1
+    def pay(self, count: int = 1) -> None:
+        """Count so many values more."""
+        self.made += count
         if self.made > _FREE_VALUES and self.made > _FREE_VALUES + self.stream.at // 3:
             raise self.stream.damaged("it makes more values than its bytes can mean")
 
@@ -204,6 +204,8 @@ class Machine:
             return Made(by.name, arguments)
         filled: dict[Any, Any] = {}
         for pairs in arguments:
+            if isinstance(pairs, dict | list):
+                self.pay(len(pairs))  # a byte can ask for them again
             if isinstance(pairs, dict):
                 filled.update(pairs)
             elif isinstance(pairs, list) and all(

@@ -25,6 +25,10 @@ _DTYPES = BITS.keys() - {"I4", "U4", "C128"}
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors package itself."""
 
+MAX_MARKS = 1 << 21
+"""Brackets and commas of a header, seven to thirteen for a tensor: the largest models, of a hundred
+thousand tensors, could be kept in one file."""
+
 
 def items_of(file: OpenFile, opener: Opener) -> list[Item]:  # noqa: ARG001
     """Return the tensors of an open safetensors file; see `read_header`."""
@@ -54,7 +58,10 @@ def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
 
     # 2. The JSON: an object, every key once.
     header = canonical.loads(
-        file.read(8, length), file=f"{file.path}: header", max_bytes=MAX_HEADER_BYTES
+        file.read(8, length),
+        file=f"{file.path}: header",
+        max_bytes=MAX_HEADER_BYTES,
+        max_marks=MAX_MARKS,
     )
     if not isinstance(header, dict):
         raise fail("the header is not a JSON object")

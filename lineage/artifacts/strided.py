@@ -121,6 +121,11 @@ class Strided:
         self._gather(begin + half * strides[axis], strides, high)
 
 
+def passes_of(shape: tuple[int, ...], width: int) -> int:
+    """Return how often `Strided` may go over its source: some boxes for each of what it holds."""
+    return -(-math.prod(shape) * width // _HELD_BYTES) * (2 * len(shape) - 1)
+
+
 def _boxes(
     shape: tuple[int, ...], strides: tuple[int, ...], first: int, last: int
 ) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:

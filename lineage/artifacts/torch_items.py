@@ -9,7 +9,7 @@ import numpy as np
 
 from lineage.artifacts.base import BITS, Affine, Item, size_bytes
 from lineage.artifacts.pickled import Global, Made
-from lineage.artifacts.strided import Strided, Swapped, Window
+from lineage.artifacts.strided import Strided, Swapped, Window, passes_of
 from lineage.artifacts.torch_tensors import View, is_tensor, view_of
 from lineage.errors import FormatError
 
@@ -79,11 +79,12 @@ class Saved:
 
     def source(self, name: str, view: View) -> Source:
         """Return where a tensor's bytes can be read in row-major order."""
-        width = BITS[view.dtype] // 8
-        source = self.pool.source(view.storage, name)
+        width, is_run = BITS[view.dtype] // 8, _is_contiguous(view.shape, view.strides)
+        passes = 1 if is_run else passes_of(view.shape, width)
+        source = self.pool.source(view.storage, name, passes)
         if self.is_big and width > 1:
             source = Swapped(source, width // 2 if view.dtype in ("C64", "C128") else width)
-        if not _is_contiguous(view.shape, view.strides):
+        if not is_run:
             return Strided(source, width, view.shape, view.strides, view.start)
         return Window(source, view.start) if view.start else source
 

@@ -38,7 +38,7 @@ class Runs:
     file: OpenFile
     held: dict[str, tuple[int, int]]
 
-    def source(self, storage: Storage, tensor: str) -> Source:
+    def source(self, storage: Storage, tensor: str, passes: int = 1) -> Source:  # noqa: ARG002
         """Return where a storage's bytes are; see `Pool`."""
         start, size = self.held.get(storage.key, (0, 0))
         if storage.start + storage.size_bytes > size:

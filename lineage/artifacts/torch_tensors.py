@@ -131,8 +131,8 @@ class View:
 class Pool(Protocol):
     """The storages of a file."""
 
-    def source(self, storage: Storage, tensor: str) -> Source:
-        """Return where a storage's bytes are, anew for every tensor.
+    def source(self, storage: Storage, tensor: str, passes: int = 1) -> Source:
+        """Return where a storage's bytes are, anew for every tensor, which goes over them so often.
 
         A storage that the file does not hold whole is a `FormatError` naming the tensor.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lineage.artifacts.pickled import Made
@@ -89,7 +89,7 @@ def _wrapped(value: dict[Any, Any]) -> dict[Any, Any] | None:
     if not models:
         return None
     beside = [part for key, part in value.items() if key not in models]
-    if any(_holds(part) for part in beside if not _is_number(part)):
+    if _holds([part for part in beside if not _is_number(part)]):
         return None
     found: dict[Any, Any] = value[models[0]]
     return found
@@ -118,17 +118,25 @@ def _is_number(value: Any) -> bool:
     return value.arguments[2] in ((), (1,))
 
 
-def _holds(value: Any) -> bool:
-    """Return whether there is a tensor in a value."""
+def _holds(value: Any, barren: set[int] | None = None) -> bool:
+    """Return whether there is a tensor in a value.
+
+    Args:
+        value: What is asked of.
+        barren: Values known to hold none, which are passed by; those found here are added, so that
+            many questions about shared parts cost no more than one.
+    """
+    known = set[int]() if barren is None else barren
     seen: set[int] = set()
     waiting = [value]
     while waiting:
         part = waiting.pop()
         if is_tensor(part):
             return True
-        if id(part) not in seen and (parts := _parts(part)):
+        if id(part) not in seen and id(part) not in known and (parts := _parts(part)):
             seen.add(id(part))
             waiting.extend(inner for _, inner in parts)
+    known |= seen
     return False
 
 
@@ -152,6 +160,7 @@ class _Walk:
 
     file: OpenFile
     letters: int = 0
+    barren: set[int] = field(default_factory=set)
 
     def tensors(self, value: Any) -> Iterator[tuple[str, Made]]:
         """Yield every tensor and its name, in order.
@@ -187,7 +196,7 @@ class _Walk:
         if isinstance(key, bytes) and key.isascii():  # text of Python 2
             key = key.decode()
         if type(key) is not str and type(key) is not int:
-            if not _holds(part):
+            if not _holds(part, self.barren):
                 return outer
             raise FormatError(
                 f"under '{printable(outer, 80)}', a tensor's key is no text", file=self.file.path

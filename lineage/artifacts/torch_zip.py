@@ -28,15 +28,20 @@ if TYPE_CHECKING:
 
 _EXPORTED = ("archive_format", "serialized_exported_program.json", "models/model.json")
 
+_FREE_BYTES, _FREE_RATIO = 1 << 30, 16
+"""Tensors may ask for so many inflated bytes, or so many times the file's, and no more: each of
+those that share a storage inflates it by itself, one in strides again and again."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Members:
     """The storages of an archive: `data/KEY` in its one folder."""
 
     file: OpenFile
     held: dict[str, Member]
+    _inflated: int = 0
 
-    def source(self, storage: Storage, tensor: str) -> Source:
+    def source(self, storage: Storage, tensor: str, passes: int = 1) -> Source:
         """Return where a storage's bytes are; see `Pool`."""
         member = self.held.get(f"{storage.pool}/{storage.key}")
         if member is None:
@@ -45,6 +50,13 @@ class Members:
         if member.size < storage.start + storage.size_bytes:
             reason = f"its storage has {member.size} bytes, not {storage.size_bytes}"
             raise FormatError(reason, file=self.file.path, tensor=tensor)
+        if member.method != zipped.STORED:
+            self._inflated += passes * (storage.start + storage.size_bytes)
+            if self._inflated > max(_FREE_BYTES, _FREE_RATIO * self.file.size):
+                reason = "its archive is compressed, and would be inflated many times over"
+                raise FormatError(
+                    f"{reason}; unzip and store it", file=self.file.path, tensor=tensor
+                )
         source = zipped.source(self.file, member)
         return Window(source, storage.start) if storage.start else source
 

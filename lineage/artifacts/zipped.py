@@ -220,12 +220,12 @@ def _name(file: OpenFile, stored: bytes, flags: int) -> str:
 
 def _wide(file: OpenFile, name: str, extra: bytes, values: tuple[int, ...]) -> tuple[int, int, int]:
     """Return size, packed size and place, those that 32 bits cannot hold from the ZIP64 field."""
-    wide = b""
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<2H", extra)
+    wide, at = b"", 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
         if kind == 1:
-            wide = extra[4 : 4 + length]
-        extra = extra[4 + length :]
+            wide = extra[at + 4 : at + 4 + length]
+        at += 4 + length
     out = []
     for value in values:
         if value == _FULL32:

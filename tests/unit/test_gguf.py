@@ -90,10 +90,10 @@ LIES: dict[str, tuple[bytes, str | None, str]] = {
     "2^64-1 tensors": (container(counts=(2**64 - 1, 0)), None, "18446744073709551615 tensors"),
     "2^64-1 keys": (container(counts=(0, 2**64 - 1)), None, "18446744073709551615 metadata keys"),
     "more tensors than are allowed": (
-        container(counts=(2**20 + 1, 0), data=bytes(24 * 2**20 + 99)), None, "1048576 and 65536",
+        container(counts=(2**18 + 1, 0), data=bytes(24 * 2**18 + 99)), None, "262144 and 65536",
     ),
     "more keys than are allowed": (
-        container(counts=(0, 2**16 + 1), data=bytes(13 * 2**16 + 99)), None, "1048576 and 65536",
+        container(counts=(0, 2**16 + 1), data=bytes(13 * 2**16 + 99)), None, "262144 and 65536",
     ),
     "more tensors than it lists": (
         container([], [tensor("w" * 30)], counts=(2, 0), align=1), None, "too soon for its header",
