@@ -710,6 +710,7 @@ static PyObject *stepped(PyObject *module, PyObject *args) {
         apart += found > 0;
     }
     PyBuffer_Release(&data);
+    if ((seen - apart) * 4 > looks) Py_RETURN_FALSE;
     return PyBool_FromLong(seen < 8 || apart * 4 >= seen * 3);
 }
 

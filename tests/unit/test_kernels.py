@@ -172,6 +172,19 @@ def test_nan_is_never_held(dtype: str) -> None:
     assert not any(narrow(piece, dtype, to, out, only_exact=True) for to in NARROW[:4])
 
 
+def test_ordinary_weights_are_told_from_levels_at_once() -> None:
+    if compiled is None:
+        return
+    rng = np.random.default_rng(3)
+    asked = []
+    for shape in ((300, 1536), (700, 64), (30, 4096)) * 10:
+        weights = (0.02 * rng.normal(size=shape)).astype(ml_dtypes.bfloat16)
+        asked.append(compiled.stepped(weights.tobytes(), KINDS["BF16"], shape[1], shape[0], 12))
+        levels = (0.01 * rng.integers(-127, 128, shape)).astype(ml_dtypes.bfloat16)
+        assert compiled.stepped(levels.tobytes(), KINDS["BF16"], shape[1], shape[0], 12)
+    assert not any(asked)
+
+
 def test_the_compiled_loops_refuse_parts_that_do_not_fit() -> None:
     if compiled is None:
         return  # NumPy was asked for; the first test of this page holds that to be so
