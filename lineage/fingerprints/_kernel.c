@@ -279,7 +279,7 @@ INLINE void add_part(struct sums *a, const uint8_t *at, int64_t n, int64_t col, 
 INLINE void add_common(const struct state *s, const struct run *r, enum kind kind) {
     for (int64_t i = 0; i < r->n && !isnan(*s->common); i++) {
         double x = (double)one(r->at + i * WIDTH[kind], kind) * r->factor;
-        if (x == 0) continue;
+        if (x == 0 || !(fabs(x) <= LARGEST)) continue;
         if (*s->common == 0) *s->common = x;
         else if (*s->common != x) *s->common = NAN;
     }

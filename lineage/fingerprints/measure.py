@@ -180,7 +180,8 @@ class Pass:
         affine = self._affine.get(item.name)
         if affine is None:
             return piece, item.dtype, None
-        if affine.axis in {None, 0} and len(item.shape) > 1 and not any(affine.zeros):
+        is_plain = all(1e-30 < abs(scale) < 1e9 for scale in affine.scales)
+        if affine.axis in {None, 0} and len(item.shape) > 1 and is_plain and not any(affine.zeros):
             return piece, item.dtype, array("f", affine.scales)
         from lineage.fingerprints import values
 

@@ -141,5 +141,6 @@ def applied(
         places = np.arange(start, start + numbers.size) // prod(shape[affine.axis + 1 :])
         places %= shape[affine.axis]
         scales, zeros = scales[places], zeros[places]
-    result: NDArray[np.float32] = (numbers - zeros) * scales
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        result: NDArray[np.float32] = (numbers - zeros) * scales
     return result
