@@ -75,7 +75,8 @@ def _add_rows(
         fourth = float(((taken * taken) ** 2).sum(dtype=np.float64))
     wide: Any = taken
     if not _SAFE[0] * taken.size < fourth < _SAFE[1]:
-        wide = taken.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            wide = taken.astype(np.float64)
         unfit = ~(np.abs(wide) <= LARGEST)
         sums[2] += np.count_nonzero(unfit)
         sums[1] -= np.count_nonzero(unfit)

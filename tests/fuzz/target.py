@@ -2,7 +2,7 @@
 
 Everything but a return and a `FormatError` (for a saved fingerprint also a `SchemeError`) is a
 finding, and so is a refusal that is not one short line, a descriptor left open, more than
-`MEMORY` bytes beyond what the process began with, and an input that takes `SLOW` seconds. Findings
+`MEMORY` bytes beyond what was taken before, and an input that takes `SLOW` seconds. Findings
 are written to FOLDER/findings, one of each kind, and the fuzzer goes on.
 """
 
@@ -37,6 +37,9 @@ MEMORY = 256 << 20
 SLOW = 2.0
 _PIECE, _MOST = 1 << 16, 4 << 20
 
+_ANCHORED = 1000
+"""The limit of memory is set anew after so many inputs: the fuzzer itself grows meanwhile."""
+
 
 class Leak(Exception):
     """A descriptor was left open."""
@@ -61,9 +64,13 @@ class Harness:
         for path in (folder / "beside").iterdir():
             (self.place / path.name).write_bytes(path.read_bytes())
         self.lowest = self._descriptor()
+        self.runs = 0
         self.scratch = memoryview(bytearray(_PIECE))
 
     def __call__(self, data: bytes) -> None:
+        if self.runs % _ANCHORED == 0:
+            limit_memory()
+        self.runs += 1
         begun = time.process_time()
         try:
             self._open(data)
@@ -137,15 +144,14 @@ def main() -> None:
 
     options: dict[str, Any] = {"custom_mutator": mutate}
     atheris.Setup([sys.argv[0], *sys.argv[3:]], harness, **options)
-    _limit_memory()
     atheris.Fuzz()
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """Leave `MEMORY` bytes beyond what is taken already."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -160,12 +160,13 @@ def expected_of(made: dict[str, Any]) -> dict[str, Any]:
 def some_of(sketch: dict[str, Any]) -> dict[str, Any]:
     """A sketch's sums whole, and its first and last numbers."""
     core = sketch["core"]
-    ends = [[0, 0], [core.shape[0] // 2, core.shape[1] // 3], [n - 1 for n in core.shape]]
+    rows, cols = core.shape
+    ends = [(0, 0), (rows // 2, cols // 3), (rows - 1, cols - 1)]
     return {
         **{key: sketch[key] for key in ("zeros", "flat")},
         **{key: text_of(sketch[key]) for key in ("energy", "fourth")},
         "shape": list(core.shape),
-        "core": [[*place, text_of(core[tuple(place)])] for place in ends],
+        "core": {f"{i},{j}": text_of(core[i, j]) for i, j in ends},
         "rows": [text_of(sketch["rows"][n]) for n in (0, -1)],
         "cols": [text_of(sketch["cols"][n]) for n in (0, -1)],
     }
