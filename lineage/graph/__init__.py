@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
-
 from lineage.artifacts import models_in
-from lineage.evidence import Comparison, compare_fingerprints
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
 from lineage.graph.family import Family
+from lineage.graph.screen import Comparisons, Screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -61,37 +58,34 @@ def infer_graph(
     Raises:
         SchemeError: If fingerprints of two schemes are mixed.
     """
-    paths = sorted(models)
-    comparisons: dict[tuple[str, str], Comparison] = {}
-    for a, b in combinations(paths, 2):
-        comparisons[a, b] = compare_fingerprints(models[a], models[b])
-        if progress is not None:
-            progress(1)
-    links = nx.Graph()
-    links.add_nodes_from(paths)
-    links.add_edges_from(pair for pair, found in comparisons.items() if found.related)
-    families = sorted(sorted(members) for members in nx.connected_components(links))
+    comparisons = Comparisons(models)
+    screen = Screen(models, comparisons, progress)
     edges: list[Edge] = []
     unclear: list[Undetermined] = []
-    for members in families:
+    family_of: dict[str, int] = {}
+    for members in screen.families:
         solved = Family(members, models, comparisons)
         edges += solved.edges
         unclear += solved.unclear
-    family_of = {path: k for k, members in enumerate(families) for path in members}
+        for kin in solved.kindreds:
+            number = len(set(family_of.values()))
+            family_of.update(dict.fromkeys(kin, number))
     return LineageGraph(
-        nodes=tuple(Node(path, models[path].root, family_of[path]) for path in paths),
+        nodes=tuple(Node(path, models[path].root, family_of[path]) for path in screen.paths),
         edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))),
         pairs=tuple(
-            _pair(a, b, found, family_of[a] == family_of[b])
-            for (a, b), found in comparisons.items()
+            _pair(*pair, is_one_family=family_of[pair[0]] == family_of[pair[1]])
+            for pair in screen.pairs()
         ),
         undetermined=tuple(unclear),
         comparisons=comparisons,
     )
 
 
-def _pair(a: str, b: str, found: Comparison, is_one_family: bool) -> Pair:
-    """Two models of one family are related even where, alone, they look like two trainings."""
-    if is_one_family and not found.related:
-        return Pair(a, b, max(found.score, 0.5), True)
-    return Pair(a, b, found.score, found.related)
+def _pair(a: str, b: str, score: float, related: bool | None, *, is_one_family: bool) -> Pair:
+    """Score a pair in the light of all: kin of kin are kin, trainings from one start are not."""
+    if is_one_family and not related:
+        return Pair(a, b, max(score, 0.5), True)
+    if related and not is_one_family:
+        return Pair(a, b, score / 2, False)
+    return Pair(a, b, score, related)

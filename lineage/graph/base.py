@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import networkx as nx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lineage.evidence import Comparison
     from lineage.relation import Relation
+
+
+class Between(Protocol):
+    """What compares two models of a graph when it is asked to."""
+
+    def between(self, a: str, b: str) -> Comparison:
+        """Return what two models are to each other alone, seen from the first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class LineageGraph:
     edges: tuple[Edge, ...]
     pairs: tuple[Pair, ...]
     undetermined: tuple[Undetermined, ...] = ()
-    comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict, repr=False)
+    comparisons: Between | None = field(default=None, repr=False, compare=False)
 
     def parents(self, path: str) -> tuple[Edge, ...]:
         """Return the edges into a model."""
@@ -95,8 +101,10 @@ class LineageGraph:
         return next(node.family for node in self.nodes if node.path == path)
 
     def between(self, a: str, b: str) -> Comparison:
-        """Return what was found between two models, seen from `a`."""
-        return between(self.comparisons, a, b)
+        """Return what two models are to each other alone, seen from `a`."""
+        if self.comparisons is None:
+            raise ValueError("a graph that was not inferred here has no fingerprints to compare")
+        return self.comparisons.between(a, b)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form of `lineage infer`."""
@@ -109,8 +117,3 @@ class LineageGraph:
             ],
             "undetermined": [{"a": u.a, "b": u.b, "why": u.why} for u in self.undetermined],
         }
-
-
-def between(found: Mapping[tuple[str, str], Comparison], a: str, b: str) -> Comparison:
-    """Return what was found between two models, seen from the first."""
-    return found[a, b] if (a, b) in found else found[b, a].reversed()

@@ -1,0 +1,183 @@
+"""Which models are related at all: every pair is scored, few are looked at closely.
+
+Models of one structure are compared all at once (`evidence.panel`). Across structures two are
+compared only where a short vector of each or an equal tensor gives a reason to: a vector is never
+evidence itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import networkx as nx
+import numpy as np
+
+from lineage.errors import SchemeError
+from lineage.evidence import SHARED_INIT_COSINE, compare_fingerprints
+from lineage.evidence.direction import EVEN_SHARE
+from lineage.evidence.kinship import LARGEST_LOG10_P, RELATED, UNRELATED
+from lineage.evidence.matching import is_matrix
+from lineage.evidence.panel import Panel, structure
+from lineage.fingerprints.search import search_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from lineage.evidence import Comparison
+    from lineage.fingerprints import Fingerprint
+
+_WORTH_A_LOOK = 0.2
+"""Cosine of two search vectors: strangers' have a deviation of .044."""
+
+_NEAREST = 8
+"""Models of another structure that one model is compared with at most, beside those that share
+tensors with it: what is related to one member of a family is related to all."""
+
+
+class Comparisons:
+    """What pairs of models are to each other, found when it is asked for."""
+
+    def __init__(self, models: Mapping[str, Fingerprint]) -> None:
+        self._models = models
+        self._found: dict[tuple[str, str], Comparison] = {}
+
+    def between(self, a: str, b: str) -> Comparison:
+        """Return what was found between two models, seen from the first."""
+        first, second = min(a, b), max(a, b)
+        if (first, second) not in self._found:
+            found = compare_fingerprints(self._models[first], self._models[second])
+            self._found[first, second] = found
+        seen = self._found[first, second]
+        return seen if a == first else seen.reversed()
+
+
+class Screen:
+    """All pairs of some models.
+
+    Attributes:
+        paths: In order.
+        panels: The models by structure: their paths, and the panel where there are several.
+        families: Paths of models that are linked, each family in order.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Fingerprint],
+        comparisons: Comparisons,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Score every pair.
+
+        Raises:
+            SchemeError: If sketches were made by two schemes.
+        """
+        schemes = sorted({model.scheme for model in models.values()})
+        if len(schemes) > 1:
+            raise SchemeError(
+                f"sketches of {schemes[0]!r} and of {schemes[1]!r} are not comparable"
+            )
+        self.paths = sorted(models)
+        self._place = {path: k for k, path in enumerate(self.paths)}
+        self._models = models
+        n = len(self.paths)
+        self._score = np.zeros((n, n))
+        self._related = np.zeros((n, n), np.int8)  # 1 related, -1 unknown, 0 not
+        alike: dict[object, list[str]] = defaultdict(list)
+        for path in self.paths:
+            alike[structure(models[path])].append(path)
+        self.panels = list(alike.values())
+        done = progress or (lambda _: None)
+        for members in self.panels:
+            if len(members) > 1:
+                self._within(members)
+                done(len(members) * (len(members) - 1) // 2)
+        for a, b in self._worth_a_look():
+            found = comparisons.between(a, b)
+            self._set(a, b, found.score, found.related)
+            done(1)
+        links = nx.Graph()
+        links.add_nodes_from(self.paths)
+        links.add_edges_from(
+            (self.paths[i], self.paths[j]) for i, j in np.argwhere(np.triu(self._related == 1))
+        )
+        self.families = sorted(sorted(members) for members in nx.connected_components(links))
+
+    def pairs(self) -> Iterator[tuple[str, str, float, bool | None]]:
+        """Yield every pair, its score, and whether the two are related."""
+        for (i, a), (j, b) in combinations(enumerate(self.paths), 2):
+            yield a, b, float(self._score[i, j]), {1: True, 0: False}.get(int(self._related[i, j]))
+
+    def _set(self, a: str, b: str, score: float, related: bool | None) -> None:
+        i, j = self._place[a], self._place[b]
+        self._score[i, j] = self._score[j, i] = score
+        self._related[i, j] = self._related[j, i] = -1 if related is None else int(related)
+
+    def _within(self, members: list[str]) -> None:
+        """Score the pairs of models of one structure."""
+        panel = Panel([self._models[path] for path in members])
+        at = np.ix_(*[[self._place[path] for path in members]] * 2)
+        codes = {m.value_id for m in panel.models}
+        pairs = panel.pairs
+        if not panel.matrices:
+            related = np.full(pairs.cosine.shape, -1, np.int8)
+        else:
+            related = np.where(
+                (pairs.cosine >= RELATED) & (pairs.log10_p <= LARGEST_LOG10_P), 1, -1
+            ).astype(np.int8)
+            related[pairs.cosine < UNRELATED] = 0
+            is_part = pairs.others_cosine < UNRELATED
+            related[is_part] = np.where(pairs.equal_share[is_part] >= 0.5, -1, 0)
+        score = pairs.cosine.clip(0, 1)
+        is_apart = (related == 1) & (pairs.cosine < SHARED_INIT_COSINE) & (pairs.equal_share == 0)
+        is_apart &= np.abs(pairs.share) < EVEN_SHARE
+        related[is_apart] = 0
+        score[is_apart] /= 2
+        if len(codes) < len(members):
+            ids = np.array([m.value_id for m in panel.models])
+            same = ids[:, None] == ids
+            related[same], score[same] = 1, 1.0
+        self._related[at], self._score[at] = related, score
+
+    def _worth_a_look(self) -> Iterator[tuple[str, str]]:
+        """Yield the pairs of models of different structures that should be compared."""
+        group = np.zeros(len(self.paths), np.intp)
+        for k, members in enumerate(self.panels):
+            group[[self._place[path] for path in members]] = k
+        if len(self.panels) < 2:
+            return
+        vectors = np.stack([search_vector(self._models[path]) for path in self.paths])
+        near = np.abs(vectors @ vectors.T)
+        near[group[:, None] == group] = 0
+        chosen = set()
+        for i in range(len(self.paths)):
+            for j in np.argsort(-near[i], kind="stable")[:_NEAREST]:
+                if near[i, j] >= _WORTH_A_LOOK:
+                    chosen.add((min(i, int(j)), max(i, int(j))))
+        chosen.update(self._sharing(group))
+        rest = (near >= _WORTH_A_LOOK) & np.triu(np.ones(near.shape, bool))
+        for i, j in np.argwhere(rest):
+            if (int(i), int(j)) not in chosen:  # related through others, if at all
+                self._score[i, j] = self._score[j, i] = near[i, j]
+                self._related[i, j] = self._related[j, i] = -1
+        for i, j in sorted(chosen):
+            yield self.paths[i], self.paths[j]
+
+    def _sharing(self, group: np.ndarray) -> set[tuple[int, int]]:
+        """Return pairs across structures with an equal matrix that few models have."""
+        holders: dict[bytes, list[int]] = defaultdict(list)
+        for i, path in enumerate(self.paths):
+            for tensor in self._models[path].tensors:
+                if is_matrix(tensor.shape) and tensor.sketch and not tensor.sketch.is_flat:
+                    holders[tensor.value].append(i)
+        found: set[tuple[int, int]] = set()
+        for places in holders.values():
+            firsts = {int(group[i]): i for i in reversed(places)}
+            found.update(
+                (min(i, j), max(i, j))
+                for i in dict.fromkeys(places[:_NEAREST])
+                for j in firsts.values()
+                if group[i] != group[j]
+            )
+        return found
