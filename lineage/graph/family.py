@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from lineage.evidence.direction import CLEAR_CHANGE
-from lineage.evidence.family import Merge, Stack, betweenness, linear_merge, merge_misfit, stack
+from lineage.evidence.family import betweenness
+from lineage.evidence.merging import Merge, find_merges, merge_misfit
+from lineage.evidence.stacked import Stack, stack
 from lineage.graph.base import Edge, Undetermined, between
 from lineage.relation import Relation
 
@@ -100,23 +102,14 @@ class Family:
         return rest
 
     def _attach_merges(self, rest: list[str], family: Stack) -> dict[int, Merge]:
-        """Find the weighted means.
-
-        A merge of others is itself a weighted mean of them, so as an ingredient it is never needed
-        to explain a second merge of the same models: it is tried only where nothing else fits.
-        """
-        every = range(len(rest))
-        found = {c: linear_merge(family, c, [i for i in every if i != c]) for c in every}
-        merges: dict[int, Merge] = {}
-        for child, merge in found.items():
-            if merge is None:
-                continue
-            plain = [i for i in every if i != child and found[i] is None]
-            merges[child] = linear_merge(family, child, plain) or merge
+        """Hang what was merged on what it was merged from."""
+        merges = find_merges(family)
         for child, merge in merges.items():
             for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
                 self.edges.append(
-                    Edge(rest[parent], rest[child], Relation.MERGE, "linear", coefficient, _CERTAIN)
+                    Edge(
+                        rest[parent], rest[child], Relation.MERGE, merge.how, coefficient, _CERTAIN
+                    )
                 )
         return merges
 
