@@ -16,7 +16,8 @@ from lineage import claims
 from lineage.claims import Claim, Dataset, Finding, Level, Measurement, ModelRef, Parent, Split
 from lineage.errors import ContradictionError
 from lineage.evidence import compare_fingerprints
-from lineage.evidence.family import linear_merge, stack
+from lineage.evidence.merging import linear_merge
+from lineage.evidence.stacked import stack
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.relation import DECLARED_ONLY, Relation
 

@@ -12,12 +12,14 @@ from lineage.evidence.base import Comparison, Direction, Evidence
 from lineage.evidence.direction import (
     CLEAR_SHARE,
     EVEN_SHARE,
+    LARGEST_SHARE,
     Orthogonality,
     orthogonality,
 )
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
+from lineage.evidence.noise import noise
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import Reduction, pruned, quantized
 from lineage.fingerprints import Fingerprint, fingerprint
@@ -90,7 +92,11 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     reduction = quantized(pairing) or pruned(pairing)
     if reduction is not None:
         return _reduced(base, reduction)
-    # 5. A training step: what kind, then which way.
+    # 5. Noise, or the rounding of every value by the same share of it.
+    found = _noised(base, pairing)
+    if found is not None:
+        return found
+    # 6. A training step: what kind, then which way.
     return _trained(base, pairing, kin)
 
 
@@ -114,6 +120,29 @@ def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
         direction=reduction.direction,
         margin=1.0 if reduction.direction == "a->b" else -1.0,
         evidence=(reduction.evidence, *base.evidence),
+    )
+
+
+def _noised(base: Comparison, pairing: Pairing) -> Comparison | None:
+    """Name a difference that has no structure; which of the two has it is another question."""
+    seen = noise(pairing)
+    if seen is None:
+        return None
+    lean = orthogonality(pairing)
+    words = f"the difference is noise in all {seen.matrices} matrices: it has no direction"
+    if seen.is_rounding:
+        words += ", and its norm is that of a rounding to an 8-bit float"
+    direction: Direction | None = None
+    if CLEAR_SHARE <= abs(lean.share) <= LARGEST_SHARE:
+        direction = "a->b" if lean.share > 0 else "b->a"
+    return replace(
+        base,
+        relation=Relation.QUANTIZED if seen.is_rounding else Relation.NOISED,
+        how="fp8" if seen.is_rounding else None,
+        direction=direction,
+        margin=lean.margin,
+        share=lean.share,
+        evidence=(Evidence("noise-v1", words, statistic=seen.excess), *base.evidence),
     )
 
 

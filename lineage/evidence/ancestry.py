@@ -1,6 +1,6 @@
 """Does one model come from another, or both from a third?
 
-Take a model w, the model p it is taken to come from, and another model c; write u = w - p, v = c - w.
+Take a model w, the model p it is taken to come from, and another model c; u = w - p, v = c - w.
 
 Derivation. Training takes steps that know nothing of the noise in the steps before. So where c
 comes from w, what is peculiar to u is in c - p with coefficient 1: beta = <c-p, u> / |u|^2 is 1 in

@@ -1,4 +1,4 @@
-"""The values of this floor: one piece of evidence, and what two models are to each other."""
+"""The values of this floor: a piece of evidence, what two models are, and what a merge is."""
 
 from __future__ import annotations
 
@@ -121,6 +121,27 @@ class Comparison:
             "null": self.null,
             "evidence": [e.to_json() for e in self.evidence],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A model that was put together from others, without training.
+
+    Attributes:
+        parents: Places in the family's stack, in ascending order; the base is one of them.
+        coefficients: What the child has of each: a share of its weights where the merge is linear
+            or spherical, of its difference from the base where there is a base. The base's own is
+            what the others leave of 1.
+        residual: What they leave unexplained, as a share of the distance to the nearest parent.
+        how: A detail from `relation.HOW`.
+        base: The parent that the others' differences were taken from, where there is one.
+    """
+
+    parents: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    residual: float
+    how: str = "linear"
+    base: int | None = None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -124,7 +124,10 @@ def _rounds_to(pairing: Pairing, *, forward: bool) -> str | None:
         parent, child = (one, other) if forward else (other, one)
         if parent.value == child.value:
             continue
-        named = next((d for d, digest in parent.rounded if digest == child.value), None)
+        # Small values may fit an even narrower dtype once they are rounded: then the value's digest
+        # is in that one, and what is stored has the other.
+        ours = {child.value, child.content}
+        named = next((d for d, digest in parent.rounded if digest in ours), None)
         if named is None:
             return None
         dtypes.add(named)

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 _SMALLEST_SIDE = 16
 _LEAST_MATRICES = 4
 
-_TOP = 0.09
+_FLOAT8, _ALIKE = (0.019, 0.031), 0.15
+"""Norm of a rounding to E4M3 over that of the weights, half a step being 1/16 of the power of two
+below: .024 to .027 for values of a bell-shaped law; and how far matrices differ in it."""
+
+_TOP = 0.03
 """How far, on average, the largest singular value of a core may be above that of a noise."""
 
 
@@ -25,10 +29,13 @@ class Noise:
         excess: Mean over matrices of the largest singular value of the core over its norm, above
             what independent numbers have there. Training leaves .2 and more.
         matrices: How many were looked at.
+        is_rounding: Whether its norm is the same share of the weights in every matrix, the one that
+            rounding to three binary digits leaves: an 8-bit float, whatever it is stored in now.
     """
 
     excess: float
     matrices: int
+    is_rounding: bool
 
 
 def noise(pairing: Pairing) -> Noise | None:
@@ -40,10 +47,11 @@ def noise(pairing: Pairing) -> Noise | None:
     training leaves is far from that in nearly every matrix.
 
     Returns:
-        None unless at least four matrices moved, nearly all matrices did, and the mean excess is
-        within what chance and the rounding of the stored values leave.
+        None unless at least four matrices moved, nearly all matrices did, the mean excess is within
+        what chance leaves, and the noise has one strength, by itself or as a share of the weights.
+        A mask that drops values at random leaves white differences too, but of many strengths.
     """
-    excesses = []
+    excesses, shares, sizes = [], [], []
     sized = pairing.is_matrix
     for place in np.flatnonzero(sized & ~pairing.same):
         core = pairing.difference(int(place))
@@ -52,10 +60,22 @@ def noise(pairing: Pairing) -> Noise | None:
         energy = float(np.sum(core**2))
         if energy <= 100 * float(pairing.noise[place]):
             return None  # rounding looks like noise
+        shares.append(np.sqrt(pairing.energy_d[place] / pairing.energy_a[place]))
+        sizes.append(np.sqrt(pairing.energy_d[place] / pairing.size[place]))
         m, n = core.shape
         top = float(np.linalg.norm(core, 2)) / np.sqrt(energy)
         excesses.append(top - (np.sqrt(m) + np.sqrt(n)) / np.sqrt(m * n))
     if len(excesses) < max(_LEAST_MATRICES, 0.9 * int(sized.sum()) - 1):
         return None
     excess = float(np.mean(excesses))
-    return Noise(excess, len(excesses)) if excess <= _TOP else None
+    if excess > _TOP:
+        return None
+    share = float(np.mean(shares))
+    if min(_spread(shares), _spread(sizes)) > _ALIKE:
+        return None
+    is_rounding = _FLOAT8[0] <= share <= _FLOAT8[1] and _spread(shares) <= _ALIKE
+    return Noise(excess, len(excesses), is_rounding)
+
+
+def _spread(numbers: list[float]) -> float:
+    return float(np.std(numbers) / np.mean(numbers))

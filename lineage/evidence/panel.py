@@ -124,6 +124,17 @@ class Panel:
         return np.array([m.size for m in self.matrices], np.float64)
 
     @cached_property
+    def zeros(self) -> NDArray[np.float64]:
+        """Share of the values in matrices that are zero, of each model."""
+        names = {m.name for m in self.matrices}
+        total = max(1.0, float(self.sizes.sum()))
+        return np.array([
+            sum(t.sketch.zeros for t in model.tensors if t.sketch is not None and t.name in names)
+            / total
+            for model in self.models
+        ])  # fmt: skip
+
+    @cached_property
     def pairs(self) -> Pairs:
         """What all pairs have, pooled over matrices."""
         return _pooled(self)

@@ -39,7 +39,9 @@ def quantized(pairing: Pairing) -> Reduction | None:
     bits_a = np.array([pairing.first.tensors[i].lattice.bits for i in pairing.a])[use]
     bits_b = np.array([pairing.second.tensors[j].lattice.bits for j in pairing.b])[use]
     size, d = pairing.size[use], pairing.energy_d[use]
-    share_a, share_b = ((size * (bits > 0)).sum() / size.sum() for bits in (bits_a, bits_b))
+    share_a, share_b = (
+        max((size * (bits > 0)).sum() / size.sum(), (bits > 0).mean()) for bits in (bits_a, bits_b)
+    )
     direction: Direction
     if share_b >= 0.5 and share_a < 0.1:
         bits, direction, child, energy = bits_b, "a->b", "{b}", pairing.energy_a[use]

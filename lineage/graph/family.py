@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.family import Merge, Stack, linear_merge, stack
+from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
+from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
+from lineage.graph.odds import root_probabilities
 from lineage.graph.tree import Tree, grow
 from lineage.relation import Relation
 
@@ -26,8 +28,15 @@ _CERTAIN = 0.99
 _LEAST_EDGE = 0.35
 """Arcs less probable than this are no edges: then it is undetermined where the model comes from."""
 
-_NEAREST = 12
-"""Models among which the source of a quantized or pruned one is looked for: the nearest."""
+_LIKELY = 0.95
+"""For a parent that a mechanical pattern names among the models at hand."""
+
+_SPARSE, _SAME_ZEROS = 0.05, 0.01
+"""Share of zeros above the family's least from which a model was pruned, and by how much those of
+two models with one mask differ at most."""
+
+_CLOSEST = 6
+"""Models that a difference of low rank is looked for to: the nearest."""
 
 
 class Family:
@@ -118,7 +127,7 @@ class Family:
         others = [path for path in members if path != child]
         if _has_levels(model):
             return others
-        mine = {tensor.value for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
+        mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
         return [
             path
             for path in others
@@ -126,23 +135,110 @@ class Family:
         ]
 
     def _solve(self, members: list[str]) -> None:
-        """Find the merges and the tree of models of one structure."""
+        """Find what models of one structure are to each other: leaves, merges, and the tree."""
         panel = Panel([self.models[path] for path in members])
-        family = stack(panel.models)
-        if family is None:
+        if not panel.matrices:
             return
-        merges = self._attach_merges(members, family)
-        tree = grow(panel, {child: merge.parents for child, merge in merges.items()})
+        leaves = self._attach_noised(members, panel) or self._attach_sparse(members, panel)
+        if leaves:
+            rest = [path for place, path in enumerate(members) if place not in leaves]
+            if len(rest) > 1:
+                self._solve(rest)
+            return
+        merges = self._attach_merges(members, panel)
+        parents = {child: merge.parents for child, merge in merges.items()}
+        tree = grow(panel, parents, self._low_rank(members, panel, parents))
         children = set(merges)
         for parent, child, probability in tree.best(_LEAST_EDGE):
             found = self.between(members[parent], members[child])
             relation, how = _step(found)
-            edge = Edge(
-                members[parent], members[child], relation, how, None, min(_CERTAIN, probability)
-            )
-            self.edges.append(edge)
+            self._add(members[parent], members[child], relation, how, probability)
             children.add(child)
         self._leave_open(members, panel, tree, children)
+
+    def _add(
+        self, parent: str, child: str, relation: Relation, how: str | None, probability: float
+    ) -> None:
+        self.edges.append(Edge(parent, child, relation, how, None, min(_CERTAIN, probability)))
+
+    def _attach_sparse(self, members: Sequence[str], panel: Panel) -> set[int]:
+        """Hang pruned models on their sources; what was trained on with the zeros kept, on them.
+
+        Of several with the same zeros the one nearest to a source without them was pruned, and the
+        others come from it.
+        """
+        zeros = panel.zeros
+        sparse = {int(i) for i in np.flatnonzero(zeros >= zeros.min() + _SPARSE)}
+        squared = panel.pairs.squared
+        full = [i for i in range(len(members)) if i not in sparse]
+        done: list[int] = []
+        for c in sorted(sparse, key=lambda i: (squared[i, full].min(), i)):
+            source = min(full, key=lambda i: (squared[c, i], i))
+            kept = [
+                i
+                for i in done
+                if abs(zeros[i] - zeros[c]) < _SAME_ZEROS and squared[c, i] < squared[c, source]
+            ]
+            parent = min(kept, key=lambda i: (squared[c, i], i), default=source)
+            step = self.between(members[parent], members[c]).step or "full"
+            if kept:
+                self._add(members[parent], members[c], Relation.FINETUNE, step, _LIKELY)
+            else:
+                self._add(members[parent], members[c], Relation.PRUNED, "unstructured", _LIKELY)
+            done.append(c)
+        return sparse
+
+    def _attach_noised(self, members: Sequence[str], panel: Panel) -> set[int]:
+        """Hang copies with noise on what the noise was added to.
+
+        Noise has nothing to do with anything else, so the one that all others are further from, by
+        just the noise, has it.
+        """
+        squared = panel.pairs.squared
+        found: set[int] = set()
+        for c in range(len(members)):
+            others = [i for i in range(len(members)) if i != c and i not in found]
+            if not others or c in found:
+                continue
+            near = min(others, key=lambda i: (squared[c, i], i))
+            seen = self.between(members[near], members[c])
+            if seen.relation not in {Relation.NOISED, Relation.QUANTIZED}:
+                continue
+            rest = [i for i in others if i != near]
+            excess = (squared[c, rest] - squared[near, rest]) / max(squared[c, near], 1e-30)
+            weight = 1 / (1 + squared[near, rest] / max(squared[c, near], 1e-30))
+            further = float(np.sum(weight * excess.clip(-3, 3))) / max(float(weight.sum()), 1e-30)
+            if abs(further) < 0.2:
+                further = panel.pairs.share[near, c]
+            parent, child = (near, c) if further > 0 else (c, near)
+            if child not in found:
+                self._add(members[parent], members[child], seen.relation, seen.how, _LIKELY)
+                found.add(child)
+        return found
+
+    def _low_rank(
+        self, members: Sequence[str], panel: Panel, merges: Mapping[int, Sequence[int]]
+    ) -> dict[int, int]:
+        """Return the models that are another one with an adapter merged into it: child -> parent.
+
+        The difference has a low rank from the base alone; from a sibling it has that and more.
+        """
+        squared, share = panel.pairs.squared, panel.pairs.share
+        fixed = {}
+        for c in range(len(members)):
+            if c in merges:
+                continue
+            near = [int(i) for i in np.argsort(squared[c], kind="stable") if i != c][:_CLOSEST]
+            ranked = [
+                (found.rank, squared[c, i], i)
+                for i in near
+                if share[i, c] > 0
+                and (found := self.between(members[i], members[c])).step == "low_rank"
+                and found.rank is not None
+            ]
+            if ranked:
+                fixed[c] = min(ranked)[-1]
+        return fixed
 
     def _leave_open(
         self, members: Sequence[str], panel: Panel, tree: Tree, children: set[int]
@@ -160,25 +256,20 @@ class Family:
             if found not in self.unclear:
                 self.unclear.append(found)
 
-    def _attach_merges(self, rest: list[str], family: Stack) -> dict[int, Merge]:
-        """Find the weighted means.
-
-        A merge of others is itself a weighted mean of them, so as an ingredient it is never needed
-        to explain a second merge of the same models: it is tried only where nothing else fits.
-        """
-        every = range(len(rest))
-        found = {c: linear_merge(family, c, [i for i in every if i != c]) for c in every}
-        merges: dict[int, Merge] = {}
-        for child, merge in found.items():
-            if merge is None:
-                continue
-            plain = [i for i in every if i != child and found[i] is None]
-            merges[child] = linear_merge(family, child, plain) or merge
+    def _attach_merges(self, members: Sequence[str], panel: Panel) -> dict[int, Merge]:
+        """Hang what was merged on what it was merged from."""
+        family = stack(panel.models)
+        merges = {} if family is None else find_merges(family)
+        first = int(np.argmax(root_probabilities(panel.pairs)))
+        if first in merges and merges[first].how in {"ties", "dare"}:
+            del merges[first]  # a start lies amid its children too
         for child, merge in merges.items():
             for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
-                self.edges.append(
-                    Edge(rest[parent], rest[child], Relation.MERGE, "linear", coefficient, _CERTAIN)
-                )
+                if parent == merge.base and merge.how in {"ties", "dare"}:
+                    continue  # which of a base and its lightest children it was is not sure
+                ends = members[parent], members[child]
+                edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, _CERTAIN)
+                self.edges.append(edge)
         return merges
 
 
@@ -189,7 +280,8 @@ def _energy(model: Fingerprint) -> float:
 def _has_levels(model: Fingerprint) -> bool:
     """Whether the values of most matrices lie on a quantizer's levels."""
     sizes = [(t.size, t.lattice.bits > 0) for t in model.tensors if len(t.shape) > 1]
-    return 2 * sum(size for size, on in sizes if on) >= max(1, sum(size for size, _ in sizes))
+    on = [size for size, has in sizes if has]
+    return 2 * sum(on) >= max(1, sum(size for size, _ in sizes)) or 2 * len(on) >= len(sizes) > 0
 
 
 def _step(found: Comparison) -> tuple[Relation, str | None]:

@@ -92,8 +92,25 @@ def root_features(pairs: Pairs) -> NDArray[np.float64]:
     return np.stack([means, low, margins, apart, centre.clip(0, 3), unclear], axis=-1)
 
 
-DESCENT_WEIGHTS = (-3.19, -2.01, 0.58, -2.31, -0.31, -1.38, -1.30, -3.01, -0.47, 5.49, 0.03, 1.38, 2.63, 1.43, 0.95, -3.73)
-ROOT_WEIGHTS = (-1.19, 0.73, 4.57, 2.59, 0.24, 2.19, 2.65)
+DESCENT_WEIGHTS = (
+    -3.21,
+    -1.98,
+    0.48,
+    -2.88,
+    -0.40,
+    -1.08,
+    -1.24,
+    -3.05,
+    -0.41,
+    5.52,
+    -0.06,
+    0.15,
+    3.22,
+    1.38,
+    0.93,
+    -3.55,
+)
+ROOT_WEIGHTS = (2.54, -1.37, 3.66, 1.16, -0.08, 1.74, 2.31)
 
 
 def descent_odds(features: NDArray[np.float64]) -> float:

@@ -37,6 +37,9 @@ _LEAST_ROOT = 0.05
 _MOST_ROOTS = 3
 """Roots less probable than the first, or beyond so many, are not tried."""
 
+KNOWN = 0.95
+"""Probability of a parent that a mechanical pattern names."""
+
 _ROUNDS = 4
 """How often all models are placed again, at most."""
 
@@ -83,7 +86,7 @@ def _leads_to(parent: Mapping[int, int], place: int, ancestor: int) -> bool:
 
 
 def grow(
-    panel: Panel, merges: Mapping[int, Sequence[int]], never_root: Sequence[int] = ()
+    panel: Panel, merges: Mapping[int, Sequence[int]], known: Mapping[int, int] | None = None
 ) -> Tree:
     """Weigh the trees of a panel's models.
 
@@ -91,24 +94,33 @@ def grow(
         panel: Models of one structure, and of one family.
         merges: Those that are made of several others: place -> its parents' places. They may have
             children, and get no parent here.
-        never_root: Others that are known to come from some other model.
+        known: Those whose parent a mechanical pattern names: place -> its parent's place.
     """
-    n = len(panel)
-    plain = np.array([i for i in range(n) if i not in merges and i not in never_root], np.intp)
+    n, known = len(panel), dict(known or {})
+    plain = np.array([i for i in range(n) if i not in merges and i not in known], np.intp)
     roots = np.zeros(n)
     roots[plain] = root_probabilities(panel.pairs.among(plain))
     arcs = np.zeros((n, n))
     for r in np.argsort(-roots, kind="stable")[:_MOST_ROOTS]:
         if roots[r] >= _LEAST_ROOT:
-            arcs += roots[r] * _Placed(panel, int(r), merges).arcs()
+            arcs += roots[r] * _Placed(panel, int(r), merges, known).arcs()
+    for c, w in known.items():
+        arcs[:, c] *= 1 - KNOWN
+        arcs[w, c] = KNOWN
     return Tree(roots, arcs)
 
 
 class _Placed:
     """The models under one root, each with the parent it has so far."""
 
-    def __init__(self, panel: Panel, root: int, merges: Mapping[int, Sequence[int]]) -> None:
-        self.panel, self.root, self.merges = panel, root, merges
+    def __init__(
+        self,
+        panel: Panel,
+        root: int,
+        merges: Mapping[int, Sequence[int]],
+        known: Mapping[int, int],
+    ) -> None:
+        self.panel, self.root, self.merges, self.known = panel, root, merges, known
         self.parent: dict[int, int] = {}
         self._ways: dict[tuple[int, int], Way] = {}
         self._children: dict[int, list[int]] = {}
@@ -165,6 +177,9 @@ class _Placed:
         return self._ways[at]
 
     def _best(self, c: int) -> int:
+        w = self.known.get(c)
+        if w == self.root or (w in self.parent and not _leads_to(self.parent, w, c)):
+            return w
         chances = self._chances(c)
         return max(chances, key=lambda w: (chances[w], -w))
 

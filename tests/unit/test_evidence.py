@@ -15,7 +15,9 @@ from makers import Array
 from lineage import compare, fingerprint
 from lineage.errors import SchemeError
 from lineage.evidence import Comparison, compare_fingerprints
-from lineage.evidence.family import betweenness, linear_merge, stack
+from lineage.evidence.family import betweenness
+from lineage.evidence.merging import linear_merge
+from lineage.evidence.stacked import stack
 from lineage.evidence.pairing import pair
 from lineage.relation import Relation
 

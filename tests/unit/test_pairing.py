@@ -12,7 +12,7 @@ from makers import Array
 
 from lineage import fingerprint, infer
 from lineage.evidence import Comparison, compare_fingerprints
-from lineage.evidence.family import stack
+from lineage.evidence.stacked import stack
 from lineage.evidence.matching import agree, match, table
 from lineage.evidence.pairing import SAME_WITHIN, Pairing, pair
 from lineage.fingerprints import from_bytes, to_bytes

@@ -1,0 +1,303 @@
+"""Merges that are exact: one model is a weighted sum of others, down to rounding.
+
+An exact relation names no child by itself: from c = b + .7 (m - b) + .6 (n - b) follow three more
+equations, one for each of b, m and n. The rule by which one of them is chosen:
+
+1. Where one weight alone is negative when all are brought to one side, its model is the child: it
+   lies between the others, and none of them between the rest. (A model that was taken beyond its
+   parent, c = b + 1.5 (m - b), makes m such a child: weights do not tell the two apart.)
+2. Otherwise the sum is task arithmetic: all weights are positive but that of the base, and the base
+   came before all others, as far as the ways to them lean (see `Stack.leans`). A convex sum with
+   the start of the whole family in it, and two others or more, is task arithmetic as well.
+3. Of several ways to write one child, the one with the fewest parents; parents that are no merges
+   themselves and weights in round numbers count for a part of one parent.
+4. No model is among its own ancestors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import networkx as nx
+import numpy as np
+
+from lineage.evidence.base import Merge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from lineage.evidence.stacked import Stack
+
+LEAST_COEFFICIENT = 0.02
+"""A share below this is no ingredient."""
+
+MOST_COEFFICIENT = 2.0
+"""A difference is not added more often than this."""
+
+MOST_PARENTS = 8
+
+FLOOR = 9.0
+"""Squared norm that a merge may leave, over what rounding is expected to: several roundings, where
+it was computed in the precision in which it is stored."""
+
+NEEDED = 5.0
+"""Without any one parent it must leave this many times as much."""
+
+PLAIN = 1e-3
+"""A residual below this share of the distance to the nearest parent is no training's. A larger one
+must be white, as rounding is."""
+
+WHITE = 1.2
+"""See `Stack.spikes`: roundings and masks leave .9 to 1.1, trainings of small networks 1.4 to 3."""
+
+
+_EXHAUSTIVE = 40
+"""Models of one relation up to which all threes are tried, and not only all pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One way to write one model as a sum of others."""
+
+    child: int
+    merge: Merge
+    cost: float
+
+
+def affine_merges(family: Stack) -> dict[int, Merge]:
+    """Find all exact merges of a family."""
+    merges: dict[int, Merge] = {}
+    for members in _related(family):
+        merges.update(_choose(family, members))
+    return merges
+
+
+def affine_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | None:
+    """Write one model as a convex combination of at least two of some others, down to rounding.
+
+    A parent lies near the mean of its children too, so nearness is not enough: what is left must
+    be no more than rounding leaves, and each coefficient clearly between 0 and 1. Only the merged
+    model passes; solving for one of its parents instead gives coefficients outside [0, 1].
+
+    Method: non-negative least squares on the sketches (Lawson and Hanson 1974), the sum of the
+    coefficients held at 1; then a plain fit on the support.
+    """
+    return _checked(family, child, _convex(family, child, others), None)
+
+
+def _related(family: Stack) -> list[list[int]]:
+    """Return sets of models that hang together by exact relations, from one matrix inverse.
+
+    The inverse of the Gram matrix, with each model's rounding on its diagonal, holds for each
+    model what all others together leave of it and with which weights (as in a Gaussian graphical
+    model). Where that is no more than rounding, the model is part of a relation.
+    """
+    count = len(family.cores)
+    scale = float(family.distances.max())
+    if count < 3 or scale == 0:
+        return []
+    noise = family.rounding + 1e-15 * scale
+    inverse = np.linalg.inv(family.gram + scale + np.diag(noise))
+    size = np.diag(inverse).clip(1e-300)
+    weights = -inverse / size[:, None]
+    np.fill_diagonal(weights, 0)
+    allowed = noise + weights**2 @ noise
+    near = family.distances + np.diag(np.full(count, np.inf))
+    exact = (1 / size <= 2 * FLOOR * allowed) & (near.min(axis=1) > NEEDED * noise)
+    links = nx.Graph()
+    links.add_nodes_from(np.flatnonzero(exact).tolist())
+    linked = np.argwhere((np.abs(weights) > LEAST_COEFFICIENT / 2) & exact[:, None])
+    links.add_edges_from(linked.tolist())
+    return sorted(sorted(found) for found in nx.connected_components(links) if len(found) > 2)
+
+
+def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
+    """Choose children until nothing more can be told from the others, the likeliest first."""
+    options = [option for child in members for option in _options(family, child, members)]
+    inside = {option.child for option in options if option.merge.base is None}
+
+    def rank(option: _Option) -> tuple[float, float, int, tuple[int, ...]]:
+        merge = option.merge
+        cost = option.cost + 0.3 * any(parent in inside for parent in merge.parents)
+        if merge.base is not None:  # what lies within a rounding of a base came after it
+            cost += 0.1 * float(family.is_before[members, merge.base].mean())
+        return cost, merge.residual, option.child, merge.parents
+
+    chosen: dict[int, Merge] = {}
+    order = nx.DiGraph()
+    order.add_nodes_from(members)
+    for option in sorted(options, key=rank):
+        child, parents = option.child, option.merge.parents
+        if child in chosen or any(nx.has_path(order, child, parent) for parent in parents):
+            continue
+        chosen[child] = option.merge
+        order.add_edges_from((parent, child) for parent in parents)
+    return chosen
+
+
+def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Option]:
+    """Yield the ways to write a child as a sum of others that pass every check."""
+    others = [i for i in members if i != child]
+    tried: set[tuple[int, ...]] = set()
+    sizes = (2, 3) if len(others) < _EXHAUSTIVE else (2,)
+    found = [places for size in sizes for places in _exact_sets(family, child, others, size)]
+    if len(others) > 3 or len(sizes) == 1:
+        found.append(_convex(family, child, others))
+        found += [_from_base(family, child, others, base) for base in _bases(family, others)]
+    for parents in found:
+        key = tuple(sorted(parents))
+        if key in tried or not 2 <= len(key) <= MOST_PARENTS + 1:
+            continue
+        tried.add(key)
+        for base in (None, *key):
+            merge = _checked(family, child, key, base)
+            if merge is not None:
+                yield _Option(child, merge, _cost(merge))
+
+
+def _exact_sets(
+    family: Stack, child: int, others: Sequence[int], size: int
+) -> list[tuple[int, ...]]:
+    """Return all sets of so many others of which the child is an affine combination."""
+    sets = np.array(list(combinations(others, size)), np.intp)
+    if not len(sets):
+        return []
+    away = family.distances[child][sets]
+    inner = (
+        away[:, :, None] + away[:, None, :] - family.distances[sets[:, :, None], sets[:, None, :]]
+    ) / 2
+    noise = family.rounding[child] + family.rounding[sets].mean(axis=1)
+    inner += (noise[:, None] + 1e-13 * inner.max(axis=(1, 2))[:, None])[:, :, None] * np.eye(size)
+    raw = np.linalg.solve(inner, np.ones((len(sets), size, 1)))[..., 0]
+    total = raw.sum(axis=1)
+    weights = raw / total[:, None]
+    allowed = noise + (weights**2 * family.rounding[sets]).sum(axis=1)
+    passed = (1 / total <= 2 * FLOOR * allowed) & (np.abs(weights) >= LEAST_COEFFICIENT / 2).all(1)
+    return [tuple(int(i) for i in found) for found in sets[passed]]
+
+
+def _convex(family: Stack, child: int, others: Sequence[int]) -> tuple[int, ...]:
+    """Return which others a convex combination nearest to the child needs."""
+    if len(others) < 2:
+        return ()
+    inner = _inner(family, child, others)
+    scale = float(inner.max())
+    if scale == 0:
+        return ()
+    # min |w A|^2 with sum w = 1: the sum is one more column, with a heavy weight.
+    heavy = 1e3 * scale
+    weights = _positive(inner + heavy, np.full(len(others), heavy))
+    return tuple(others[int(i)] for i in np.flatnonzero(weights > LEAST_COEFFICIENT))
+
+
+def _from_base(family: Stack, child: int, others: Sequence[int], base: int) -> tuple[int, ...]:
+    """Return the base and which others' differences from it, none negative, make the child."""
+    tasks = [i for i in others if i != base]
+    inner = _inner(family, base, [*tasks, child])
+    weights = _positive(inner[:-1, :-1], inner[:-1, -1])
+    return (base, *(tasks[int(i)] for i in np.flatnonzero(weights > LEAST_COEFFICIENT)))
+
+
+def _inner(family: Stack, origin: int, others: Sequence[int]) -> NDArray[np.float64]:
+    """Return inner products of the ways from one model to some others."""
+    away = family.distances[origin, list(others)]
+    apart = family.distances[np.ix_(others, others)]
+    return np.asarray((away[:, None] + away - apart) / 2, np.float64)
+
+
+def _positive(gram: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return non-negative least squares from inner products: of the rows, and with the goal."""
+    from scipy.optimize import nnls
+
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > 1e-13 * values[-1]
+    root = np.sqrt(values[kept])
+    weights, _ = nnls(root[:, None] * vectors[:, kept].T, vectors[:, kept].T @ goal / root)
+    return np.asarray(weights, np.float64)
+
+
+def _bases(family: Stack, others: Sequence[int], most: int = 3) -> list[int]:
+    """Return the models from which the ways to the others lean least."""
+    before = family.is_before[np.ix_(others, others)].sum(axis=1)
+    return [others[int(i)] for i in np.argsort(-before, kind="stable")[:most]]
+
+
+def _checked(family: Stack, child: int, parents: Sequence[int], base: int | None) -> Merge | None:
+    """Return the merge if the parents, one of them the base or none, explain the child exactly."""
+    if len(parents) < (2 if base is None else 3):
+        return None
+    parents = sorted(parents)
+    away = family.cores[parents] - family.cores[child]
+    fit = affine_fit(away)
+    if not _are_plausible(family, parents, fit, base):
+        return None
+    left = fit @ away
+    residual = float(left @ left)
+    allowed = float(family.rounding[child] + fit**2 @ family.rounding[parents])
+    if residual > FLOOR * allowed:
+        return None
+    inner = away @ away.T
+    for place in range(len(parents)):
+        rest = np.delete(np.delete(inner, place, 0), place, 1)
+        if _left(rest) < NEEDED * max(residual, allowed):
+            return None
+    nearest = float(np.einsum("ij,ij->i", away, away).min())
+    if residual > PLAIN * nearest and family.spikes(left) > WHITE:
+        return None
+    return Merge(
+        tuple(parents),
+        tuple(float(w) for w in fit),
+        float(np.sqrt(residual / nearest)),
+        "linear" if base is None else "task_arithmetic",
+        base,
+    )
+
+
+def _are_plausible(
+    family: Stack, parents: Sequence[int], fit: NDArray[np.float64], base: int | None
+) -> bool:
+    """Whether coefficients have the signs and sizes of a merge."""
+    if base is None:
+        return bool(np.all(fit >= LEAST_COEFFICIENT) and np.all(fit <= 1 - LEAST_COEFFICIENT))
+    tasks = np.array([parent != base for parent in parents])
+    if np.any(fit[tasks] < LEAST_COEFFICIENT) or np.any(fit[tasks] > MOST_COEFFICIENT):
+        return False
+    own = float(fit[~tasks][0])
+    if abs(own) < LEAST_COEFFICIENT or (own > 0 and (base != family.start or np.ptp(fit) < 2e-3)):
+        return False  # a mean that is as good without a base
+    return bool(np.all(family.is_before[base, np.array(parents)[tasks]]))
+
+
+def _left(inner: NDArray[np.float64]) -> float:
+    """Return the squared distance from the origin to the affine hull of rows, from their products.
+
+    Where it is lost in rounding it is none.
+    """
+    scale = float(np.trace(inner))
+    raised = inner + 1e-13 * scale * np.eye(len(inner))
+    return 1 / max(float(np.linalg.solve(raised, np.ones(len(inner))).sum()), 1e-300)
+
+
+def affine_fit(away: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights that sum to 1 and bring the weighted sum of rows nearest to 0."""
+    base, rest = away[-1], away[:-1] - away[-1]
+    solution = np.linalg.lstsq(rest.T, -base, rcond=None)[0]
+    weights: NDArray[np.float64] = np.append(solution, 1 - solution.sum())
+    return weights
+
+
+def _cost(merge: Merge) -> float:
+    """Return how much speaks against a merge, in parents."""
+    shares = np.array(merge.coefficients)
+    cost = float(len(shares))
+    if len(shares) > 2 and np.ptp(shares) < 2e-3:
+        cost -= 0.5
+    elif np.any(np.abs(shares * 20 - np.round(shares * 20)) > 0.04):
+        cost += 0.4
+    if merge.base is not None:
+        cost -= 0.1  # of a convex sum the same holds without a base
+    return cost

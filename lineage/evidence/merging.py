@@ -1,0 +1,73 @@
+"""Which models of a family were merged from which others, with what coefficients: `find_merges`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.evidence.affine import affine_merge, affine_merges
+from lineage.evidence.base import Merge
+from lineage.evidence.sparsified import sparsified_merge
+from lineage.evidence.spherical import arc_of, plane_merge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lineage.evidence.stacked import Stack
+
+__all__ = ["Merge", "find_merges", "linear_merge", "merge_misfit"]
+
+
+def find_merges(family: Stack) -> dict[int, Merge]:
+    """Find the merges of a family: child -> what it was merged from.
+
+    The surest first: sums that are exact down to rounding, over all matrices together or matrix by
+    matrix; then those that leave a white rest. Nothing is among its own ancestors. The order of
+    the models never changes the answer.
+    """
+    merges = affine_merges(family)
+    merges |= {child: arc_of(family, child, merge) for child, merge in merges.items()}
+    every = range(len(family.cores))
+    for detector in (plane_merge, sparsified_merge):
+        found = {}
+        for child in every:
+            if child not in merges:
+                others = sorted(set(every) - _after(merges, child))
+                plain = [i for i in others if i not in merges]
+                # Another merge of the same models explains a part of this one as well.
+                merge = detector(family, child, plain) or detector(family, child, others)
+                if merge is not None:
+                    found[child] = merge
+        for child, merge in sorted(found.items(), key=lambda one: (one[1].residual, one[0])):
+            if not set(merge.parents) & _after(merges, child):
+                merges[child] = merge
+    return merges
+
+
+def _after(merges: dict[int, Merge], start: int) -> set[int]:
+    """Return a model and all that were merged from it, at once or through others."""
+    found = {start}
+    while True:
+        more = {c for c, merge in merges.items() if found & set(merge.parents)} - found
+        if not more:
+            return found
+        found |= more
+
+
+def linear_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | None:
+    """Write one model as a convex combination of at least two of some others, down to rounding."""
+    return affine_merge(family, child, others)
+
+
+def merge_misfit(family: Stack, root: int, merge: Merge, end: int) -> float:
+    """Return how badly a model fits as a descendant of a merge; at most 1 is a fit.
+
+    What was trained on from a merge still has each ingredient in it with the merge's coefficient;
+    a sibling of one ingredient has that one alone.
+    """
+    parents = [p for p in merge.parents if p != root]
+    steps = family.cores[parents] - family.cores[root]
+    found = np.linalg.lstsq(steps.T, family.cores[end] - family.cores[root], rcond=None)[0]
+    expected = [c for p, c in zip(merge.parents, merge.coefficients, strict=True) if p != root]
+    return float(np.max(np.abs(found - expected))) / 0.15
