@@ -107,8 +107,14 @@ class Family:
         """Hang quantized models on their nearest source: these are certain leaves."""
         rest = []
         for child in members:
+            shape = structure(self.models[child])
             sources = [
-                (not found.is_exact, found.distance, self._by_content(parent))
+                (
+                    not found.is_exact,
+                    shape != structure(self.models[parent]),
+                    found.distance,
+                    self._by_content(parent),
+                )
                 for parent in self._may_be_sources(child, members)
                 if (found := self.between(parent, child)).relation is Relation.QUANTIZED
                 and found.direction == "a->b"

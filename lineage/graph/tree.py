@@ -2,8 +2,8 @@
 
 Every member that could be the root is tried. Under a root the models are placed one by one, the
 nearest first: a model goes down from the root as long as it comes from one of the models there, by
-the odds of `odds.descent_odds`, and stays where it comes from none. What came later may change where
-the earlier ones belong, so all are placed again, with their descendants, until nothing moves.
+the odds of `odds.descent_odds`, and stays where it comes from none. What came later may change
+where the earlier ones belong, so all are placed again, with their descendants, until nothing moves.
 
 The chances of all the ways down give each model a distribution over parents. The directed
 matrix-tree theorem makes one of them: an arc's probability is its share of the weight of all trees.
