@@ -184,18 +184,19 @@ def _adapter(
 
 def _loss(weights: Weights, batch: Pairs, with_pooler: bool) -> torch.Tensor:
     ids = [sentence for pair in zip(*batch, strict=True) for sentence in pair]
-    means, pooled = encode(weights, _padded(ids))
-    loss = _contrast(means)
-    return loss + 0.5 * _contrast(pooled) if with_pooler else loss
+    means, pooled = encode(weights, padded(ids))
+    loss = contrast(means)
+    return loss + 0.5 * contrast(pooled) if with_pooler else loss
 
 
-def _contrast(x: torch.Tensor) -> torch.Tensor:
+def contrast(x: torch.Tensor) -> torch.Tensor:
     """Cross entropy of finding each sentence's follower among all followers."""
     first, second = F.normalize(x, dim=-1).chunk(2)
     return F.cross_entropy(20 * first @ second.T, torch.arange(len(first)))
 
 
-def _padded(sentences: list[list[int]]) -> torch.Tensor:
+def padded(sentences: list[list[int]]) -> torch.Tensor:
+    """Return rows of ids, filled up with zeros to the longest."""
     out = torch.zeros(len(sentences), max(map(len, sentences)), dtype=torch.int64)
     for row, sentence in zip(out, sentences, strict=True):
         row[: len(sentence)] = torch.tensor(sentence)

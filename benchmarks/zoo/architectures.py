@@ -1,0 +1,313 @@
+"""The networks of the zoo: how each is built, and what its tensors are called.
+
+A network is small but is the real thing: for transformers and ResNets the code of the
+`transformers` library, with its own names of tensors. `Shape` holds the sizes that a
+descendant may change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from recipes import Shape
+from torch import nn
+
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One way to lay out a network.
+
+    Attributes:
+        task: What it is trained on: a key of `train.LOSSES`.
+        build: Makes the module; gets the shape and the family's own settings.
+        layer: Expression for a tensor inside a layer; its group is the number of the layer.
+        matrices: Expression for the large matrices that quantizers and pruners touch.
+        attention: Modules that an adapter on attention changes.
+        linear: Modules that an adapter on everything linear changes.
+        mlp_in: Ends of the names of tensors whose neurons are rows (Conv1D: columns).
+        mlp_out: Ends of the names of tensors whose neurons are columns (Conv1D: rows).
+        tokens: Tensors with a row for each token.
+        turned: Matrices are stored (in, out), as Conv1D does.
+        head: Expression for what comes after the last layer.
+    """
+
+    task: str
+    build: Callable[[Shape, Mapping[str, Any]], nn.Module]
+    layer: str
+    matrices: str
+    attention: tuple[str, ...] = ()
+    linear: tuple[str, ...] = ()
+    mlp_in: tuple[str, ...] = ()
+    mlp_out: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    turned: bool = False
+    head: str = field(default=r"^(lm_head|classifier)\.")
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the number of the layer that a tensor is in."""
+        found = re.match(self.layer, name)
+        return int(found[1]) if found else None
+
+    def is_matrix(self, name: str) -> bool:
+        """Say whether quantizers and pruners touch a tensor."""
+        return re.search(self.matrices, name) is not None
+
+
+def weights_of(module: nn.Module) -> Weights:
+    """Return a copy of a module's tensors; of tied ones only the first is kept, as on disk."""
+    seen: set[int] = set()
+    kept: Weights = {}
+    for name, tensor in module.state_dict().items():
+        if tensor.data_ptr() not in seen or not tensor.numel():
+            seen.add(tensor.data_ptr())
+            kept[name] = tensor.detach().clone().contiguous()
+    return kept
+
+
+def load(module: nn.Module, weights: Weights) -> nn.Module:
+    """Fill a module; every tensor that is not tied to another must be there.
+
+    Raises:
+        ValueError: If names are missing or left over.
+    """
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    untied = set(weights_of(module))
+    lost = [name for name in missing if name in untied]
+    if lost or unexpected:
+        raise ValueError(f"weights do not fit the network: missing {lost}, left over {unexpected}")
+    return module
+
+
+def _language(shape: Shape, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": shape.vocabulary,
+        "num_hidden_layers": shape.layers,
+        "intermediate_size": shape.mlp,
+        "max_position_embeddings": 128,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        **settings,
+    }
+
+
+def _llama(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    config = transformers.LlamaConfig(**_language(shape, settings))
+    return transformers.LlamaForCausalLM(config)
+
+
+def _qwen2(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    config = transformers.Qwen2Config(**_language(shape, settings), tie_word_embeddings=True)
+    return transformers.Qwen2ForCausalLM(config)
+
+
+def _neox(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    dropout = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
+    config = transformers.GPTNeoXConfig(
+        **_language(shape, settings), **dropout, use_parallel_residual=True
+    )
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+def _gpt2(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=shape.vocabulary,
+        n_layer=shape.layers,
+        n_inner=shape.mlp,
+        n_positions=128,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+        **settings,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def _bert(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    dropout = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+    config = transformers.BertConfig(**_language(shape, settings), **dropout)
+    return transformers.BertForMaskedLM(config)
+
+
+def _sentences(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    dropout = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+    sizes = {**_language(shape, settings), "max_position_embeddings": 512}
+    return transformers.BertModel(transformers.BertConfig(**sizes, **dropout))
+
+
+def _vit(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    config = transformers.ViTConfig(
+        num_hidden_layers=shape.layers, intermediate_size=shape.mlp, num_channels=1, **settings
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def _resnet(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    sizes = dict(settings)
+    sizes["depths"] = [sizes.pop("depth")] * shape.layers
+    sizes["hidden_sizes"] = list(sizes["hidden_sizes"])
+    config = transformers.ResNetConfig(num_channels=1, layer_type="basic", **sizes)
+    return transformers.ResNetForImageClassification(config)
+
+
+class _Recurrent(nn.Module):
+    """An LSTM over bytes, with an output layer of its own."""
+
+    def __init__(self, shape: Shape, width: int, embedding: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(shape.vocabulary, embedding)
+        self.lstm = nn.LSTM(embedding, width, shape.layers, batch_first=True)
+        self.project = nn.Linear(width, width)
+        self.decoder = nn.Linear(width, shape.vocabulary)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (batch, length, vocabulary)."""
+        hidden, _ = self.lstm(self.embedding(input_ids))
+        return self.decoder(torch.tanh(self.project(hidden)))
+
+
+class _Crepe(nn.Module):
+    """The smallest CREPE (Kim et al. 2018): 1,024 samples of sound to 360 pitches of 20 cents."""
+
+    _WIDTHS = (128, 16, 16, 16, 32, 64)
+
+    def __init__(self) -> None:
+        super().__init__()
+        before = 1
+        for number, width in enumerate(self._WIDTHS, 1):
+            kernel, stride = (512, 4) if number == 1 else (64, 1)
+            conv = nn.Conv2d(before, width, (kernel, 1), (stride, 1))
+            setattr(self, f"conv{number}", conv)
+            setattr(self, f"conv{number}_BN", nn.BatchNorm2d(width, eps=0.0010000000474974513))
+            before = width
+        self.classifier = nn.Linear(256, 360)
+
+    def forward(self, sound: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (batch, 360), of frames of shape (batch, 1024)."""
+        x = sound[:, None, :, None]
+        for number in range(1, len(self._WIDTHS) + 1):
+            around = (254, 254) if number == 1 else (31, 32)
+            x = nn.functional.pad(x, (0, 0, *around))
+            x = torch.relu(getattr(self, f"conv{number}")(x))
+            x = nn.functional.max_pool2d(getattr(self, f"conv{number}_BN")(x), (2, 1))
+        return self.classifier(x.permute(0, 2, 1, 3).reshape(len(x), -1))
+
+
+_LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_LLAMA = Architecture(
+    task="next",
+    build=_llama,
+    layer=r"model\.layers\.(\d+)\.",
+    matrices=r"_proj\.weight$",
+    attention=("q_proj", "v_proj"),
+    linear=_LLAMA_LINEAR,
+    mlp_in=("gate_proj.weight", "up_proj.weight"),
+    mlp_out=("down_proj.weight",),
+    tokens=("model.embed_tokens.weight", "lm_head.weight"),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _LLAMA,
+    "qwen2": Architecture(
+        task="next",
+        build=_qwen2,
+        layer=_LLAMA.layer,
+        matrices=_LLAMA.matrices,
+        attention=_LLAMA.attention,
+        linear=_LLAMA.linear,
+        mlp_in=_LLAMA.mlp_in,
+        mlp_out=_LLAMA.mlp_out,
+        tokens=("model.embed_tokens.weight",),
+    ),
+    "gpt2": Architecture(
+        task="next",
+        build=_gpt2,
+        layer=r"transformer\.h\.(\d+)\.",
+        matrices=r"(c_attn|c_proj|c_fc)\.weight$",
+        attention=("c_attn",),
+        linear=("c_attn", "c_proj", "c_fc"),
+        mlp_in=("mlp.c_fc.weight", "mlp.c_fc.bias"),
+        mlp_out=("mlp.c_proj.weight",),
+        tokens=("transformer.wte.weight",),
+        turned=True,
+    ),
+    "neox": Architecture(
+        task="next",
+        build=_neox,
+        layer=r"gpt_neox\.layers\.(\d+)\.",
+        matrices=r"(query_key_value|dense|dense_h_to_4h|dense_4h_to_h)\.weight$",
+        attention=("query_key_value",),
+        linear=("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+        mlp_in=("dense_h_to_4h.weight", "dense_h_to_4h.bias"),
+        mlp_out=("dense_4h_to_h.weight",),
+        tokens=("gpt_neox.embed_in.weight", "lm_head.weight"),
+    ),
+    "bert": Architecture(
+        task="masked",
+        build=_bert,
+        layer=r"bert\.encoder\.layer\.(\d+)\.",
+        matrices=r"encoder.*(query|key|value|dense)\.weight$",
+        attention=("query", "value"),
+        linear=("query", "key", "value", "intermediate.dense", "output.dense"),
+        mlp_in=("intermediate.dense.weight", "intermediate.dense.bias"),
+        mlp_out=(r"[0-9].output.dense.weight",),
+        tokens=("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"),
+        head=r"^cls\.",
+    ),
+    "sentences": Architecture(
+        task="sentences",
+        build=_sentences,
+        layer=r"encoder\.layer\.(\d+)\.",
+        matrices=r"encoder.*(query|key|value|dense)\.weight$",
+        attention=("query", "value"),
+        linear=("query", "key", "value", "attention.output.dense", "intermediate.dense"),
+        mlp_in=("intermediate.dense.weight", "intermediate.dense.bias"),
+        mlp_out=(r"[0-9].output.dense.weight",),
+        tokens=("embeddings.word_embeddings.weight",),
+        head=r"^pooler\.",
+    ),
+    "vit": Architecture(
+        task="images",
+        build=_vit,
+        layer=r"vit\.layers\.(\d+)\.",
+        matrices=r"layers.*(_proj|fc1|fc2)\.weight$",
+        attention=("q_proj", "v_proj"),
+        linear=("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
+        mlp_in=("mlp.fc1.weight", "mlp.fc1.bias"),
+        mlp_out=("mlp.fc2.weight",),
+    ),
+    "resnet": Architecture(
+        task="images",
+        build=_resnet,
+        layer=r"resnet\.encoder\.stages\.(\d+)\.",
+        matrices=r"stages.*convolution\.weight$",
+        attention=("layer.1.convolution",),
+        linear=("layer.0.convolution", "layer.1.convolution", "classifier.1"),
+    ),
+    "lstm": Architecture(
+        task="next",
+        build=lambda shape, settings: _Recurrent(shape, **settings),
+        layer=r"lstm\.\w+_l(\d+)$",
+        matrices=r"(weight_[ih]h_l\d+|project\.weight)$",
+        attention=("project",),
+        linear=("project", "decoder"),
+        tokens=("embedding.weight", "decoder.weight", "decoder.bias"),
+        head=r"^(project|decoder)\.",
+    ),
+    "crepe": Architecture(
+        task="tones",
+        build=lambda _shape, _settings: _Crepe(),
+        layer=r"conv(\d)",
+        matrices=r"conv[1-6]\.weight$|classifier\.weight$",
+        attention=("conv2", "conv3"),
+        linear=("conv2", "conv3", "conv4", "conv5", "conv6", "classifier"),
+    ),
+}
