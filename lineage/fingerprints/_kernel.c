@@ -13,10 +13,11 @@
 #include <stdint.h>
 #include <string.h>
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define HAS_WIDE 1
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-#define AVX2 __attribute__((target("avx2,fma")))
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
 #else
 #define HAS_WIDE 0
 #endif
@@ -27,6 +28,9 @@
 
 enum { AHEAD = 2048 }; /* bytes: how far ahead of the loop memory is asked for */
 enum { SIDE = 36, GROUPS = 4, BLOCK = GROUPS * SIDE, LANES = 16, PARTS = BLOCK / LANES, FLUSH = 256 };
+
+/* Which loops run: portable ones, those for AVX2, those for AVX-512. */
+enum width { PLAIN, EIGHT, WIDE };
 
 enum kind { F32, BF16, F16, F64, I8, U8, E4M3, E5M2, KINDS };
 static const Py_ssize_t WIDTH[KINDS] = {4, 2, 2, 8, 1, 1, 1, 1};
@@ -122,18 +126,59 @@ AVX512 static inline lanes load_wide(const uint8_t *at, enum kind kind) {
 AVX512 static inline words least_of(words least, lanes square) {
     return (words)_mm512_min_epu32((__m512i)least, (__m512i)square);
 }
+/* Where only AVX2 is, compilers take vectors of sixteen apart value by value to shuffle them. */
+AVX2 static inline __m256 load_eight(const uint8_t *at, enum kind kind) {
+    if (kind == F32) return _mm256_loadu_ps((const void *)at);
+    if (kind == F64)
+        return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd((const void *)(at + 32))),
+                               _mm256_cvtpd_ps(_mm256_loadu_pd((const void *)at)));
+    if (kind == BF16)
+        return (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)at)), 16);
+    if (kind == F16) return _mm256_cvtph_ps(_mm_loadu_si128((const void *)at));
+    __m128i code = _mm_loadl_epi64((const void *)at);
+    if (kind == I8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(code));
+    if (kind == U8) return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(code));
+    if (kind == E5M2) return _mm256_cvtph_ps(_mm_unpacklo_epi8(_mm_setzero_si128(), code));
+    __m256i wide = _mm256_cvtepu8_epi32(code);
+    __m256i magnitude = _mm256_slli_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(0x7f)), 20);
+    __m256i sign = _mm256_slli_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(0x80)), 24);
+    /* as `from_small` */
+    __m256 pull = (__m256)_mm256_set1_epi32(121 << 23);
+    __m256 low = _mm256_sub_ps((__m256)_mm256_add_epi32(magnitude, (__m256i)pull), pull);
+    __m256 normal = (__m256)_mm256_add_epi32(magnitude, _mm256_set1_epi32(120 << 23));
+    __m256i is_low = _mm256_cmpgt_epi32(_mm256_set1_epi32(1 << 23), magnitude);
+    return _mm256_or_ps(_mm256_blendv_ps(normal, low, (__m256)is_low), (__m256)sign);
+}
+
+AVX2 static inline lanes load_eights(const uint8_t *at, enum kind kind) {
+    __m256 both[2] = {load_eight(at, kind), load_eight(at + 8 * WIDTH[kind], kind)};
+    lanes out;
+    memcpy(&out, both, sizeof out);
+    return out;
+}
+
+AVX2 static inline halves lower_eights(uwords wide) {
+    __m256i both[2];
+    halves out;
+    memcpy(both, &wide, sizeof both);
+    __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(both[0], both[1]), 0xd8);
+    memcpy(&out, &packed, sizeof out);
+    return out;
+}
 #else
 #define load_wide load
+#define load_eights load
+#define lower_eights lowered
 #define least_of(least, square) (least)
 #endif
 
-INLINE lanes load_as(const uint8_t *at, enum kind kind, int is_wide) {
-    return is_wide ? load_wide(at, kind) : load(at, kind);
+INLINE lanes load_as(const uint8_t *at, enum kind kind, enum width width) {
+    return width == WIDE ? load_wide(at, kind) : width == EIGHT ? load_eights(at, kind) : load(at, kind);
 }
 
 /* Whether a run of a small dtype holds an infinity or a NaN, which `load` takes for numbers. */
 INLINE int has_special(const uint8_t *at, int64_t n, enum kind kind) {
-    int found = 0;
+    uint8_t found = 0;
     if (kind == F16)
         for (int64_t i = 0; i < n; i++) found |= (at[2 * i + 1] & 0x7c) == 0x7c;
     if (kind == E4M3)
@@ -218,7 +263,8 @@ struct sums {
 
 /* Whole blocks and then whole vectors from a block's first column on; the sums stay in registers. */
 INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int vectors, int64_t block,
-                       const uint8_t *signs, enum kind kind, int is_wide) {
+                       const uint8_t *signs, enum kind kind, enum width width) {
+    int is_wide = width == WIDE;
     lanes sum[PARTS] = {0}, square[PARTS] = {0}, fourth[2] = {0};
     words none = (words){} + (is_wide ? INT32_MAX : 0), least[2] = {none, none};
     for (int64_t b = 0; b <= blocks; b++, at += BLOCK * WIDTH[kind]) {
@@ -230,7 +276,7 @@ INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int ve
 #pragma GCC unroll 9
         for (int k = 0; k < PARTS; k++) {
             if (k >= last) break;
-            lanes v = load_as(at + k * LANES * WIDTH[kind], kind, is_wide), q = v * v;
+            lanes v = load_as(at + k * LANES * WIDTH[kind], kind, width), q = v * v;
             sum[k] += v * sign[k];
             square[k] += q;
             fourth[k & 1] += q * q;
@@ -244,9 +290,58 @@ INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int ve
     a->least = is_wide ? (least[0] - 1) | (least[1] - 1) : least[0] | least[1];
 }
 
+#if HAS_WIDE
+enum { THIRD = PARTS * 2 / 3 };
+
+/* The first `count` eights of a third of a block. */
+AVX2 INLINE void add_third(__m256 *sum, __m256 *square, __m256 *fourth, __m256i *least, int count,
+                           const uint8_t *at, const float *sign, enum kind kind) {
+    __m256 fourths = _mm256_setzero_ps(); /* of its own, lest each wait for the one before */
+#pragma GCC unroll 6
+    for (int k = 0; k < THIRD; k++) {
+        if (k >= count) break;
+        __m256 v = load_eight(at + k * 8 * WIDTH[kind], kind), q = _mm256_mul_ps(v, v);
+        sum[k] = _mm256_fmadd_ps(v, _mm256_load_ps(sign + k * 8), sum[k]);
+        square[k] = _mm256_add_ps(square[k], q);
+        fourths = _mm256_fmadd_ps(q, q, fourths);
+        *least = _mm256_min_epu32(*least, (__m256i)q);
+    }
+    *fourth = _mm256_add_ps(*fourth, fourths);
+}
+
+/* `add_blocks` for AVX2, whose registers hold the sums of a third of a block: three times over a
+   run, which is in the first cache after the first. */
+AVX2 static inline void add_thirds(struct sums *a, const uint8_t *at, int64_t blocks, int vectors,
+                                   int64_t block, const uint8_t *signs, enum kind kind) {
+    __m256 fourth = _mm256_setzero_ps();
+    __m256i least = _mm256_set1_epi32(INT32_MAX);
+    for (int third = 0; third < BLOCK; third += THIRD * 8) {
+        __m256 sum[THIRD], square[THIRD];
+        for (int k = 0; k < THIRD; k++) sum[k] = square[k] = _mm256_setzero_ps();
+        const uint8_t *from = at + third * WIDTH[kind];
+        for (int64_t b = block; b < block + blocks; b++, from += BLOCK * WIDTH[kind]) {
+            for (int i = 0; third == 0 && i < BLOCK * WIDTH[kind]; i += 64) __builtin_prefetch(from + AHEAD + i);
+            add_third(sum, square, &fourth, &least, THIRD, from, factors_at(signs, b) + third, kind);
+        }
+        if (2 * vectors > third / 8)
+            add_third(sum, square, &fourth, &least, 2 * vectors - third / 8, from,
+                      factors_at(signs, block + blocks) + third, kind);
+        memcpy(a->sum + third, sum, sizeof sum);
+        memcpy(a->square + third, square, sizeof square);
+    }
+    __m256i below = _mm256_sub_epi32(least, _mm256_set1_epi32(1));
+    memset(&a->fourth, 0, sizeof a->fourth);
+    memcpy(&a->fourth, &fourth, sizeof fourth);
+    memset(&a->least, 0, sizeof a->least);
+    memcpy(&a->least, &below, sizeof below);
+}
+#else
+#define add_thirds(a, at, blocks, vectors, block, signs, kind) add_blocks(a, at, blocks, vectors, block, signs, kind, PLAIN)
+#endif
+
 /* Fewer values than a block, from any place in it on. */
 INLINE void add_part(struct sums *a, const uint8_t *at, int64_t n, int64_t col, const uint8_t *signs,
-                     enum kind kind, int is_wide) {
+                     enum kind kind, enum width width) {
     const float *sign = factors_at(signs, col / BLOCK);
     int64_t place = col % BLOCK;
     while (n > 0) {
@@ -254,12 +349,12 @@ INLINE void add_part(struct sums *a, const uint8_t *at, int64_t n, int64_t col, 
         int64_t k = place - skip;
         lanes v;
         if (take <= n && skip == 0) {
-            v = load_as(at, kind, is_wide);
+            v = load_as(at, kind, width);
         } else {
             if (take > n) take = n;
             uint8_t padded[LANES * 8] = {0};
             memcpy(padded + skip * WIDTH[kind], at, (size_t)(take * WIDTH[kind]));
-            v = load_as(padded, kind, is_wide);
+            v = load_as(padded, kind, width);
         }
         lanes q = v * v;
         *(lanes *)(a->sum + k) += v * *(const lanes *)(sign + k);
@@ -285,12 +380,28 @@ INLINE void add_common(const struct state *s, const struct run *r, enum kind kin
     }
 }
 
+/* How many values are zero, of either sign; counted in as few bits as compilers can do many of. */
 INLINE int64_t zeros_in(const uint8_t *at, int64_t n, enum kind kind) {
-    words zeros = {0};
-    int64_t i = 0, count = 0;
-    for (; i + LANES <= n; i += LANES) zeros -= load(at + i * WIDTH[kind], kind) == 0;
-    for (int k = 0; k < LANES; k++) count += zeros[k];
-    for (; i < n; i++) count += one(at + i * WIDTH[kind], kind) == 0;
+    int64_t count = 0;
+    while (n > 0) {
+        int some = n < 255 ? (int)n : 255;
+        uint8_t small = 0, mask = kind == I8 || kind == U8 ? 0xff : 0x7f;
+        uint16_t half, halves_ = 0;
+        uint32_t word, words_ = 0;
+        for (int i = 0; WIDTH[kind] == 1 && i < some; i++) small += (at[i] & mask) == 0;
+        for (int i = 0; WIDTH[kind] == 2 && i < some; i++) {
+            memcpy(&half, at + 2 * i, sizeof half);
+            halves_ += (half & 0x7fff) == 0;
+        }
+        for (int i = 0; WIDTH[kind] == 4 && i < some; i++) {
+            memcpy(&word, at + 4 * i, sizeof word);
+            words_ += (word & 0x7fffffff) == 0;
+        }
+        for (int i = 0; kind == F64 && i < some; i++) words_ += one(at + 8 * i, F64) == 0;
+        count += small + halves_ + words_;
+        at += some * WIDTH[kind];
+        n -= some;
+    }
     return count;
 }
 
@@ -325,9 +436,9 @@ INLINE void move_up(const struct state *s, const struct run *r, const struct sum
 
 /* Adds a run of at most FLUSH blocks in float, then moves the sums into doubles. Where a fourth
    power is not finite, or all are too small for float, the run is done again slowly. */
-INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, int is_wide) {
+INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, enum width width) {
     add_common(s, r, kind);
-    int is_native = is_wide && kind != E4M3; /* its loads know infinities and NaNs */
+    int is_native = width != PLAIN && kind != E4M3; /* its loads know infinities and NaNs */
     if (!is_native && has_special(r->at, r->n, kind)) {
         add_slowly(s, r, kind);
         return;
@@ -338,19 +449,24 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, 
     int64_t blocks = (r->n - head) / BLOCK, tail = r->n - head - blocks * BLOCK;
     const uint8_t *at = r->at;
     int vectors = (int)(tail / LANES), rest = (int)(tail % LANES);
-    add_blocks(&a, at + head * WIDTH[kind], blocks, vectors, (r->col + head) / BLOCK, r->signs, kind,
-               is_wide);
-    if (head) add_part(&a, at, head, r->col, r->signs, kind, is_wide);
+    const uint8_t *body = at + head * WIDTH[kind];
+    int64_t block = (r->col + head) / BLOCK;
+    if (width == EIGHT) add_thirds(&a, body, blocks, vectors, block, r->signs, kind);
+    else add_blocks(&a, body, blocks, vectors, block, r->signs, kind, width);
+    if (head) add_part(&a, at, head, r->col, r->signs, kind, width);
     at += (r->n - rest) * WIDTH[kind];
-    if (rest) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind, is_wide);
+    if (rest) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind, width);
 
-    double fourth = 0;
-    int any_zero = 0;
-    for (int i = 0; i < LANES; i++) {
-        fourth += (double)a.fourth[i];
-        any_zero |= a.least[i] < 0;
+    quads fourths = {0};
+    four part;
+    int lowest = 0;
+    for (int i = 0; i < LANES; i += 4) {
+        memcpy(&part, (const float *)&a.fourth + i, sizeof part);
+        fourths += __builtin_convertvector(part, quads);
     }
-    int64_t zeros = any_zero ? zeros_in(r->at, r->n, kind) : 0;
+    for (int i = 0; i < LANES; i++) lowest |= a.least[i];
+    double fourth = fourths[0] + fourths[1] + fourths[2] + fourths[3];
+    int64_t zeros = lowest < 0 ? zeros_in(r->at, r->n, kind) : 0;
     if (!(fourth < 0x1p100 && (fourth > 1e-34 * (double)r->n || zeros == r->n))) {
         add_slowly(s, r, kind);
         return;
@@ -358,32 +474,32 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, 
     move_up(s, r, &a, fourth, zeros);
 }
 
-INLINE void add_run_of(const struct state *s, const struct run *r, enum kind kind, int is_wide) {
+INLINE void add_run_of(const struct state *s, const struct run *r, enum kind kind, enum width w) {
     switch (kind) {
-    case F32: add_run(s, r, F32, is_wide); break;
-    case BF16: add_run(s, r, BF16, is_wide); break;
-    case F16: add_run(s, r, F16, is_wide); break;
-    case F64: add_run(s, r, F64, is_wide); break;
-    case I8: add_run(s, r, I8, is_wide); break;
-    case U8: add_run(s, r, U8, is_wide); break;
-    case E4M3: add_run(s, r, E4M3, is_wide); break;
-    default: add_run(s, r, E5M2, is_wide); break;
+    case F32: add_run(s, r, F32, w); break;
+    case BF16: add_run(s, r, BF16, w); break;
+    case F16: add_run(s, r, F16, w); break;
+    case F64: add_run(s, r, F64, w); break;
+    case I8: add_run(s, r, I8, w); break;
+    case U8: add_run(s, r, U8, w); break;
+    case E4M3: add_run(s, r, E4M3, w); break;
+    default: add_run(s, r, E5M2, w); break;
     }
 }
 
 typedef void (*adder)(const struct state *, const struct run *, enum kind);
 
 static void add_run_plain(const struct state *s, const struct run *r, enum kind k) {
-    add_run_of(s, r, k, 0);
+    add_run_of(s, r, k, PLAIN);
 }
 static adder add_run_best = add_run_plain;
 
 #if HAS_WIDE
 AVX2 static void add_run_avx2(const struct state *s, const struct run *r, enum kind k) {
-    add_run_of(s, r, k, 0);
+    add_run_of(s, r, k, EIGHT);
 }
 AVX512 static void add_run_avx512(const struct state *s, const struct run *r, enum kind k) {
-    add_run_of(s, r, k, 1);
+    add_run_of(s, r, k, WIDE);
 }
 #endif
 
@@ -538,7 +654,7 @@ INLINE uwords with_special(uwords u, enum kind from) {
 }
 
 INLINE int narrow_run(const uint8_t *data, int64_t n, enum kind from, enum kind to, uint8_t *out,
-                      int only_exact) {
+                      int only_exact, enum width width) {
     int all = 1;
     for (int64_t start = 0; start < n; start += CHUNK) {
         int64_t end = start + CHUNK < n ? start + CHUNK : n;
@@ -551,14 +667,15 @@ INLINE int narrow_run(const uint8_t *data, int64_t n, enum kind from, enum kind 
                 memcpy(part, at, (size_t)(take * WIDTH[from]));
                 at = part;
             }
-            uwords code = to_narrow(with_special((uwords)load(at, from), from), to, &lost);
+            uwords raw = (uwords)(width == EIGHT ? load_eights(at, from) : load(at, from));
+            uwords code = to_narrow(with_special(raw, from), to, &lost);
             if (!out) continue;
             uint8_t packed[2 * LANES];
+            halves two = width == EIGHT ? lower_eights(code) : lowered(code);
             if (WIDTH[to] == 2) {
-                halves two = lowered(code);
                 memcpy(packed, &two, sizeof two);
             } else {
-                ubytes single = __builtin_convertvector(lowered(code), ubytes);
+                ubytes single = __builtin_convertvector(two, ubytes);
                 memcpy(packed, &single, sizeof single);
             }
             if (take == LANES) memcpy(out + i * WIDTH[to], packed, (size_t)(LANES * WIDTH[to]));
@@ -570,36 +687,38 @@ INLINE int narrow_run(const uint8_t *data, int64_t n, enum kind from, enum kind 
     return all;
 }
 
-INLINE int narrow_from(const uint8_t *d, int64_t n, enum kind from, enum kind to, uint8_t *o, int x) {
+INLINE int narrow_from(const uint8_t *d, int64_t n, enum kind from, enum kind to, uint8_t *o, int x,
+                       enum width w) {
     switch (to) {
-    case BF16: return narrow_run(d, n, from, BF16, o, x);
-    case F16: return narrow_run(d, n, from, F16, o, x);
-    case E4M3: return narrow_run(d, n, from, E4M3, o, x);
-    default: return narrow_run(d, n, from, E5M2, o, x);
+    case BF16: return narrow_run(d, n, from, BF16, o, x, w);
+    case F16: return narrow_run(d, n, from, F16, o, x, w);
+    case E4M3: return narrow_run(d, n, from, E4M3, o, x, w);
+    default: return narrow_run(d, n, from, E5M2, o, x, w);
     }
 }
 
-INLINE int narrow_of(const uint8_t *d, int64_t n, enum kind from, enum kind to, uint8_t *o, int x) {
+INLINE int narrow_of(const uint8_t *d, int64_t n, enum kind from, enum kind to, uint8_t *o, int x,
+                       enum width w) {
     switch (from) {
-    case F32: return narrow_from(d, n, F32, to, o, x);
-    case BF16: return narrow_from(d, n, BF16, to, o, x);
-    case F16: return narrow_from(d, n, F16, to, o, x);
-    default: return narrow_from(d, n, E4M3, to, o, x);
+    case F32: return narrow_from(d, n, F32, to, o, x, w);
+    case BF16: return narrow_from(d, n, BF16, to, o, x, w);
+    case F16: return narrow_from(d, n, F16, to, o, x, w);
+    default: return narrow_from(d, n, E4M3, to, o, x, w);
     }
 }
 
 typedef int (*narrower)(const uint8_t *, int64_t, enum kind, enum kind, uint8_t *, int);
 static int narrow_plain(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
-    return narrow_of(d, n, f, t, o, x);
+    return narrow_of(d, n, f, t, o, x, PLAIN);
 }
 static narrower narrow_best = narrow_plain;
 
 #if HAS_WIDE
 AVX2 static int narrow_avx2(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
-    return narrow_of(d, n, f, t, o, x);
+    return narrow_of(d, n, f, t, o, x, EIGHT);
 }
 AVX512 static int narrow_avx512(const uint8_t *d, int64_t n, enum kind f, enum kind t, uint8_t *o, int x) {
-    return narrow_of(d, n, f, t, o, x);
+    return narrow_of(d, n, f, t, o, x, PLAIN);
 }
 #endif
 
@@ -717,8 +836,10 @@ static PyObject *stepped(PyObject *module, PyObject *args) {
 /* Take the widest loops this processor runs. */
 static void choose(void) {
 #if HAS_WIDE
+    unsigned a, b, c = 0, d;
+    int has_f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c) {
         add_run_best = add_run_avx2;
         narrow_best = narrow_avx2;
     }
