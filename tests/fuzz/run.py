@@ -60,7 +60,8 @@ def _fuzz(reader: str, folder: Path, seconds: int) -> str:
         sys.executable, HERE / "target.py", reader, folder,
         f"-max_total_time={seconds}", f"-max_len={MAX_INPUT}", f"-timeout={ENDLESS}",
         f"-rss_limit_mb={MEGABYTES}", f"-artifact_prefix={folder}/findings/",
-        "-print_final_stats=1", "-verbosity=1", folder / "corpus", folder / "seeds",
+        "-print_final_stats=1", "-verbosity=1", f"-report_slow_units={ENDLESS}",
+        folder / "corpus", folder / "seeds",
     ]  # fmt: skip
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP")}
     (folder / "findings").mkdir(exist_ok=True)
