@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from makers import container, entry, model_bytes, small_model, write_hub_cache, write_index
 from torch_bytes import (
+    REBUILD,
     Ops,
     archive,
     call,
@@ -34,6 +35,9 @@ from torch_bytes import (
     tensor,
     zipped,
 )  # fmt: skip
+
+from lineage.artifacts.torch_tensors import LISTS
+from lineage.artifacts.torch_tree import MODEL_KEYS
 
 GIB = 1 << 30
 CANARY = "canary"
@@ -197,6 +201,42 @@ def sharing(before: Any, key: Callable[[int], bytes], count: int, size: int) -> 
     return archive(b"\x80\x02" + shared + b"0}(" + before + entries + b"u.")
 
 
+def none(count: int) -> bytes:
+    """A model beside a list of a byte for each of its entries."""
+    model = ops("w") + ops(tensor()) + ops("x")
+    return archive(b"\x80\x02}(" + model + b"](" + b"N" * count + b"eu.")
+
+
+def wrapped(levels: int, size: int) -> bytes:
+    """A model under a model's name in a dict, again and again; a list of `size` lies under all
+    the other names that a model may have, each time.
+    """
+    made = ops({"w": tensor()})
+    for _ in range(levels):
+        beside = b"".join(ops(key) + b"}(" + ops("x") + b"h\0u" for key in MODEL_KEYS[1:])
+        made = b"}(" + ops(MODEL_KEYS[0]) + made + beside + b"u"
+    return archive(b"\x80\x02](" + b"N" * size + b"eq\0" + b"0" + made + b".")
+
+
+def listed(count: int, size: int) -> bytes:
+    """A list of `size` that many calls of TorchScript are given, five bytes a time."""
+    kept = b"](" + b"N" * size + b"e\x85q\0" + b"0" + named(LISTS[0]) + b"q\1" + b"0"
+    model = ops("w") + ops(tensor()) + ops("x")
+    return archive(b"\x80\x02" + kept + b"}(" + model + b"](" + b"h\1h\0R" * count + b"eu.")
+
+
+def many_scales(count: int, size: int) -> bytes:
+    """Quantized tensors of `size` rows that all name one list of scales."""
+    scheme = (named("torch.per_channel_affine"), Ops(b"h\0"), Ops(b"h\0"), 0)
+    stored = storage("0", size + count, "torch.QInt8Storage")
+    tensors = {
+        f"w{n}": call(f"{REBUILD}qtensor", stored, n, (size,), (1,), scheme, False, {})
+        for n in range(count)
+    }
+    kept = b"](" + b"K\1" * size + b"eq\0" + b"0"
+    return archive(b"\x80\x02" + kept + ops(tensors) + b".", {"0": bytes(size + count)})
+
+
 def views(count: int, size: int) -> bytes:
     """Numbers at the end of a deflated storage: each must inflate it by itself."""
     numbers = [tensor((1,), (1,), size // 4 - 1 - n, storage("0", size // 4)) for n in range(count)]
@@ -346,6 +386,9 @@ BOMBS = {
             lambda n: b"J" + struct.pack("<i", n), 60_000, 900_000,
         )),
         "of its storage", "w",
+    ),
+    "many tensors with the same scales": Hostile(
+        in_file("m.pt", lambda f: many_scales(20, 1_000_000)), "name the same scales", "w1"
     ),
     "many views of a deflated storage": Hostile(
         in_file("m.pt", lambda f: views(1000, 100_000_000)), TOO_OFTEN, "10"
@@ -529,6 +572,9 @@ PLACES = {
 COSTLY = {
     "a hundred thousand tensors": in_file("m.safetensors", lambda f: many_tensors(100_000)),
     "scales named by many nodes": in_file("m.onnx", lambda f: scaled(100_000, 1_000_000)),
+    "eight million times None": in_file("m.pt", lambda f: none(8_000_000)),
+    "models in models": in_file("m.pt", lambda f: wrapped(60, 300_000)),
+    "one list in many lists": in_file("m.pt", lambda f: listed(50_000, 300_000)),
 }
 """What is odd but no lie: it is read, and must not cost much more than its size."""
 

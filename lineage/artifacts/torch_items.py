@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from lineage.artifacts.torch_tensors import Pool
 
 _FREE_BYTES, _REPEATED = 64 << 20, 16
-"""Expanded tensors may come to so many bytes, and so many times what is stored, and no more."""
+"""Expanded tensors may come to so many bytes, and so many times what is stored, and no more; scales
+and zero points count as they are held, for many tensors may name the same."""
+
+_AFFINE_BYTES = 64
+"""A scale and a zero point, each a number of Python's and its place."""
 
 _LARGEST = 1e38
 
@@ -51,7 +55,7 @@ class Saved:
         seen: set[Any] = set()
         stored: dict[Any, int] = {}
         items = []
-        total = 0
+        total = affine = 0
         for name, value in tensors:
             view = view_of(value, name, self.file)
             place = (view.storage, view.dtype, view.shape, view.strides, view.start)
@@ -59,10 +63,15 @@ class Saved:
                 continue
             if 0 not in view.shape:
                 seen.add(place)
-            items.append(self.item(name, view))
+            item = self.item(name, view)
+            items.append(item)
             kept = view.storage.pool, view.storage.key
             stored[kept] = max(view.storage.size_bytes, stored.get(kept, 0))
-            total += items[-1].size_bytes
+            total += item.size_bytes
+            affine += 0 if item.affine is None else _AFFINE_BYTES * len(item.affine.scales)
+            if affine > _FREE_BYTES + _REPEATED * self.file.size:
+                reason = f"its tensors name the same scales until they take {affine} bytes"
+                raise FormatError(reason, file=self.file.path, tensor=name)
         if total > _FREE_BYTES + _REPEATED * sum(stored.values()):
             reason = (
                 f"its tensors repeat {sum(stored.values())} stored bytes until they are {total}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lineage.artifacts.pickled import Made
@@ -10,7 +10,7 @@ from lineage.artifacts.torch_tensors import LISTS, is_tensor
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lineage.artifacts.opened import OpenFile
 
@@ -30,9 +30,6 @@ _TRAINING_KEYS = frozenset((
     "best_metric", "history", "extra_state", "param_shapes", "ds_config",
 ))  # fmt: skip
 
-_ITSELF = Made("", ())
-"""The key of what is no part but the whole."""
-
 _MAX_DEPTH = 64
 _MAX_NAME, _MAX_NAMES = 1000, 100_000_000
 
@@ -45,8 +42,9 @@ def named_model(value: Any, file: OpenFile) -> list[tuple[str, Made]]:
     """
     if is_tensor(value):
         return [("tensor", value)]
-    model, left_out = _model(value)
-    found = list(_Walk(file).tensors(model))
+    holders = _holders(value)
+    model, left_out = _model(value, holders)
+    found = list(_Walk(file, holders).tensors(model))
     if not found and left_out:
         reason = f"holds no model, only what training keeps ({', '.join(left_out[:5])})"
         raise FormatError(f"{reason}; give the file with the weights", file=file.path)
@@ -57,39 +55,45 @@ def named_model(value: Any, file: OpenFile) -> list[tuple[str, Made]]:
 
 def named(value: Any, file: OpenFile) -> list[tuple[str, Made]]:
     """Return every tensor in a value, and its name, in the file's order."""
-    return list(_Walk(file).tensors(value))
+    return list(_Walk(file, _holders(value)).tensors(value))
 
 
-def _model(value: Any) -> tuple[Any, list[str]]:
+def _model(value: Any, holders: set[int]) -> tuple[Any, list[str]]:
     """Return the part of a checkpoint that is the model, and the names of what was left out."""
     left_out: list[str] = []
     for _ in range(_MAX_DEPTH):
-        if isinstance(value, list | tuple):
-            value = dict(enumerate(value))
+        if isinstance(value, list | tuple):  # its places are no names that could say more
+            if any(map(_is_optimizer, value)):
+                left_out.append("optimizer state")
+            return [None if _is_optimizer(part) else part for part in value], left_out
         if not isinstance(value, dict):
             break
         if _is_optimizer(value):
             return {}, [*left_out, "optimizer state"]
-        rest = {}
+        kept = {}
         for key, part in value.items():
             if _is_training(key, part):
                 left_out.append(printable(str(key), 40))
             else:
-                rest[key] = part
-        inner = _wrapped(rest)
+                kept[key] = part
+        inner = _wrapped(kept, holders)
         if inner is None:
-            return rest, left_out
+            return kept, left_out
         value = inner
     return value, left_out
 
 
-def _wrapped(value: dict[Any, Any]) -> dict[Any, Any] | None:
+def _wrapped(value: dict[Any, Any], holders: set[int]) -> dict[Any, Any] | None:
     """Return the model if it lies under a known name and nothing but numbers lies beside it."""
-    models = [key for key in MODEL_KEYS if isinstance(value.get(key), dict) and _holds(value[key])]
+    models = [
+        key
+        for key in MODEL_KEYS
+        if isinstance(value.get(key), dict) and _holds(value[key], holders)
+    ]
     if not models:
         return None
-    beside = [part for key, part in value.items() if key not in models]
-    if _holds([part for part in beside if not _is_number(part)]):
+    beside = (part for key, part in value.items() if key not in models)
+    if any(_holds(part, holders) for part in beside if not _is_number(part)):
         return None
     found: dict[Any, Any] = value[models[0]]
     return found
@@ -118,55 +122,83 @@ def _is_number(value: Any) -> bool:
     return value.arguments[2] in ((), (1,))
 
 
-def _holds(value: Any, barren: set[int] | None = None) -> bool:
-    """Return whether there is a tensor in a value.
+def _holds(value: Any, holders: set[int]) -> bool:
+    """Return whether a value is a tensor, or holds one."""
+    value = _opened(value)
+    return is_tensor(value) or id(value) in holders
 
-    Args:
-        value: What is asked of.
-        barren: Values known to hold none, which are passed by; those found here are added, so that
-            many questions about shared parts cost no more than one.
+
+def _holders(value: Any) -> set[int]:
+    """Return the ids of the dicts, lists and tuples in a value that hold a tensor, at any depth.
+
+    They are found in one go, each entry looked at once: parts may be shared by any number of others
+    and hold themselves, so that to ask each of them anew could cost the square of the file.
     """
-    known = set[int]() if barren is None else barren
-    seen: set[int] = set()
-    waiting = [value]
+    value = _opened(value)
+    above: dict[int, list[int]] = {id(value): []}
+    waiting, found = [value], list[int]()
     while waiting:
-        part = waiting.pop()
-        if is_tensor(part):
-            return True
-        if id(part) not in seen and id(part) not in known and (parts := _parts(part)):
-            seen.add(id(part))
-            waiting.extend(inner for _, inner in parts)
-    known |= seen
-    return False
+        outer = waiting.pop()
+        number, is_holder = id(outer), False
+        for _, entry in _parts(outer):
+            part = _opened(entry)
+            if is_tensor(part):
+                is_holder = True
+            elif part and isinstance(part, dict | list | tuple):
+                if id(part) not in above:
+                    above[id(part)] = []
+                    waiting.append(part)
+                above[id(part)].append(number)
+        if is_holder:
+            found.append(number)
+    holders = set[int]()
+    while found:
+        number = found.pop()
+        if number not in holders:
+            holders.add(number)
+            found += above[number]
+    return holders
 
 
-def _parts(value: Any) -> list[tuple[Any, Any]]:
-    """Return the entries of a dict, list or TorchScript object."""
+def _opened(value: Any) -> Any:
+    """Return what TorchScript wraps: a call's list, an object's attributes."""
     if isinstance(value, Made):
         if value.by in LISTS:
-            value = value.arguments[0] if value.arguments else ()
-        elif value.by.startswith("__torch__."):
-            value = value.state
+            return value.arguments[0] if value.arguments else ()
+        if value.by.startswith("__torch__."):
+            return value.state
+    return value
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the entries of a dict, list or tuple; none of anything else."""
     if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, list | tuple):
-        return list(enumerate(value))
-    return [(_ITSELF, value)] if is_tensor(value) else []
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
 @dataclass(slots=True)
 class _Walk:
-    """Goes through values that may share parts or hold themselves, each once."""
+    """Goes through values that may share parts or hold themselves, each once.
+
+    Attributes:
+        file: Where they come from.
+        holders: What holds a tensor; the rest is passed by.
+        letters: Of all names so far.
+    """
 
     file: OpenFile
+    holders: set[int]
     letters: int = 0
-    barren: set[int] = field(default_factory=set)
 
     def tensors(self, value: Any) -> Iterator[tuple[str, Made]]:
         """Yield every tensor and its name, in order.
 
         A part met again is passed over: its tensors would be tied to the ones already there.
         """
+        value = _opened(value)
+        if is_tensor(value):
+            yield "", value
         seen = {id(value)}
         waiting = [iter(_parts(value))]
         names = [""]
@@ -176,11 +208,11 @@ class _Walk:
                 waiting.pop()
                 names.pop()
                 continue
-            key, part = entry
-            if id(part) in seen or not (is_tensor(part) or _parts(part)):
+            key, part = entry[0], _opened(entry[1])
+            if id(part) in seen or not _holds(part, self.holders):
                 continue
             seen.add(id(part))
-            name = self.name(names[-1], key, part)
+            name = self.name(names[-1], key)
             if is_tensor(part):
                 yield name, part
                 continue
@@ -189,15 +221,11 @@ class _Walk:
             waiting.append(iter(_parts(part)))
             names.append(name)
 
-    def name(self, outer: str, key: Any, part: Any) -> str:
+    def name(self, outer: str, key: Any) -> str:
         """Return the name of an entry."""
-        if key is _ITSELF:
-            return outer
         if isinstance(key, bytes) and key.isascii():  # text of Python 2
             key = key.decode()
         if type(key) is not str and type(key) is not int:
-            if not _holds(part, self.barren):
-                return outer
             raise FormatError(
                 f"under '{printable(outer, 80)}', a tensor's key is no text", file=self.file.path
             )

@@ -19,6 +19,14 @@ from formats import TARGETS
 HERE = Path(__file__).parent
 MAX_INPUT = 1 << 15
 
+ENDLESS = 300
+"""Seconds after which an input counts as endless. The clock goes on while the process is paused, so
+it is generous; slow inputs are found by processor time (`target.SLOW`)."""
+
+MEGABYTES = 4096
+"""What a process may take in all: the fuzzer itself grows by some megabytes a second. What an input
+takes is judged by `target.MEMORY`."""
+
 
 def main() -> int:
     """Fuzz until the time is up, going on where an input ended the process."""
@@ -50,8 +58,9 @@ def _fuzz(reader: str, folder: Path, seconds: int) -> str:
     """Run one process until it ends; return its log."""
     command = [
         sys.executable, HERE / "target.py", reader, folder,
-        f"-max_total_time={seconds}", f"-max_len={MAX_INPUT}", "-timeout=5", "-rss_limit_mb=1024",
-        f"-artifact_prefix={folder}/findings/", "-print_final_stats=1", "-verbosity=1",
+        f"-max_total_time={seconds}", f"-max_len={MAX_INPUT}", f"-timeout={ENDLESS}",
+        f"-rss_limit_mb={MEGABYTES}", f"-artifact_prefix={folder}/findings/",
+        "-print_final_stats=1", "-verbosity=1", f"-report_slow_units={ENDLESS}",
         folder / "corpus", folder / "seeds",
     ]  # fmt: skip
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP")}

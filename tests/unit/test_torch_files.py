@@ -137,7 +137,8 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "lists 100000 deep": (
         b"\x80\x02" + b"](" * 100_000 + T + b"e" * 100_000 + b".", "nested more than 64 deep",
     ),
-    "tuples 100000 deep": (b"\x80\x02N" + b"\x85" * 100_000 + b".", "nested more than 64 deep"),
+    "tuples 100000 deep": (b"\x80\x02" + T + b"\x85" * 100_000 + b".", "more than 64 deep"),
+    "tuples 100000 deep, of nothing": (b"\x80\x02N" + b"\x85" * 100_000 + b".", "no tensors"),
     "a key of 2^60 parts": (
         pickle({Ops(b"N" + b"2\x86" * 60): T}), "a tensor's key is no text",
     ),
