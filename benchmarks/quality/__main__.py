@@ -178,7 +178,7 @@ def _score_baselines(
         measured = baselines.measure(paths)
         found = {name: ask(truth, measured) for name, ask in baselines.BASELINES.items()}
         if peer is not None:
-            place = Nameless(work / "run" / "peer", paths, seed=0)
+            place = Nameless(work / "run" / "peer", paths, seed=0, folders_only=True)
             said = peer.pairs(place.paths)
             found["modeldna"] = dna.answer(truth, said)
             unread = dna.unread(truth, said)

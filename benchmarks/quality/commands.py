@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from time import perf_counter
 from typing import Any
 
@@ -33,12 +33,20 @@ class Nameless:
     Of what lies beside the weights only configurations are kept, without the fields that name a
     parent; no card.
 
+    Args:
+        folder: Made anew.
+        models: Model -> where it is.
+        seed: Of the order.
+        folders_only: Whether a lone file gets a folder, for tools that read nothing else.
+
     Attributes:
         folder: Where the models are.
         paths: Model -> its path there.
     """
 
-    def __init__(self, folder: Path, models: Mapping[str, Path], *, seed: int) -> None:
+    def __init__(
+        self, folder: Path, models: Mapping[str, Path], *, seed: int, folders_only: bool = False
+    ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         order = sorted(models)
@@ -46,18 +54,26 @@ class Nameless:
         width = len(str(len(order) - 1))
         self.folder = folder
         self.paths = {
-            name: _placed(models[name], folder / f"m{number:0{width}d}")
+            name: _placed(models[name], folder / f"m{number:0{width}d}", folders_only)
             for number, name in enumerate(order)
         }
-        self._names = {str(path): name for name, path in self.paths.items()}
+        self._names = {path.name: name for name, path in self.paths.items()}
 
     def name(self, path: str) -> str | None:
-        """Return the model at a path; None for what is not of this folder (a hidden parent)."""
-        return self._names.get(path)
+        """Return the model at a path, or of a file in it; None for what is not of this folder."""
+        try:
+            inside = PurePath(path).relative_to(self.folder)
+        except ValueError:
+            return None
+        return self._names.get(inside.parts[0]) if inside.parts else None
 
 
-def _placed(source: Path, target: Path) -> Path:
+def _placed(source: Path, target: Path, folders_only: bool) -> Path:
     """Link a model under another name and return its path."""
+    if source.is_file() and folders_only:
+        target.mkdir()
+        _link(source, target / f"model{source.suffix}")
+        return target
     if source.is_file():
         target = target.with_suffix(source.suffix)
         _link(source, target)

@@ -350,8 +350,10 @@ def test_names_and_cards_tell_nothing(tmp_path: Path) -> None:
         assert not file.is_symlink()
         assert file.is_dir() or b"base" not in file.read_bytes()
     assert not list(place.folder.rglob("README.md"))
+    assert place.name("hidden-1") is None
+    assert place.name(str(place.folder)) is None
     for name, path in place.paths.items():
-        assert place.name(str(path)) == name
+        assert place.name(str(path)) == place.name(str(path / "model.safetensors")) == name
         source = models[name] / "model.safetensors"
         assert (path / "model.safetensors").read_bytes() == source.read_bytes()
     orders = {tuple(Nameless(tmp_path / "run", models, seed=s).paths.items()) for s in range(8)}
