@@ -17,6 +17,9 @@ _FLOAT8, _ALIKE = (0.019, 0.031), 0.15
 """Norm of a rounding to E4M3 over that of the weights, half a step being 1/16 of the power of two
 below: .024 to .027 for values of a bell-shaped law; and how far matrices differ in it."""
 
+_LARGEST = 0.035
+"""Share of the weights' norm above which nobody adds noise: nothing would be left of the model."""
+
 _TOP = 0.03
 """How far, on average, the largest singular value of a core may be above that of a noise."""
 
@@ -51,6 +54,8 @@ def noise(pairing: Pairing) -> Noise | None:
         what chance leaves, and the noise has one strength, by itself or as a share of the weights.
         A mask that drops values at random leaves white differences too, but of many strengths.
     """
+    if pairing.change > _LARGEST:
+        return None
     excesses, shares, sizes = [], [], []
     sized = pairing.is_matrix
     for place in np.flatnonzero(sized & ~pairing.same):
