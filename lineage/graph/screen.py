@@ -147,6 +147,7 @@ class Screen:
             group[[self._place[path] for path in members]] = k
         if len(self.panels) < 2:
             return
+        self._leave_open(group)
         vectors = np.stack([search_vector(self._models[path]) for path in self.paths])
         near = np.abs(vectors @ vectors.T)
         near[group[:, None] == group] = 0
@@ -163,6 +164,17 @@ class Screen:
                 self._related[i, j] = self._related[j, i] = -1
         for i, j in sorted(chosen):
             yield self.paths[i], self.paths[j]
+
+    def _leave_open(self, group: np.ndarray) -> None:
+        """Say nothing of two structures without a form of matrix that both have."""
+        forms = [
+            {tuple(sorted((s[0], int(np.prod(s[1:]))))) for _, s in kind if is_matrix(s)}
+            for kind in (structure(self._models[members[0]]) for members in self.panels)
+        ]
+        for i, j in combinations(range(len(forms)), 2):
+            if not forms[i] & forms[j]:
+                apart = (group[:, None] == i) & (group == j)
+                self._related[apart | apart.T] = -1
 
     def _sharing(self, group: np.ndarray) -> set[tuple[int, int]]:
         """Return pairs across structures with an equal matrix that few models have."""

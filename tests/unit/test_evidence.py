@@ -17,8 +17,8 @@ from lineage.errors import SchemeError
 from lineage.evidence import Comparison, compare_fingerprints
 from lineage.evidence.family import betweenness
 from lineage.evidence.merging import linear_merge
-from lineage.evidence.stacked import stack
 from lineage.evidence.pairing import pair
+from lineage.evidence.stacked import stack
 from lineage.relation import Relation
 
 Model = dict[str, Array]
@@ -56,12 +56,22 @@ def changed(model: Model, alter: Callable[[str, Array], Array]) -> Model:
     }
 
 
-def tuned(model: Model, seed: int, size: float) -> Model:
+def noisy(model: Model, seed: int, size: float) -> Model:
     """Move every weight by noise of `size` times its matrix's norm."""
+    return tuned(model, seed, size, grain=1.0)
+
+
+def tuned(model: Model, seed: int, size: float, grain: float = 0.8) -> Model:
+    """Move every matrix by `size` times its norm: as gradients do, a few directions, and noise."""
     rng = np.random.default_rng([2, seed])
 
     def alter(_: str, weights: Array) -> Array:
-        step = rng.normal(size=weights.shape)
+        step = grain * rng.normal(size=weights.shape)
+        if grain < 1 and weights.ndim > 1:
+            rows, cols = len(weights), weights[0].size
+            strength = np.array([3.0, 1.5, 1.0]) * min(rows, cols) ** 0.5 / 4
+            few = (rng.normal(size=(rows, 3)) * strength) @ rng.normal(size=(3, cols))
+            step = step + (few / 3).reshape(weights.shape)
         return weights + step * size * np.linalg.norm(weights) / np.linalg.norm(step)
 
     return changed(model, alter)
@@ -238,6 +248,26 @@ def test_a_merged_adapter_and_its_rank(rank: int, storage: str) -> None:
         found = both_ways(parent, child)
         assert kind(found) == (True, "finetune", "low_rank", "a->b")
         assert found.rank == rank
+
+
+@pytest.mark.parametrize("size", [0.001, 0.01, 0.03])
+def test_noise_is_called_noise_whatever_it_was_scaled_by(size: float) -> None:
+    assert kind(both_ways(BASE, noisy(BASE, 1, size)))[:2] in {
+        (True, "noised"),
+        (True, "quantized"),  # of an 8-bit float's strength
+    }
+    even = changed(
+        BASE, lambda _, w: w + size * 0.03 * np.random.default_rng(4).normal(size=w.shape)
+    )
+    assert kind(both_ways(BASE, even))[:2] == (True, "noised")
+
+
+def test_masks_and_large_changes_are_no_noise() -> None:
+    assert both_ways(BASE, noisy(BASE, 1, 0.1)).relation != "noised"
+    rng = np.random.default_rng(5)
+    moved = tuned(BASE, 1, 0.02)
+    dropped = {n: np.where(rng.random(w.shape) < 0.5, w, BASE[n]) for n, w in moved.items()}
+    assert both_ways(BASE, dropped).relation != "noised"
 
 
 def test_a_full_change_has_no_low_rank() -> None:

@@ -293,7 +293,7 @@ def test_every_kind_of_verdict(first: Family) -> None:
     assert verdict_of(first, "base-sft-code-v2", "base")[0] == "confirmed"
     assert "base-sft-code" in verdict_of(first, "base-sft-code-v2", "base")[1]
     assert verdict_of(first, "base-sft-code", "some-org/base")[0] == "confirmed"
-    verdict, words = verdict_of(first, "base", "base-sft-code")
+    verdict, words = verdict_of(first, "base", "docs-lora")
     assert verdict == "contradicted"
     assert "other way round" in words
     verdict, words = verdict_of(first, "docs-lora", "base-sft-code")
