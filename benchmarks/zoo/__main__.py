@@ -1,6 +1,6 @@
 """Makes families of real trained networks, and the truth about who came from whom.
 
-    python benchmarks/zoo [--out DIR] [--only FAMILY ...] [--small] [--large] [--seed N] [--check]
+    python benchmarks/zoo [--out DIR] [--only FAMILY ...] [--small] [--seed N] [--jobs N]
 
 What is there already is kept. Progress goes to stderr, a line for each family to stdout. Exit
 status 1 if a check of the truth fails, 3 if something could not be had.
@@ -22,14 +22,13 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 import fetch  # noqa: E402 - from the folder above
-from recipes import FAMILIES, Family  # noqa: E402 - needs the paths above
+from recipes import FAMILIES, Family, small  # noqa: E402 - needs the paths above
 
 
 def main() -> int:
     options = _options()
-
-    families = list(FAMILIES.values())
-    chosen = [f for f in families if (f.name in options.only if options.only else not f.is_large)]
+    families = list(small().values() if options.small else FAMILIES.values())
+    chosen = [f for f in families if not options.only or f.name in options.only]
     unknown = set(options.only) - {f.name for f in families}
     if unknown:
         print(f"zoo: no such family: {', '.join(sorted(unknown))}", file=sys.stderr)
@@ -73,7 +72,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=fetch.CACHE / "zoo", help="where models go")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="these families")
     parser.add_argument("--small", action="store_true", help="two families of few models")
-    parser.add_argument("--large", action="store_true", help="also the large family")
     parser.add_argument("--seed", type=int, default=0, help="draw everything anew")
     parser.add_argument("--jobs", type=int, default=2, help="families at a time")
     return parser.parse_args()

@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from training import TRAINERS, Shop
 
 _SHARDS = 3
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+"""Ends of the names of what batch normalization counts."""
 Record = dict[str, Any]
 
 
@@ -157,11 +159,16 @@ def _record(family: Family, row: Row, made: Made, parents: list[Model]) -> Recor
 
 
 def change(parent: Weights, child: Weights) -> float | None:
-    """Return the norm of the change over the norm of the parent, over tensors of equal shape."""
+    """Return the norm of the change over the norm of the parent.
+
+    Tensors of another shape and what is counted rather than trained are left out.
+    """
     moved = total = 0.0
     for name, tensor in parent.items():
         other = child.get(name)
         if other is None or other.shape != tensor.shape or not tensor.is_floating_point():
+            continue
+        if name.endswith(STATISTICS):
             continue
         wide = tensor.double()
         moved += float((other.double() - wide).square().sum())

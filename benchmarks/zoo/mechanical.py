@@ -93,12 +93,15 @@ def copied(_bench: Bench, parents: Sequence[Model]) -> Made:
 
 
 def cast(_bench: Bench, parents: Sequence[Model], to: str) -> Made:
-    """Store every number in fewer bits."""
+    """Store every number in fewer bits; where nothing is lost, the child is a copy."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[to]
-    weights = {
-        n: t.to(dtype) if t.is_floating_point() else t for n, t in parents[0].weights.items()
-    }
-    return Made(replace(parents[0], weights=weights), ("quantized", to), notes={"to": to})
+    before = parents[0].weights
+    weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in before.items()}
+    answer: Answer = ("quantized", to)
+    if all(torch.equal(before[name].double(), weights[name].double()) for name in before):
+        is_stored_so = all(before[name].dtype == weights[name].dtype for name in before)
+        answer = ("identical", "same" if is_stored_so else "cast")
+    return Made(replace(parents[0], weights=weights), answer, notes={"to": to})
 
 
 def quantized(bench: Bench, parents: Sequence[Model], scheme: str, stored: str = "fp32") -> Made:
