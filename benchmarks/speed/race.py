@@ -104,7 +104,7 @@ def race(
         cold: Drop the files from the page cache before every single run instead.
     """
     files = tuple(files)
-    order = random.Random(seed)  # noqa: S311
+    order = random.Random(seed)
     for entrant in result.entrants:
         if entrant.missing:
             result.errors[entrant.name] = entrant.missing
