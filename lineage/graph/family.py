@@ -11,6 +11,7 @@ import networkx as nx
 from lineage.evidence.direction import CLEAR_CHANGE
 from lineage.evidence.family import Merge, Stack, betweenness, linear_merge, merge_misfit, stack
 from lineage.graph.base import Edge, Undetermined, between
+from lineage.graph.structure import Joiner, followers, put_together, without_rings
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -38,16 +39,29 @@ class Family:
         self.unclear: list[Undetermined] = []
         rest = self._collapse_copies(list(members))
         rest = self._attach_reduced(rest)
-        if len(rest) < 2:
-            return
         # In an order of their own contents, so that names and input order cannot matter.
         rest.sort(key=lambda path: models[path].value_id)
-        family = stack([models[path] for path in rest])
+        rest = self._attach_put_together(rest)
+        joined = Joiner(models, self.between, self._solved).join(rest)
+        self.edges = without_rings([*self.edges, *joined])
+
+    def _solve(self, rest: list[str]) -> None:
+        """Find the edges among models that can be compared weight by weight."""
+        if len(rest) < 2:
+            return
+        family = stack([self.models[path] for path in rest])
         if family is None:
             self._pairwise(rest)
             return
         merges = self._attach_merges(rest, family)
         self._grow_tree(rest, family, merges)
+
+    def _solved(self, rest: list[str]) -> list[Edge]:
+        """Return those edges, and keep them nowhere."""
+        count = len(self.edges)
+        self._solve(rest)
+        found, self.edges = self.edges[count:], self.edges[:count]
+        return found
 
     def between(self, a: str, b: str) -> Comparison:
         """Return what was found between two models, seen from `a`."""
@@ -88,6 +102,7 @@ class Family:
                 for parent in members
                 if parent != child
                 and (found := self.between(parent, child)).relation in reduced
+                and not found.structure
                 and found.direction == "a->b"
             ]
             if not sources:
@@ -98,6 +113,24 @@ class Family:
             assert found.relation is not None
             self.edges.append(Edge(parent, child, found.relation, found.how, None, _CERTAIN))
         return rest
+
+    def _attach_put_together(self, members: list[str]) -> list[str]:
+        """Hang models that are others' layers on these, and what came from them on them."""
+        made = put_together(members, self.models)
+        for child, parents in made.items():
+            for parent, share in parents:
+                self.edges.append(
+                    Edge(parent, child, Relation.MERGE, "passthrough", share, _CERTAIN)
+                )
+        came_from = followers(made, members, self.between)
+        for origin in made:
+            came = [path for path in members if came_from.get(path) == origin]
+            found = [edge for edge in self._solved([*came, origin]) if edge.child != origin]
+            for child in set(came) - {edge.child for edge in found}:
+                how = self.between(origin, child).step or "full"
+                found.append(Edge(origin, child, Relation.FINETUNE, how, None, _LONE_PAIR))
+            self.edges += found
+        return [path for path in members if path not in made and path not in came_from]
 
     def _attach_merges(self, rest: list[str], family: Stack) -> dict[int, Merge]:
         """Find the weighted means.
