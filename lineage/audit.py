@@ -107,9 +107,13 @@ def _leans_back(seen: Comparison) -> bool:
     """Whether the weights lean the other way, and nothing mechanical says so.
 
     A lean can confirm what somebody signed, but it is not enough to accuse: a child that unlearned
-    much of its base looks like its base's base.
+    much of its base looks like its base's base. Nor is it that one model has more rows, layers or
+    units: adding and leaving out look alike from the two sides.
     """
-    return seen.direction == "b->a" and seen.relation is Relation.FINETUNE
+    is_plausible = (seen.relation, seen.how) in {
+        (Relation.EXPANDED, "vocabulary"), (Relation.PRUNED, "depth"), (Relation.PRUNED, "width"),
+    }  # fmt: skip
+    return seen.direction == "b->a" and (seen.relation is Relation.FINETUNE or is_plausible)
 
 
 def _direction(seen: Comparison) -> Any:

@@ -14,8 +14,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
-__all__ = ["Part", "canonical_name", "is_reordered_for_rotation", "parts_of"]
+__all__ = [
+    "Layered", "Part", "canonical_name", "is_no_weight", "is_reordered_for_rotation", "layered",
+    "parts_of",
+]  # fmt: skip
 
 
 def _set(words: str) -> frozenset[str]:
@@ -210,6 +214,44 @@ def _layer(words: list[str]) -> tuple[str | None, list[str]]:
         words = words[1:]
     found = _NUMBERED.fullmatch(words[0]) if len(words) > 1 else None
     return (found[1], words[1:]) if found else (None, words)
+
+
+class Layered(NamedTuple):
+    """A canonical name, taken apart at its first number."""
+
+    stack: str
+    number: int
+    role: str
+
+
+_LAYERED = re.compile(r"(?:(.*?)\.)?(\d{1,6})\.(.+)", re.DOTALL)
+
+
+def layered(name: str) -> Layered | None:
+    """Take a tensor's name apart where it is one of a numbered layer.
+
+    Example:
+        >>> layered("model.layers.3.mlp.up_proj.weight")
+        Layered(stack='blk', number=3, role='ffn_up.weight')
+    """
+    found = _LAYERED.fullmatch(canonical_name(name))
+    return Layered(found[1] or "", int(found[2]), found[3]) if found else None
+
+
+_NO_WEIGHT = re.compile(
+    r"(?:.*[./])?(?:optimizer|optim|optimizer_states?|optimizer_state_dict|exp_avg|exp_avg_sq"
+    r"|max_exp_avg_sq|momentum_buffer|inv_freq|cos_cached|sin_cached|rotary_emb|position_ids"
+    r"|num_batches_tracked|relative_position_index)(?:[./].*)?",
+    re.DOTALL,
+)
+
+
+def is_no_weight(name: str) -> bool:
+    """Whether a name is of optimizer state, or of a table that a constructor or data filled.
+
+    Such tensors are alike between strangers: second moments are all positive, tables all the same.
+    """
+    return bool(_NO_WEIGHT.fullmatch(name))
 
 
 _GGUF = re.compile(r"blk\.\d+\.attn_[qk]\.(?:weight|bias)", re.ASCII)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lineage.errors import SchemeError
-from lineage.evidence.base import Comparison, Direction, Evidence
+from lineage.evidence.base import Comparison, Direction, Evidence, Layers
+from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
     CLEAR_SHARE,
     EVEN_SHARE,
@@ -17,11 +16,14 @@ from lineage.evidence.direction import (
     orthogonality,
 )
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy
+from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
 from lineage.evidence.noise import noise
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import Reduction, pruned, quantized
+from lineage.evidence.vocabulary import vocabulary
+from lineage.evidence.width import width
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.relation import Relation
 
@@ -36,6 +38,9 @@ that is two trainings from one initialisation, not two fine-tunes of one model."
 
 SIBLING_CHANGE = 0.08
 """A lighter change leans on its start by too much, too often, to be told from a sibling's."""
+
+FROZEN_SHARE = 0.01
+"""Of the values of all matrices: less is a table that no training moves, and not a choice."""
 
 CONTINUED_CHANGE = 0.5
 """A full fine-tune that moved the weights by more than this share of their norm."""
@@ -60,8 +65,8 @@ def compare(
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     """Say what two models are to each other.
 
-    Exact evidence first (digests), then lattices and zeros, then statistics; the relation before
-    the direction. What is not clear is None.
+    Exact evidence first (digests), then structure, lattices and zeros, then statistics; the
+    relation before the direction. What is not clear is None.
 
     Raises:
         SchemeError: If their sketches were made by two schemes.
@@ -88,15 +93,19 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     )
     if not base.related:
         return base
-    # 4. Fewer levels, or zeros: the child is certain.
+    # 4. Other layers, rows or experts: what was made of what shows in what each has.
+    found = _restructured(base, pairing, kin)
+    if found is not None:
+        return found
+    # 5. Fewer levels, or zeros: the child is certain.
     reduction = quantized(pairing) or pruned(pairing)
     if reduction is not None:
         return _reduced(base, reduction)
-    # 5. Noise, or the rounding of every value by the same share of it.
+    # 6. Noise, or the rounding of every value by the same share of it.
     found = _noised(base, pairing)
     if found is not None:
         return found
-    # 6. A training step: what kind, then which way.
+    # 7. A training step: what kind, then which way.
     return _trained(base, pairing, kin)
 
 
@@ -110,6 +119,35 @@ def _kinship_evidence(kin: Kinship) -> Evidence:
         exactly = "to the bit" if kin.is_bitwise else "within rounding"
         words += f", and {kin.equal_share:.0%} of the values are equal {exactly}"
     return Evidence("kinship-v1", words, kin.cosine, kin.log10_p, NULL)
+
+
+def _restructured(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison | None:
+    """Name a change of structure, and its direction where all that changed agrees on it."""
+    seen = [room(pairing) for room in (depth, experts, width, vocabulary)]
+    found = [structure for structure in seen if structure is not None]
+    if not found:
+        return None
+    change = base.change or 0.0
+    base = replace(
+        base,
+        step=_how(pairing, low_rank(pairing), change),
+        equal_share=kin.equal_share,
+        structure=tuple(structure.kind for structure in found),
+        layers=tuple(Layers(m.stack, m.every) for m in pairing.maps),
+        evidence=(*(structure.evidence for structure in found), *base.evidence),
+    )
+    directions = {structure.direction for structure in found}
+    if len(directions) > 1 or None in directions:
+        return base
+    return replace(
+        base,
+        relation=found[0].relation,
+        how=found[0].how,
+        direction=found[0].direction,
+        margin=1.0 if found[0].direction == "a->b" else -1.0,
+        share=1.0 if found[0].direction == "a->b" else -1.0,
+        is_exact=bool(pairing.equal.all()) and all(structure.is_whole for structure in found),
+    )
 
 
 def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
@@ -207,7 +245,8 @@ def _beside(pairing: Pairing) -> list[Evidence]:
 def _how(pairing: Pairing, adapter: LowRank | None, change: float) -> str:
     if adapter is not None:
         return "low_rank"
-    if bool(np.any(pairing.same & pairing.is_matrix)):
+    size = pairing.size[pairing.is_matrix]
+    if float(size[pairing.same[pairing.is_matrix]].sum()) >= FROZEN_SHARE * float(size.sum()) > 0:
         return "partial"
     return "continued" if change > CONTINUED_CHANGE else "full"
 

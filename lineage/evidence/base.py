@@ -44,6 +44,44 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Structure:
+    """One model has other tensors than the other, as if made of it in a known way.
+
+    Attributes:
+        kind: `depth`, `experts`, `width` or `vocabulary`.
+        relation: None where both have what the other lacks: neither was made of the other alone.
+        how: A detail from `relation.HOW`, or None.
+        direction: Likewise.
+        is_whole: Whether, as far as this kind goes, all of the child's weights are the parent's
+            still.
+        evidence: Why.
+    """
+
+    kind: str
+    relation: Relation | None
+    how: str | None
+    direction: Direction | None
+    is_whole: bool
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Which layers of one stack of two models are one, by their numbers."""
+
+    stack: str
+    pairs: tuple[tuple[int, int], ...]
+
+    def reversed(self) -> Layers:
+        """Return the same with the two models' places changed."""
+        return Layers(self.stack, tuple(sorted((b, a) for a, b in self.pairs)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"stack": self.stack, "pairs": [list(pair) for pair in self.pairs]}
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """What two models are to each other, from their fingerprints alone.
 
@@ -65,6 +103,9 @@ class Comparison:
             anew and the same within rounding.
         score: 1 is surely related, 0 is surely not; orders pairs, is not a probability.
         is_exact: Whether the relation follows from digests and not from a measurement.
+        structure: In what their structures differ, of `depth`, `experts`, `width`, `vocabulary`;
+            weights of the two can be told apart one by one only where this is empty.
+        layers: Which layers are one, stack by stack, where that is not simply those of one number.
         evidence: Why, strongest first.
     """
 
@@ -81,6 +122,8 @@ class Comparison:
     equal_share: float = 0.0
     score: float = 0.0
     is_exact: bool = False
+    structure: tuple[str, ...] = ()
+    layers: tuple[Layers, ...] = ()
     evidence: tuple[Evidence, ...] = ()
 
     @property
@@ -104,6 +147,7 @@ class Comparison:
             direction=turned.get(self.direction),
             margin=-self.margin,
             share=-self.share,
+            layers=tuple(layers.reversed() for layers in self.layers),
             evidence=swapped,
         )
 
@@ -117,6 +161,7 @@ class Comparison:
             "score": _rounded(self.score),
             "change": _rounded(self.change),
             "rank": self.rank,
+            "layers": [layers.to_json() for layers in self.layers],
             "log10_p": _rounded(self.log10_p),
             "null": self.null,
             "evidence": [e.to_json() for e in self.evidence],

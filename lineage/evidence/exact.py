@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lineage.artifacts.dialects import is_no_weight
 from lineage.evidence.base import Comparison, Evidence
+from lineage.evidence.matching import COUNTS
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
+    from lineage.evidence.matching import Table
     from lineage.evidence.pairing import Pairing
     from lineage.fingerprints import Fingerprint, TensorPrint
-
-_COUNTS = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
-"""Dtypes of positions, counters and masks."""
 
 _SPELLED = {"BF16": "bf16", "F16": "fp16"}
 
@@ -45,7 +45,7 @@ def converted(pairing: Pairing) -> Comparison | None:
     rounding (see `Pairing.same`). What only one of the two has must hold no weights: whole numbers
     (positions, counters), a single value, or one value repeated (masks).
     """
-    if not pairing.is_matrix.any() or not pairing.same.all():
+    if not pairing.is_matrix.any() or not pairing.same.all() or pairing.maps:
         return None
     if any(left_over(pairing)):
         return None
@@ -74,17 +74,23 @@ def converted(pairing: Pairing) -> Comparison | None:
 
 
 def left_over(pairing: Pairing) -> tuple[int, int]:
-    """Count the weights that only the first has, and those that only the second has."""
-    one, other = pairing.first, pairing.second
-    return (
-        sum(_is_weight(one.tensors[place]) for place in one.left_over(pairing.a)),
-        sum(_is_weight(other.tensors[place]) for place in other.left_over(pairing.b)),
-    )
+    """Count the weights that only the first has, and those that only the second has.
+
+    What is stored twice, as an embedding that is the head too, counts once.
+    """
+    return _left_over(pairing.first, pairing.a), _left_over(pairing.second, pairing.b)
+
+
+def _left_over(of: Table, used: tuple[int, ...]) -> int:
+    stored = {of.tensors[place].value for place in used}
+    left = (of.tensors[place] for place in of.left_over(used))
+    return sum(_is_weight(tensor) and tensor.value not in stored for tensor in left)
 
 
 def _is_weight(tensor: TensorPrint) -> bool:
     is_flat = tensor.sketch is not None and tensor.sketch.is_flat
-    return tensor.size > 1 and tensor.dtype not in _COUNTS and not is_flat
+    is_counted = tensor.dtype in COUNTS or is_no_weight(tensor.name)
+    return tensor.size > 1 and not is_counted and not is_flat
 
 
 def rounded_copy(pairing: Pairing) -> Comparison | None:

@@ -8,13 +8,20 @@ or sums of squares and fourth powers that agree to eight and five digits.
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from lineage.artifacts.dialects import canonical_name, is_reordered_for_rotation
+from lineage.artifacts.dialects import (
+    canonical_name,
+    is_no_weight,
+    is_reordered_for_rotation,
+    layered,
+)
+from lineage.evidence.layers import StackMap, differ, layer_maps, relabelled
 from lineage.fingerprints.base import TensorPrint
 from lineage.fingerprints.sketch import FAST, Layout
 
@@ -33,6 +40,13 @@ do not follow (the kernel of a convolution in another layout, rows that a conver
 
 NEAR = 0.5
 """A cosine that two unrelated matrices never reach."""
+
+COUNTS = frozenset({"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"})
+"""Dtypes of positions, counters and masks."""
+
+WAVE_AGREES = 1e-5
+"""Relative difference that rounding leaves in the sum of squares of a table of sines and cosines,
+also where it is stored in half precision: of many values the errors cancel."""
 
 ENERGY_AGREES, FOURTH_AGREES = 1e-7, 3e-5
 """Relative differences that summing the same values in another order leaves at most in the sum of
@@ -57,6 +71,8 @@ class Table:
     Attributes:
         whole: How many of the places are tensors as they are stored.
         parts: Place of a fused tensor -> the places of what it holds.
+        is_matrix: Which places are weights that tell one training run from another: wide enough,
+            and neither counters, optimizer state nor tables that a constructor fills.
     """
 
     def __init__(self, fingerprint: Fingerprint) -> None:
@@ -77,8 +93,33 @@ class Table:
         self.energy = np.array([0.0 if t.sketch is None else t.sketch.energy for t in tensors])
         self.sizes = np.array([t.size for t in tensors], np.float64)
         self.is_flat = [is_flat(t) for t in tensors]
+        self.is_matrix = np.array([_is_weight(t) for t in tensors], np.bool_)
         self.names = tuple(t.name for t in tensors)
         self.shapes = tuple(t.shape for t in tensors)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The tensors' canonical names."""
+        return tuple(canonical_name(name) for name in self.names)
+
+    @cached_property
+    def layers(self) -> dict[str, dict[int, dict[str, int]]]:
+        """Stack of layers -> number -> what a tensor is called in the layer -> its place."""
+        found: dict[str, dict[int, dict[str, int]]] = {}
+        for place in range(self.whole):
+            if (at := layered(self.names[place])) is not None:
+                found.setdefault(at.stack, {}).setdefault(at.number, {})[at.role] = place
+        return found
+
+    @cached_property
+    def layer_numbers(self) -> NDArray[np.intp]:
+        """One number for each layer of each stack, place by place; -1 outside of all."""
+        numbers = np.full(len(self.tensors), -1, np.intp)
+        layers = [layer for stack in self.layers.values() for layer in stack.values()]
+        for number, layer in enumerate(layers):
+            for place in layer.values():
+                numbers[[place, *self.parts.get(place, ())]] = number
+        return numbers
 
     def cores(self, places: Iterable[int], turned: Iterable[bool] = ()) -> NDArray[np.float32]:
         """Return the cores of some tensors, one after the other, some of them transposed."""
@@ -142,6 +183,19 @@ def is_matrix(shape: tuple[int, ...]) -> bool:
     return len(extents) >= 2 and int(np.prod(extents)) >= 64
 
 
+def _is_weight(tensor: TensorPrint) -> bool:
+    if tensor.dtype in COUNTS or not is_matrix(tensor.shape):
+        return False
+    return not (is_no_weight(tensor.name) or _is_wave(tensor))
+
+
+def _is_wave(tensor: TensorPrint) -> bool:
+    """Whether it is a table of positions: sin^2 + cos^2 is 1, so half of all squares' sum."""
+    if tensor.sketch is None or tensor.size < 64 or tensor.nonfinite:
+        return False
+    return abs(2 * tensor.sketch.energy / tensor.size - 1) <= WAVE_AGREES
+
+
 def is_flat(tensor: TensorPrint) -> bool:
     """Whether it has no two different values but zero: such tensors are alike by convention."""
     return tensor.sketch is None or tensor.sketch.is_flat
@@ -160,34 +214,64 @@ def agree(one: TensorPrint, other: TensorPrint) -> bool:
     )
 
 
-def match(first: Table, second: Table) -> list[Match]:
+def match(first: Table, second: Table, maps: Sequence[StackMap] | None = None) -> list[Match]:
     """Say which tensor is which: by name, by equal values, by name in any dialect, by nearness.
 
     Tensors match only where one can be the other or its transpose. A fused tensor whose like the
     other model does not have is matched part by part.
+
+    Args:
+        first: One model.
+        second: The other.
+        maps: Which layers are one, where that is known; else they are looked for where the two
+            have other numbers of layers.
     """
-    if first.names == second.names and first.shapes == second.shapes:
+    if maps is None:
+        maps = layer_maps(first, second) if differ(first, second) else ()
+    if not maps and first.names == second.names and first.shapes == second.shapes:
         return _oriented(first, second, [Match(i, i) for i in range(first.whole)])
-    return _Matcher(first, second).matches()
+    return _Matcher(first, second, maps).matches()
+
+
+def repeats(first: Table, second: Table, maps: Iterable[StackMap]) -> list[Match]:
+    """Match the tensors of layers that are one of the other's layers, which is matched already."""
+    found = []
+    for of in maps:
+        ours, theirs = first.layers[of.stack], second.layers[of.stack]
+        for i, j in of.repeats_a + of.repeats_b:
+            both = ours[i].keys() & theirs[j].keys()
+            found += [
+                Match(ours[i][role], theirs[j][role])
+                for role in sorted(both)
+                if first.shapes[ours[i][role]] == second.shapes[theirs[j][role]]
+            ]
+    return found
 
 
 class _Matcher:
     """Takes tensors off two lists, the surest matches first."""
 
-    def __init__(self, first: Table, second: Table) -> None:
+    def __init__(self, first: Table, second: Table, maps: Sequence[StackMap]) -> None:
         self.first, self.second = first, second
+        self.labels = {id(first): list(first.labels), id(second): list(second.labels)}
+        for place, label in relabelled(second, maps):
+            self.labels[id(second)][place] = label
+        self.is_mapped = bool(maps)
         self.free_a, self.free_b = set(range(first.whole)), set(range(second.whole))
         self.found: list[Match] = []
 
     def matches(self) -> list[Match]:
         """Return all matches."""
         first, second = self.first, self.second
-        self._take(lambda of, i: (of.names[i], of.shapes[i]))
+        if self.is_mapped:
+            self._take(lambda of, i: (self._label(of, i), of.shapes[i]))
+        else:
+            self._take(lambda of, i: (of.names[i], of.shapes[i]))
         self._take(lambda of, i: (of.tensors[i].value, of.shapes[i]))
         sure = len(self.found)
-        self._take(lambda of, i: (canonical_name(of.names[i]), of.form(i)))
+        self._take(lambda of, i: (self._label(of, i), of.form(i)))
         self._split()
-        self._take(lambda of, i: (canonical_name(of.names[i]), of.form(i)))
+        self._take(lambda of, i: (self._label(of, i), of.form(i)))
         self.found = _oriented(first, second, self.found)
         by_name = self.found[sure:]
         doubtful = [m for m in by_name if self._is_far(m)]
@@ -200,6 +284,9 @@ class _Matcher:
         self._reordered()
         self._add(m for m in doubtful if not self._is_reordered(m))
         return sorted(self._without_torn())
+
+    def _label(self, of: Table, place: int) -> str:
+        return self.labels[id(of)][place]
 
     def _take(self, key: Callable[[Table, int], object]) -> None:
         """Match what has one key that nothing else of its model has."""
@@ -223,7 +310,7 @@ class _Matcher:
     def _is_far(self, found: Match) -> bool:
         """Whether two matrices of one name have little else in common."""
         i, j = found.a, found.b
-        if not (self.first.usable[i] and self.second.usable[j] and is_matrix(self.first.shapes[i])):
+        if not (self.first.usable[i] and self.second.usable[j] and self.first.is_matrix[i]):
             return False
         x, y = self.first.matrix(i), self.second.matrix(j)
         return _cosine(x, y.T if found.way == "turned" else y) <= NEAR
@@ -256,7 +343,7 @@ class _Matcher:
         return [(i, j) for i, j in pairs if agree(self.first.tensors[i], self.second.tensors[j])]
 
     def _is_named_alike(self, i: int, j: int) -> bool:
-        return canonical_name(self.first.names[i]) == canonical_name(self.second.names[j])
+        return self._label(self.first, i) == self._label(self.second, j)
 
     def _without_torn(self) -> list[Match]:
         """Drop the parts of a tensor that was matched whole after all."""
@@ -292,7 +379,7 @@ def _is_turned(first: Table, second: Table, i: int, j: int) -> bool:
         return False
     if one.rows != one.cols:
         return True
-    if not (first.usable[i] and second.usable[j] and is_matrix(first.shapes[i])):
+    if not (first.usable[i] and second.usable[j] and first.is_matrix[i]):
         return False
     if first.tensors[i].value and first.tensors[i].value == second.tensors[j].value:
         return False
@@ -324,7 +411,7 @@ def _nearest(first: Table, second: Table, free_a: set[int], free_b: set[int]) ->
 def _by_form(of: Table, places: set[int]) -> dict[tuple[int, ...], list[int]]:
     found: dict[tuple[int, ...], list[int]] = {}
     for place in sorted(places):
-        if of.usable[place] and is_matrix(of.shapes[place]):
+        if of.usable[place] and of.is_matrix[place]:
             found.setdefault(of.form(place), []).append(place)
     return found
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lineage.evidence.affine import affine_merge, affine_merges
 from lineage.evidence.base import Merge
 from lineage.evidence.sparsified import sparsified_merge
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
     from lineage.evidence.stacked import Stack
 
-__all__ = ["Merge", "find_merges", "linear_merge", "merge_misfit"]
+__all__ = ["Merge", "find_merges", "linear_merge"]
 
 
 def find_merges(family: Stack) -> dict[int, Merge]:
@@ -58,16 +56,3 @@ def _after(merges: dict[int, Merge], start: int) -> set[int]:
 def linear_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | None:
     """Write one model as a convex combination of at least two of some others, down to rounding."""
     return affine_merge(family, child, others)
-
-
-def merge_misfit(family: Stack, root: int, merge: Merge, end: int) -> float:
-    """Return how badly a model fits as a descendant of a merge; at most 1 is a fit.
-
-    What was trained on from a merge still has each ingredient in it with the merge's coefficient;
-    a sibling of one ingredient has that one alone.
-    """
-    parents = [p for p in merge.parents if p != root]
-    steps = family.cores[parents] - family.cores[root]
-    found = np.linalg.lstsq(steps.T, family.cores[end] - family.cores[root], rcond=None)[0]
-    expected = [c for p, c in zip(merge.parents, merge.coefficients, strict=True) if p != root]
-    return float(np.max(np.abs(found - expected))) / 0.15

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.artifacts.base import BLOCKS
-from lineage.evidence.matching import Match, Table, Way, agree, is_matrix, match, table
+from lineage.evidence.layers import NEAR, StackMap, differ, layer_maps, relabelled
+from lineage.evidence.matching import Match, Table, Way, agree, match, repeats, table
 from lineage.fingerprints.lattice import ROUNDING
+from lineage.fingerprints.sketch import Layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +32,28 @@ single. That leaves 3e-8 for small tensors and up to 1e-6 for the tallest seen (
 either kernel). A change by one part in 100,000 of the norm leaves 1e-5, within a third."""
 
 
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """Two matrices of one name of which one has more rows, or more columns.
+
+    The buckets of a sketch go round by the index, and the signs depend on nothing else. So the
+    core of a matrix with rows after another's is that one's core and the core of the new rows.
+
+    Attributes:
+        a: Place in the first table.
+        b: Place in the second.
+        axis: 0 where the rows differ, 1 where the columns do.
+        extents: How many the first has, and the second.
+        cross: Inner product of the two, as if what is missing were zeros.
+    """
+
+    a: int
+    b: int
+    axis: int
+    extents: tuple[int, int]
+    cross: float
+
+
 @dataclass(frozen=True)
 class Pairing:
     """Two models, tensor by tensor.
@@ -38,9 +62,9 @@ class Pairing:
         a: Places in the first table of the tensors both have.
         b: Places in the second, in the same order.
         size: Values in each.
-        is_matrix: At least two dimensions above 1 and 64 values, and not one repeated value: two
-            independent models do not agree in such a tensor by convention, as they do in gains of
-            1, biases of 0 and masks.
+        is_matrix: At least two dimensions above 1 and 64 values, and not one repeated value, nor
+            a table that is filled and not trained: two independent models do not agree in such a
+            tensor by convention, as they do in gains of 1, biases of 0 and masks.
         way: How the second tensor lies: see `matching.Way`.
         equal: Bitwise the same values.
         same: Equal, or in another layout and the same within rounding, where no digest can tell.
@@ -48,6 +72,7 @@ class Pairing:
         energy_b: Exact squared norms.
         energy_d: Estimated squared norms of the differences; 0 where the same.
         cross: Inner products of the sketches: the better estimate where the two are far apart.
+        maps: Which layers are one, where that is not simply those of one number.
     """
 
     first: Table
@@ -63,6 +88,22 @@ class Pairing:
     energy_b: NDArray[np.float64]
     energy_d: NDArray[np.float64]
     cross: NDArray[np.float64]
+    maps: tuple[StackMap, ...] = ()
+
+    @cached_property
+    def resized(self) -> tuple[Resized, ...]:
+        """Matrices of one name, or of one layer and role, of which one has more rows or columns."""
+        ours = {self.first.labels[i]: i for i in self._left(self.first, self.a)}
+        labels = dict(enumerate(self.second.labels)) | dict(relabelled(self.second, self.maps))
+        found = []
+        for j in self._left(self.second, self.b):
+            if (i := ours.get(labels[j])) is not None:
+                found += _resized(self.first, i, self.second, j)
+        return tuple(found)
+
+    @staticmethod
+    def _left(of: Table, used: tuple[int, ...]) -> list[int]:
+        return [i for i in of.left_over(used) if of.usable[i] and of.is_matrix[i]]
 
     @cached_property
     def inner(self) -> NDArray[np.float64]:
@@ -114,14 +155,56 @@ class Pairing:
         return (other.T if self.way[place] == "turned" else other) - one
 
 
+def _resized(first: Table, i: int, second: Table, j: int) -> list[Resized]:
+    """Return the pair if it differs in its rows or in its columns alone."""
+    one, other = Layout.of(first.shapes[i]), Layout.of(second.shapes[j])
+    extents = (one.rows, other.rows), (one.cols, other.cols)
+    differs = [axis for axis in (0, 1) if extents[axis][0] != extents[axis][1]]
+    if len(differs) != 1 or one.is_vector or other.is_vector:
+        return []
+    x, y = first.matrix(i).astype(np.float64), second.matrix(j).astype(np.float64)
+    rows, cols = min(len(x), len(y)), min(x.shape[1], y.shape[1])
+    cross = float(np.vdot(x[:rows, :cols], y[:rows, :cols]))
+    return [Resized(i, j, differs[0], extents[differs[0]], cross)]
+
+
 def _rounding(of: Table, place: int) -> float:
     return ROUNDING.get(of.tensors[place].dtype, 2.0**-24)
 
 
 def pair(one: Fingerprint, other: Fingerprint) -> Pairing:
-    """Pair the tensors of two models and measure each difference."""
+    """Pair the tensors of two models and measure each difference.
+
+    Layers are paired by their numbers. Where some of those are strangers though others are not, or
+    the two do not have the same numbers, by their values.
+    """
     first, second = table(one), table(other)
-    matches = [m for m in match(first, second) if first.usable[m.a] and second.usable[m.b]]
+    if not differ(first, second):
+        found = _paired(first, second, ())
+        if not _has_far_layers(found):
+            return found
+        maps = tuple(m for m in layer_maps(first, second) if not m.keeps_numbers)
+        return _paired(first, second, maps) if maps else found
+    return _paired(first, second, layer_maps(first, second))
+
+
+def _has_far_layers(pairing: Pairing) -> bool:
+    """Whether the layers of one number are strangers in some places and alike in others."""
+    first = pairing.first
+    layer_of = first.layer_numbers[list(pairing.a)]
+    use = pairing.is_matrix & (layer_of >= 0)
+    if not np.any(use) or float(pairing.cosine[pairing.is_matrix].max()) < NEAR:
+        return False
+    weight = np.sqrt(pairing.size[use])
+    layers = layer_of[use]
+    pooled = np.bincount(layers, weight * pairing.cosine[use])
+    total = np.bincount(layers, weight)
+    return bool(np.any((pooled < NEAR * total) & (total > 0)))
+
+
+def _paired(first: Table, second: Table, maps: tuple[StackMap, ...]) -> Pairing:
+    matches = [*match(first, second, maps), *repeats(first, second, maps)]
+    matches = [m for m in matches if first.usable[m.a] and second.usable[m.b]]
     a, b = tuple(m.a for m in matches), tuple(m.b for m in matches)
     energy_a, energy_b = first.energy[list(a)], second.energy[list(b)]
     energy_d, cross = _measured(first, second, matches)
@@ -141,7 +224,10 @@ def pair(one: Fingerprint, other: Fingerprint) -> Pairing:
         b=b,
         size=first.sizes[list(a)],
         is_matrix=np.array(
-            [is_matrix(first.shapes[m.a]) and not f for m, f in zip(matches, flat, strict=True)],
+            [
+                first.is_matrix[m.a] and second.is_matrix[m.b] and not f
+                for m, f in zip(matches, flat, strict=True)
+            ],
             np.bool_,
         ),
         way=tuple(m.way for m in matches),
@@ -151,6 +237,7 @@ def pair(one: Fingerprint, other: Fingerprint) -> Pairing:
         energy_b=energy_b,
         energy_d=energy_d,
         cross=cross,
+        maps=tuple(m for m in maps if not m.keeps_numbers or m.only_a or m.only_b),
     )
 
 

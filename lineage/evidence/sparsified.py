@@ -46,7 +46,7 @@ _OVER_ROUNDING = 30.0
 """Least squared difference and least rest, over what rounding leaves: below, all is white."""
 
 _ALONG = 0.15
-"""How far from 1 the share of a step may be that lies in another's way (see `betweenness`)."""
+"""How far from 1 the share of a step may be that lies in another's way."""
 
 _NOISE = 0.95
 """What `Stack.spikes` gives for white noise, whose rows and columns it has made even."""

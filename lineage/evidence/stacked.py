@@ -115,7 +115,10 @@ class Stack:
         norms = self.energy.sum(axis=1)
         inner = (norms - norms[:, None] - self.distances) / 2
         nothing = np.zeros_like(inner)
-        return np.divide(inner, self.distances, out=nothing, where=self.distances > 0)
+        found: NDArray[np.float64] = np.divide(
+            inner, self.distances, out=nothing, where=self.distances > 0
+        )
+        return found
 
     @cached_property
     def is_before(self) -> NDArray[np.bool_]:

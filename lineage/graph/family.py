@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import networkx as nx
 import numpy as np
 
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
+from lineage.evidence.passthrough import passthrough
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.odds import root_probabilities
@@ -35,6 +37,9 @@ _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
 two models with one mask differ at most."""
 
+_MOST_TAKEN_APART = 300
+"""Models among which the layers of one are looked for in others at most."""
+
 _CLOSEST = 6
 """Models that a difference of low rank is looked for to: the nearest."""
 
@@ -58,12 +63,14 @@ class Family:
         # In an order of their own contents, so that names and input order cannot matter.
         rest = sorted(self._collapse_copies(list(members)), key=self._by_content)
         rest = self._attach_reduced(rest)
+        rest = self._attach_put_together(rest)
         alike: dict[object, list[str]] = defaultdict(list)
         for path in rest:
             alike[structure(models[path])].append(path)
         for kin in alike.values():
             if len(kin) > 1:
                 self._solve(kin)
+        self._attach_restructured(alike)
         self.kindreds = [list(members)]
 
     def _by_content(self, path: str) -> tuple[str, str]:
@@ -139,6 +146,62 @@ class Family:
             for path in others
             if any(digest in mine for t in self.models[path].tensors for _, digest in t.rounded)
         ]
+
+    def _attach_put_together(self, members: list[str]) -> list[str]:
+        """Hang models that are others' layers, one by one, on these."""
+        if len(members) > _MOST_TAKEN_APART:
+            return members
+        made: dict[str, list[tuple[str, float]]] = {}
+        for child in members:
+            others = [path for path in members if path != child]
+            found = passthrough(self.models[child], [self.models[path] for path in others])
+            if found is not None:
+                made[child] = [
+                    (others[n], share) for n, share in zip(found.parents, found.shares, strict=True)
+                ]
+        # Where two are each made of the other and of a third, neither is said to be.
+        order = nx.DiGraph((p, child) for child, parents in made.items() for p, _ in parents)
+        rings = {
+            p for ring in nx.strongly_connected_components(order) if len(ring) > 1 for p in ring
+        }
+        for child, parents in made.items():
+            if child not in rings:
+                for parent, share in parents:
+                    edge = Edge(parent, child, Relation.MERGE, "passthrough", share, _CERTAIN)
+                    self.edges.append(edge)
+        return [path for path in members if path not in made or path in rings]
+
+    def _attach_restructured(self, alike: Mapping[object, Sequence[str]]) -> None:
+        """Join models of different structures: each structure hangs on another by one step.
+
+        The step is the nearest one that shows which of the two was made of the other. It leads to
+        the member that no edge leads to yet.
+        """
+        with_parents = {edge.child for edge in self.edges}
+        for kind, kin in alike.items():
+            outside = [p for other, paths in alike.items() if other != kind for p in paths]
+            steps = [
+                (found.change or 0.0, self._by_content(parent), child, found)
+                for child in kin
+                if child not in with_parents
+                for parent in outside
+                if (found := self.between(parent, child)).structure
+                and found.direction == "a->b"
+                and found.relation is not None
+            ]
+            for child in {step[2] for step in steps}:
+                _, (_, parent), _, found = min(
+                    (step for step in steps if step[2] == child), key=lambda step: step[:2]
+                )
+                if not self._comes_from(parent, child):
+                    self._add(
+                        parent, child, found.relation or Relation.FINETUNE, found.how, _LIKELY
+                    )
+
+    def _comes_from(self, path: str, ancestor: str) -> bool:
+        """Whether the edges so far lead from one model to another."""
+        graph = nx.DiGraph((edge.parent, edge.child) for edge in self.edges)
+        return path in graph and ancestor in graph and nx.has_path(graph, ancestor, path)
 
     def _solve(self, members: list[str]) -> None:
         """Find what models of one structure are to each other: leaves, merges, and the tree."""

@@ -15,7 +15,6 @@ from makers import Array
 from lineage import compare, fingerprint
 from lineage.errors import SchemeError
 from lineage.evidence import Comparison, compare_fingerprints
-from lineage.evidence.family import betweenness
 from lineage.evidence.merging import linear_merge
 from lineage.evidence.pairing import pair
 from lineage.evidence.stacked import stack
@@ -493,8 +492,8 @@ def test_the_json_form_is_complete_and_plain() -> None:
     for other in (dict(BASE), tuned(BASE, 1, 0.2), network(9), {"b": np.zeros(3)}):
         document = compare(BASE, other).to_json()
         assert list(document) == [
-            "related", "relation", "how", "direction", "score", "change", "rank", "log10_p", "null",
-            "evidence",
+            "related", "relation", "how", "direction", "score", "change", "rank", "layers",
+            "log10_p", "null", "evidence",
         ]  # fmt: skip
         text = json.dumps(document, allow_nan=False)
         assert json.loads(text) == document
@@ -548,20 +547,6 @@ def test_finetunes_are_no_merges() -> None:
     assert family is not None
     for child in range(5):
         assert linear_merge(family, child, [n for n in range(5) if n != child]) is None
-
-
-def test_who_lies_on_whose_way() -> None:
-    middle, sibling = tuned(BASE, 1, 0.2), tuned(BASE, 2, 0.2)
-    models = [BASE, middle, tuned(middle, 3, 0.2), sibling]
-    family = stack([fingerprint(model) for model in models])
-    assert family is not None
-    on_the_way = betweenness(family, 0, 1, 2)
-    assert on_the_way.mean == pytest.approx(1, abs=0.1)
-    assert on_the_way.misfit < 1
-    assert betweenness(family, 0, 3, 2).misfit > 1
-    assert betweenness(family, 0, 3, 1).misfit > 1
-    assert betweenness(family, 0, 2, 1).misfit > 1
-    assert betweenness(family, 0, 0, 1).misfit == math.inf
 
 
 def test_models_without_a_common_matrix_do_not_stack() -> None:
