@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lineage.artifacts import models_in
+from lineage.evidence.adapters import adapter_of, merged
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
 from lineage.graph.family import Family
 from lineage.graph.screen import Comparisons, Screen
+from lineage.relation import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,6 +72,9 @@ def infer_graph(
         for kin in solved.kindreds:
             number = len(set(family_of.values()))
             family_of.update(dict.fromkeys(kin, number))
+    for edge in _adapters(models, edges, unclear):
+        edges.append(edge)
+        family_of[edge.child] = family_of[edge.parent]
     return LineageGraph(
         nodes=tuple(Node(path, models[path].root, family_of[path]) for path in screen.paths),
         edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))),
@@ -80,6 +85,25 @@ def infer_graph(
         undetermined=tuple(unclear),
         comparisons=comparisons,
     )
+
+
+def _adapters(
+    models: Mapping[str, Fingerprint], edges: Iterable[Edge], unclear: Iterable[Undetermined]
+) -> list[Edge]:
+    """Find the bases of adapters among models into which one was merged: nothing else tells."""
+    steps = [(edge.parent, edge.child) for edge in edges if edge.relation is Relation.FINETUNE]
+    steps += [ends for open_ in unclear for ends in ((open_.a, open_.b), (open_.b, open_.a))]
+    found = []
+    for path in sorted(models):
+        adapter = adapter_of(models[path])
+        if adapter is None:
+            continue
+        for base, child in steps:
+            seen = merged(adapter, models[base], models[child])
+            if seen is not None and seen.scale > 0:
+                found.append(Edge(base, path, Relation.ADAPTER, None, None, 0.99))
+                break
+    return found
 
 
 def _pair(a: str, b: str, score: float, related: bool | None, *, is_one_family: bool) -> Pair:

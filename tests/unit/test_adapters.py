@@ -7,6 +7,7 @@ import pytest
 
 from lineage.evidence.adapters import adapter_of, fits, merged
 from lineage.fingerprints import fingerprint
+from lineage.graph import infer
 
 Arrays = dict[str, np.ndarray]
 NAMES = [f"model.layers.{k}.self_attn.{part}_proj" for k in range(3) for part in "qv"]
@@ -98,3 +99,16 @@ def test_wrapped_and_default_names_are_the_same_modules() -> None:
     found = adapter_of(fingerprint(renamed))
     assert found is not None
     assert set(found.deltas) == set(NAMES)
+
+
+def test_infer_hangs_an_adapter_on_the_base_it_was_merged_into() -> None:
+    low, start = adapter(8), base(8)
+    models = {
+        "base": start,
+        "child": with_merged(start, low, 1.0),
+        "adapter": low,
+        "other": adapter(9),
+        "stranger": base(10),
+    }
+    edges = [(e.parent, e.child) for e in infer(models).edges if e.relation == "adapter"]
+    assert edges == [("base", "adapter")]
