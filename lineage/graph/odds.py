@@ -92,25 +92,8 @@ def root_features(pairs: Pairs) -> NDArray[np.float64]:
     return np.stack([means, low, margins, apart, centre.clip(0, 3), unclear], axis=-1)
 
 
-DESCENT_WEIGHTS = (
-    -3.21,
-    -1.98,
-    0.48,
-    -2.88,
-    -0.40,
-    -1.08,
-    -1.24,
-    -3.05,
-    -0.41,
-    5.52,
-    -0.06,
-    0.15,
-    3.22,
-    1.38,
-    0.93,
-    -3.55,
-)
-ROOT_WEIGHTS = (2.54, -1.37, 3.66, 1.16, -0.08, 1.74, 2.31)
+DESCENT_WEIGHTS = (-2.49, -1.40, -0.38, -1.68, 0.19, -1.22, -0.87, -1.11, -0.40, 3.31, -0.06, 0.98, 1.76, 0.46, 0.42, -2.03)
+ROOT_WEIGHTS = (1.91, -0.32, 3.47, 2.33, -1.64, 1.83, 2.32)
 
 
 def descent_odds(features: NDArray[np.float64]) -> float:
