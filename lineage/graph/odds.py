@@ -92,7 +92,24 @@ def root_features(pairs: Pairs) -> NDArray[np.float64]:
     return np.stack([means, low, margins, apart, centre.clip(0, 3), unclear], axis=-1)
 
 
-DESCENT_WEIGHTS = (-2.49, -1.40, -0.38, -1.68, 0.19, -1.22, -0.87, -1.11, -0.40, 3.31, -0.06, 0.98, 1.76, 0.46, 0.42, -2.03)
+DESCENT_WEIGHTS = (
+    -2.49,
+    -1.40,
+    -0.38,
+    -1.68,
+    0.19,
+    -1.22,
+    -0.87,
+    -1.11,
+    -0.40,
+    3.31,
+    -0.06,
+    0.98,
+    1.76,
+    0.46,
+    0.42,
+    -2.03,
+)
 ROOT_WEIGHTS = (1.91, -0.32, 3.47, 2.33, -1.64, 1.83, 2.32)
 
 
