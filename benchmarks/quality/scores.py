@@ -172,8 +172,9 @@ def _verdict(truth: Truth, parent: str, child: str) -> str:
 def models(truth: Truth, answer: Answer) -> list[Record]:
     """Return a record for every model: is its set of parents exactly right?
 
-    A copy must be tied to what it copies. Parents that need not be found may be there or not, as
-    may the ancestors of a hidden ingredient of a merge.
+    A copy is right if it is tied to what it copies; what that came from is that model's own
+    matter. Parents that need not be found may be there or not, as may the ancestors of a hidden
+    ingredient of a merge.
     """
     found = _by_classes(truth, answer)
     tied = _tied(truth, answer)
@@ -185,12 +186,13 @@ def models(truth: Truth, answer: Answer) -> list[Record]:
         standing = truth.standing_for(name)
         true = truth.parents(standing)
         guessed = named.get(standing, set())
-        has_copies = all(tied[m] == tied[name] for m in truth.classes[standing])
-        right = truth.needed(standing) <= guessed <= set(true) and has_copies
+        copied = next((m for m in truth.classes[standing] if not truth.models[m].is_copy), standing)
+        right = truth.needed(standing) <= guessed <= set(true)
+        if name != copied:
+            true, guessed, right = {copied: True}, set(), tied[name] == tied[copied]
         records.append(
-            {"model": name, "right": right, "true": sorted(true), "said": sorted(guessed),
-             "is_tied": has_copies, "is_root": not true}
-        )  # fmt: skip
+            {"model": name, "right": right, "true": sorted(true), "said": sorted(guessed)}
+        )
     return records
 
 

@@ -129,7 +129,14 @@ def test_a_copy_not_tied_to_its_model_is_missed_though_its_children_are_found() 
     found = {e["child"]: e["found"] for e in scores.edges(TREE, Answer(edges))}
     assert [child for child, seen in found.items() if not seen] == ["root"]
     wrong = {m["model"] for m in scores.models(TREE, Answer(edges)) if not m["right"]}
-    assert wrong == {"root", "copy"}
+    assert wrong == {"copy"}
+
+
+def test_a_copy_is_not_charged_for_what_its_model_came_from() -> None:
+    truth = Truth([ROOT, LEFT, RIGHT, Model("again", ("left",), (("identical", "same"),))])
+    edges = (said("right", "again"), said("again", "left", "identical"), said("root", "right"))
+    wrong = {m["model"] for m in scores.models(truth, Answer(edges)) if not m["right"]}
+    assert wrong == {"left"}
 
 
 def test_a_copy_found_through_another_copy_is_found() -> None:
