@@ -136,6 +136,8 @@ def _restructured(base: Comparison, pairing: Pairing, kin: Kinship) -> Compariso
         layers=tuple(Layers(m.stack, m.every) for m in pairing.maps),
         evidence=(*(structure.evidence for structure in found), *base.evidence),
     )
+    if _is_apart(kin, orthogonality(pairing)):
+        return _shared_init(base)
     directions = {structure.direction for structure in found}
     if len(directions) > 1 or None in directions:
         return base
@@ -204,18 +206,8 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         equal_share=kin.equal_share,
         evidence=(*_beside(pairing), *seen, *base.evidence),
     )
-    is_apart = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
-    if adapter is None and is_apart and abs(lean.share) < EVEN_SHARE:
-        words = (
-            "both went far from something they share: one initialisation, or a very long training"
-        )
-        return replace(
-            base,
-            related=False,
-            relation=Relation.SHARED_INIT,
-            score=base.score / 2,
-            evidence=(Evidence("shared-init-v1", words), *base.evidence),
-        )
+    if adapter is None and _is_apart(kin, lean):
+        return _shared_init(base)
     if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= SIBLING_CHANGE:
         words = "the difference leans on both models: siblings, or several steps apart"
         return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
@@ -228,6 +220,22 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         how=base.step,
         direction=direction,
         rank=None if adapter is None else adapter.rank,
+    )
+
+
+def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:
+    is_far = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
+    return is_far and abs(lean.share) < EVEN_SHARE
+
+
+def _shared_init(base: Comparison) -> Comparison:
+    words = "both went far from something they share: one initialisation, or a very long training"
+    return replace(
+        base,
+        related=False,
+        relation=Relation.SHARED_INIT,
+        score=base.score / 2,
+        evidence=(Evidence("shared-init-v1", words), *base.evidence),
     )
 
 

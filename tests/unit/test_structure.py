@@ -313,3 +313,15 @@ def test_two_changes_at_once() -> None:
     assert found.structure == ("depth", "vocabulary")
     crossed = both_ways(with_tokens(BASE, 32), with_layers(BASE, [0, 1, 4, 5]))
     assert crossed.direction == "a->b" or crossed.relation is None
+
+
+@pytest.mark.parametrize("how", ["depth", "width", "vocabulary"])
+def test_a_change_of_structure_is_no_kinship_of_two_trainings_from_one_start(how: str) -> None:
+    one, other = tuned(BASE, 1, 0.8), tuned(BASE, 2, 0.8)
+    changed = {
+        "depth": lambda: with_layers(other, [0, 1, 4, 5]),
+        "width": lambda: narrowed(other, 100),
+        "vocabulary": lambda: with_tokens(other, 32),
+    }[how]()
+    assert kind(both_ways(one, changed)) == (False, "shared_init", None, None)
+    assert kind(both_ways(other, changed))[3] == "a->b"
