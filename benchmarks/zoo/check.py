@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from architectures import ARCHITECTURES, Architecture, Weights
-from build import STATISTICS, Places
+from making import STATISTICS, Places
 from recipes import Family
 from safetensors.torch import load_file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import check
 import truth
-from build import Places, build
+from making import Places, build
 from recipes import Family
 
 
