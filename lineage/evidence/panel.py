@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.matching import is_matrix, table
+from lineage.evidence.matching import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,7 +97,7 @@ class Panel:
     def _lined_up(self) -> Iterator[Matrix]:
         tables = [table(model) for model in self.models]
         for place, tensor in enumerate(self.models[0].tensors):
-            if not is_matrix(tensor.shape):
+            if not all(t.is_matrix[place] for t in tables):
                 continue
             prints = [model.tensors[place] for model in self.models]
             if not all(t.usable[place] for t in tables) or all(t.is_flat[place] for t in tables):

@@ -11,6 +11,7 @@ of the layers and the other the second half, is a child or the first step.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,17 @@ def passthrough(child: Fingerprint, others: Sequence[Fingerprint]) -> Passthroug
     }
     chosen = sorted(parents, key=lambda p: (shares[p], p))
     return Passthrough(tuple(chosen), tuple(float(shares[p]) for p in chosen))
+
+
+def held_by_others(models: Sequence[Fingerprint]) -> list[int]:
+    """Return the places of the models of which each weight tensor is another one's too."""
+    holders = Counter(value for model in models for value in {t.value for t in model.tensors})
+    found = []
+    for number, of in enumerate(map(table, models)):
+        places = [place for place in range(of.whole) if _is_weight(of, place)]
+        if places and all(holders[of.tensors[place].value] > 1 for place in places):
+            found.append(number)
+    return found
 
 
 def _is_weight(of: Table, place: int) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.matching import is_matrix, match, table
+from lineage.evidence.matching import match, table
 from lineage.evidence.pairing import ROUNDING_RMS
 from lineage.fingerprints.lattice import ROUNDING
 
@@ -142,8 +142,8 @@ def stack(fingerprints: Sequence[Fingerprint]) -> Stack | None:
     turned = [{m.a for m in matches if m.way == "turned"} for matches in found]
     common = [
         i
-        for i, shape in enumerate(reference.shapes)
-        if is_matrix(shape)
+        for i, is_matrix in enumerate(reference.is_matrix)
+        if is_matrix
         and all(i in m and t.usable[m[i]] for m, t in zip(maps, tables, strict=True))
         and not all(t.is_flat[m[i]] for m, t in zip(maps, tables, strict=True))
     ]

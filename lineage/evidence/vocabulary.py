@@ -96,7 +96,8 @@ def _is_kept(pairing: Pairing, found: Resized) -> bool:
     """Whether nothing speaks against the first rows being the same to the bit.
 
     What the larger has besides cannot take energy from any bucket, and its core is orthogonal to
-    the smaller's but for chance.
+    the smaller's but for chance: that of the signs of rows alone, since new rows are often the mean
+    of the old ones.
     """
     (small, i), (large, j) = _small_and_large(pairing, found)
     for axis in ("rows", "cols"):
@@ -104,7 +105,7 @@ def _is_kept(pairing: Pairing, found: Resized) -> bool:
         if np.any(y[: len(x)] < x * (1 - 1e-5)):
             return False
     energy, more = _core_energy(small, i), float(large.energy[j] - small.energy[i])
-    chance = (energy * max(more, 0.0) / small.matrix(i).size) ** 0.5
+    chance = (energy * max(more, 0.0) / len(small.matrix(i))) ** 0.5
     return abs(found.cross - energy) <= float(6 * chance) + 1e-5 * energy
 
 

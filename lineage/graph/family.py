@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
-from lineage.evidence.passthrough import passthrough
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.odds import root_probabilities
+from lineage.graph.structure import (
+    Group,
+    followers,
+    groups,
+    kinds,
+    passthrough_edges,
+    put_together,
+    steps_into,
+    weighed,
+    without_rings,
+)
 from lineage.graph.tree import Tree, grow
 from lineage.relation import Relation
 
@@ -37,9 +46,6 @@ _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
 two models with one mask differ at most."""
 
-_MOST_TAKEN_APART = 300
-"""Models among which the layers of one are looked for in others at most."""
-
 _CLOSEST = 6
 """Models that a difference of low rank is looked for to: the nearest."""
 
@@ -50,6 +56,7 @@ class Family:
     Attributes:
         edges: Found so far.
         unclear: Pairs that are related, without an order.
+        ground: Of models that are compared with others of other names, what all of them have.
         kindreds: The members, those apart that share a start at most and no descent.
     """
 
@@ -60,6 +67,7 @@ class Family:
         self.between = comparisons.between
         self.edges: list[Edge] = []
         self.unclear: list[Undetermined] = []
+        self.ground: dict[str, Fingerprint] = {}
         # In an order of their own contents, so that names and input order cannot matter.
         rest = sorted(self._collapse_copies(list(members)), key=self._by_content)
         rest = self._attach_reduced(rest)
@@ -67,10 +75,14 @@ class Family:
         alike: dict[object, list[str]] = defaultdict(list)
         for path in rest:
             alike[structure(models[path])].append(path)
-        for kin in alike.values():
-            if len(kin) > 1:
-                self._solve(kin)
-        self._attach_restructured(alike)
+        self.rest = rest
+        for kind in kinds(list(alike.values()), models, self.between) if rest else ():
+            self.ground.update(kind.ground)
+            outside = sorted(set(rest) - set(kind.members), key=self._by_content)
+            steps = steps_into(kind.members, outside, models, self.between)
+            for group in groups(kind.members, steps, self.between):
+                self._join(group)
+        self.edges = without_rings(self.edges)
         self.kindreds = [list(members)]
 
     def _by_content(self, path: str) -> tuple[str, str]:
@@ -148,75 +160,49 @@ class Family:
         ]
 
     def _attach_put_together(self, members: list[str]) -> list[str]:
-        """Hang models that are others' layers, one by one, on these."""
-        if len(members) > _MOST_TAKEN_APART:
-            return members
-        made: dict[str, list[tuple[str, float]]] = {}
-        for child in members:
-            others = [path for path in members if path != child]
-            found = passthrough(self.models[child], [self.models[path] for path in others])
-            if found is not None:
-                made[child] = [
-                    (others[n], share) for n, share in zip(found.parents, found.shares, strict=True)
-                ]
-        # Where two are each made of the other and of a third, neither is said to be.
-        order = nx.DiGraph((p, child) for child, parents in made.items() for p, _ in parents)
-        rings = {
-            p for ring in nx.strongly_connected_components(order) if len(ring) > 1 for p in ring
-        }
-        for child, parents in made.items():
-            if child not in rings:
-                for parent, share in parents:
-                    edge = Edge(parent, child, Relation.MERGE, "passthrough", share, _CERTAIN)
-                    self.edges.append(edge)
-        return [path for path in members if path not in made or path in rings]
+        """Hang models that are others' layers on these, and what came from them on them."""
+        made = put_together(members, self.models)
+        self.edges += passthrough_edges(made, _CERTAIN)
+        came_from = followers(made, members, self.models, self.between) if made else {}
+        for origin in made:
+            came = [path for path in members if came_from.get(path) == origin]
+            self._join(Group((origin, *came), origin))
+        return [path for path in members if path not in made and path not in came_from]
 
-    def _attach_restructured(self, alike: Mapping[object, Sequence[str]]) -> None:
-        """Join models of different structures: each structure hangs on another by one step.
+    def _join(self, group: Group) -> None:
+        """Hang a group's first on what it was made from, and the others on it or each other."""
+        step = group.step
+        if step is not None and step.found.is_exact:
+            self.edges.append(step.edge(_CERTAIN))
+        elif step is not None:
+            shape = structure(self.models[step.parent])
+            kin = [path for path in self.rest if structure(self.models[path]) == shape]
+            step, probability = weighed(step, kin, self.models, self.between)
+            self.edges.append(step.edge(min(_LIKELY, max(probability, _LEAST_EDGE))))
+        if len(group.members) > 1:
+            members = sorted(group.members, key=self._by_content)
+            self._solve(members, group.seed)
 
-        The step is the nearest one that shows which of the two was made of the other. It leads to
-        the member that no edge leads to yet.
+    def _solve(self, members: list[str], seed: str | None = None) -> None:
+        """Find what models of one structure are to each other: leaves, merges, and the tree.
+
+        Args:
+            members: Their paths.
+            seed: The one that the others come from, where that is known.
         """
-        with_parents = {edge.child for edge in self.edges}
-        for kind, kin in alike.items():
-            outside = [p for other, paths in alike.items() if other != kind for p in paths]
-            steps = [
-                (found.change or 0.0, self._by_content(parent), child, found)
-                for child in kin
-                if child not in with_parents
-                for parent in outside
-                if (found := self.between(parent, child)).structure
-                and found.direction == "a->b"
-                and found.relation is not None
-            ]
-            for child in {step[2] for step in steps}:
-                _, (_, parent), _, found = min(
-                    (step for step in steps if step[2] == child), key=lambda step: step[:2]
-                )
-                if not self._comes_from(parent, child):
-                    self._add(
-                        parent, child, found.relation or Relation.FINETUNE, found.how, _LIKELY
-                    )
-
-    def _comes_from(self, path: str, ancestor: str) -> bool:
-        """Whether the edges so far lead from one model to another."""
-        graph = nx.DiGraph((edge.parent, edge.child) for edge in self.edges)
-        return path in graph and ancestor in graph and nx.has_path(graph, ancestor, path)
-
-    def _solve(self, members: list[str]) -> None:
-        """Find what models of one structure are to each other: leaves, merges, and the tree."""
-        panel = Panel([self.models[path] for path in members])
+        panel = Panel([self.ground.get(path, self.models[path]) for path in members])
         if not panel.matrices:
             return
         leaves = self._attach_noised(members, panel) or self._attach_sparse(members, panel)
         if leaves:
             rest = [path for place, path in enumerate(members) if place not in leaves]
             if len(rest) > 1:
-                self._solve(rest)
+                self._solve(rest, seed if seed in rest else None)
             return
-        merges = self._attach_merges(members, panel)
+        first = None if seed is None else members.index(seed)
+        merges = self._attach_merges(members, panel, first)
         parents = {child: merge.parents for child, merge in merges.items()}
-        tree = grow(panel, parents, self._low_rank(members, panel, parents))
+        tree = grow(panel, parents, self._low_rank(members, panel, parents), first)
         children = set(merges)
         for parent, child, probability in tree.best(_LEAST_EDGE):
             found = self.between(members[parent], members[child])
@@ -325,13 +311,17 @@ class Family:
             if found not in self.unclear:
                 self.unclear.append(found)
 
-    def _attach_merges(self, members: Sequence[str], panel: Panel) -> dict[int, Merge]:
+    def _attach_merges(
+        self, members: Sequence[str], panel: Panel, start: int | None
+    ) -> dict[int, Merge]:
         """Hang what was merged on what it was merged from."""
         family = stack(panel.models)
         merges = {} if family is None else find_merges(family)
         first = int(np.argmax(root_probabilities(panel.pairs)))
         if first in merges and merges[first].how in {"ties", "dare"}:
             del merges[first]  # a start lies amid its children too
+        if start is not None:
+            merges.pop(start, None)
         for child, merge in merges.items():
             for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
                 if parent == merge.base and merge.how in {"ties", "dare"}:
@@ -343,7 +333,9 @@ class Family:
 
 
 def _energy(model: Fingerprint) -> float:
-    return sum(t.sketch.energy for t in model.tensors if t.sketch is not None)
+    """Return the squared norm of all there is; what is stored twice counts once."""
+    energy = {t.value: t.sketch.energy for t in model.tensors if t.sketch is not None}
+    return sum(energy.values())
 
 
 def _has_levels(model: Fingerprint) -> bool:

@@ -18,7 +18,7 @@ from lineage.errors import SchemeError
 from lineage.evidence import SHARED_INIT_COSINE, compare_fingerprints
 from lineage.evidence.direction import EVEN_SHARE
 from lineage.evidence.kinship import LARGEST_LOG10_P, RELATED, UNRELATED
-from lineage.evidence.matching import is_matrix
+from lineage.evidence.matching import is_matrix, table
 from lineage.evidence.panel import Panel, structure
 from lineage.fingerprints.search import search_vector
 
@@ -180,8 +180,9 @@ class Screen:
         """Return pairs across structures with an equal matrix that few models have."""
         holders: dict[bytes, list[int]] = defaultdict(list)
         for i, path in enumerate(self.paths):
-            for tensor in self._models[path].tensors:
-                if is_matrix(tensor.shape) and tensor.sketch and not tensor.sketch.is_flat:
+            of = table(self._models[path])
+            for place, tensor in enumerate(self._models[path].tensors):
+                if of.is_matrix[place] and not of.is_flat[place]:
                     holders[tensor.value].append(i)
         found: set[tuple[int, int]] = set()
         for places in holders.values():

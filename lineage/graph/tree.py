@@ -90,7 +90,10 @@ def _leads_to(parent: Mapping[int, int], place: int, ancestor: int) -> bool:
 
 
 def grow(
-    panel: Panel, merges: Mapping[int, Sequence[int]], known: Mapping[int, int] | None = None
+    panel: Panel,
+    merges: Mapping[int, Sequence[int]],
+    known: Mapping[int, int] | None = None,
+    root: int | None = None,
 ) -> Tree:
     """Weigh the trees of a panel's models.
 
@@ -99,20 +102,26 @@ def grow(
         merges: Those that are made of several others: place -> its parents' places. They may have
             children, and get no parent here.
         known: Those whose parent a mechanical pattern names: place -> its parent's place.
+        root: The one that the others come from, where that is known otherwise.
     """
     n, known = len(panel), dict(known or {})
+    if root is not None:
+        known = {c: w for c, w in known.items() if c != root}
     plain = np.array([i for i in range(n) if i not in merges and i not in known], np.intp)
     roots = np.zeros(n)
-    roots[plain] = root_probabilities(panel.pairs.among(plain))
+    if root is None:
+        roots[plain] = root_probabilities(panel.pairs.among(plain))
+    else:
+        roots[root] = 1.0
     arcs = np.zeros((n, n))
     for r in np.argsort(-roots, kind="stable")[:_MOST_ROOTS]:
         if roots[r] >= _LEAST_ROOT:
             arcs += roots[r] * _Placed(panel, int(r), merges, known).arcs()
-    if n == 2:
+    if n == 2 and root is None:
         arcs = np.minimum(arcs, LONE)
     for c, w in known.items():
         arcs[:, c] *= 1 - KNOWN
-        arcs[w, c] = KNOWN if n > 2 else LONE
+        arcs[w, c] = KNOWN if n > 2 or root is not None else LONE
     return Tree(roots, arcs)
 
 

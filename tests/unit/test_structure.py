@@ -150,6 +150,20 @@ def test_a_grown_vocabulary(more: int, change: float, tied: bool) -> None:
     assert found.structure == ("vocabulary",)
 
 
+def test_new_tokens_that_begin_as_the_mean_of_the_old_ones() -> None:
+    base = BASE | {n: BASE[n] + 0.1 for n in ("model.embed_tokens.weight", "lm_head.weight")}
+    child = dict(base)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        rows = np.tile(base[name].mean(axis=0), (16, 1))
+        child[name] = np.concatenate([base[name], rows])
+    found = both_ways(base, child)
+    assert kind(found) == (True, "expanded", "vocabulary", "a->b")
+    assert found.is_exact
+    moved = child["lm_head.weight"].copy()
+    moved[:TOKENS] *= np.linspace(0.99, 1.01, TOKENS, dtype=np.float32)[:, None]
+    assert not both_ways(base, child | {"lm_head.weight": moved}).is_exact
+
+
 def test_an_embedding_that_was_made_anew_is_no_grown_one() -> None:
     child = tuned(BASE, 1, 0.05) | {"model.embed_tokens.weight": network(9)["lm_head.weight"]}
     child["model.embed_tokens.weight"] = np.tile(child["model.embed_tokens.weight"], (2, 1))
