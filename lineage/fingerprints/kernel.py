@@ -25,8 +25,9 @@ compiled: Any = _found()
 
 KINDS = {
     "F32": 0, "BF16": 1, "F16": 2, "F64": 3, "I8": 4, "U8": 5, "F8_E4M3": 6, "F8_E5M2": 7,
+    "Q4_0": 8, "Q4_1": 9, "Q8_0": 10, "Q4_K": 11, "Q5_K": 12, "Q6_K": 13,
 }  # fmt: skip
-"""The dtypes the compiled loops read, as their `enum kind`."""
+"""The dtypes the compiled loops read, as their `enum kind` and `enum block`."""
 
 NARROWED = {"F32", "BF16", "F16", "F8_E4M3"}
 """Those that they round to narrower ones."""

@@ -12,10 +12,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import Array, write_model
 
+from lineage.artifacts.base import BLOCKS
 from lineage.fingerprints import fingerprint, folding, from_bytes, values
 from lineage.fingerprints.kernel import KINDS, NARROWED, compiled
 from lineage.fingerprints.narrowing import NARROW, narrow
@@ -191,7 +194,7 @@ def test_the_compiled_loops_refuse_parts_that_do_not_fit() -> None:
     state, signs = bytearray(8 * (36 * 36 + 36 + 36 + 4)), sign_bits(100)
     good = [state, b"\0" * 40, 0, 0, signs, 10, 0, 1, 0, 10, 36, 1, None]
     compiled.add(*good)
-    bad = {0: bytearray(8), 1: b"\0" * 7, 2: 8, 3: -1, 4: b"", 5: 0, 6: -1, 8: -1, 9: 11, 10: 0,
+    bad = {0: bytearray(8), 1: b"\0" * 7, 2: 14, 3: -1, 4: b"", 5: 0, 6: -1, 8: -1, 9: 11, 10: 0,
            11: 0, 12: b""}  # fmt: skip
     for place, value in bad.items():
         with pytest.raises(ValueError, match="do not fit"):
@@ -204,3 +207,30 @@ def test_the_compiled_loops_refuse_parts_that_do_not_fit() -> None:
         compiled.stepped(b"\0" * 8, 0, 16, 1, 4)
     with pytest.raises(ValueError, match="do not fit"):
         compiled.finish(bytes(8), 36, 1, 1)
+
+
+@pytest.mark.parametrize("are_sane", [True, False])
+@pytest.mark.parametrize("dtype", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+def test_blocks_are_sketched_as_the_numbers_they_stand_for(dtype: str, are_sane: bool) -> None:
+    kind, (per_block, size) = GGMLQuantizationType[dtype], BLOCKS[dtype]
+    rng = np.random.default_rng(6)
+    layout = Layout(67, 512, 36)
+    raw = rng.integers(0, 256, (67 * 512 // per_block, size), dtype=np.uint8)  # any scales: NaNs
+    if are_sane:  # the halves that scale a block, in place of random ones
+        halves = {"Q6_K": [208], "Q4_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2]}.get(dtype, [0])
+        for at in halves:
+            scales = rng.normal(0, 0.01, len(raw)).astype("<f2")
+            raw[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+    with np.errstate(all="ignore"):
+        numbers = dequantize(raw, kind).astype(np.float32).reshape(-1)
+    sketcher, cut = Sketcher(layout), 11 * 512 // per_block + 1  # pieces that begin within a row
+    for start, end in pairwise([0, cut, len(raw)]):
+        sketcher.add(memoryview(raw[start:end].tobytes()), dtype, start * per_block)
+    found, want = np.array(sketcher._state), np.zeros(36 * 36 + 36 + 36 + 4)
+    signs = sign_bits(max(layout.rows, layout.cols))
+    folding.add(want, numbers, 0, signs, (512, 0, 67, 0, 512, 36, 1), None)
+    assert want[-2] == 0 if are_sane else want[-2] > 0
+    energy = want[36 * 37 :][:36].sum()
+    np.testing.assert_allclose(found[: 36 * 36], want[: 36 * 36], atol=2e-6 * energy**0.5)
+    np.testing.assert_allclose(found[36 * 36 : -3], want[36 * 36 : -3], rtol=1e-5)
+    np.testing.assert_array_equal(found[-3:-1], want[-3:-1])
