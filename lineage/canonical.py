@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-import rfc8785
-
 from lineage.errors import FormatError, printable
 
 MAX_INTEGER = 2**53 - 1
@@ -28,6 +26,8 @@ def dumps(value: Json) -> bytes:
     Raises:
         ValueError: If `value` holds a float or something that is not JSON.
     """
+    import rfc8785  # many read that never write
+
     _check(value, ValueError)
     try:
         return rfc8785.dumps(value)

@@ -6,8 +6,6 @@ different inputs share one string of bytes.
 
 from __future__ import annotations
 
-import hashlib
-
 from blake3 import blake3
 
 SIZE = 32
@@ -32,4 +30,6 @@ def blake3_digest(data: bytes) -> bytes:
 
 def sha256_digest(data: bytes) -> bytes:
     """SHA-256 of `data`, 32 bytes."""
+    import hashlib  # brings all of OpenSSL
+
     return hashlib.sha256(data).digest()

@@ -40,12 +40,12 @@ _USUAL = (
 )  # fmt: skip
 """Names that say "this is the model" where others lie beside it (variants, extra adapters)."""
 
-_INDEX = re.compile(r"(?P<stem>.*(?P<suffix>\.(?:safetensors|bin|h5)))\.index\.json")
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.[a-z0-9]+)")
-_TRAINING = re.compile(
-    r"(?:optimizer|scheduler|scaler|sampler|rng_state|random_states|training_args|trainer_state)"
-    r"(?:[._-].*)?|.*_optim_states\.pt"
-)
+_INDEX = ".index.json"
+_SHARD = r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.[a-z0-9]+)"
+_TRAINING = (
+    "optimizer", "scheduler", "scaler", "sampler", "rng_state", "random_states", "training_args",
+    "trainer_state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,8 @@ def choose_named(name: str, beside: Iterable[str], label: str) -> Choice:
 
 def is_index(name: str) -> bool:
     """Return whether a file of this name is the index of a sharded set."""
-    return _INDEX.fullmatch(name) is not None
+    stem = name.removesuffix(_INDEX)
+    return stem != name and stem.endswith((".safetensors", ".bin", ".h5"))
 
 
 def is_weights(name: str) -> bool:
@@ -117,7 +118,10 @@ def is_weights(name: str) -> bool:
 
 def is_of_training(name: str) -> bool:
     """Return whether a trainer gives this name to its own state."""
-    return _TRAINING.fullmatch(name) is not None
+    begins = any(
+        name == word or name.startswith((f"{word}.", f"{word}_", f"{word}-")) for word in _TRAINING
+    )
+    return begins or name.endswith("_optim_states.pt")
 
 
 def is_one(names: Iterable[str], onnx: Iterable[str]) -> bool:
@@ -134,15 +138,14 @@ def is_one(names: Iterable[str], onnx: Iterable[str]) -> bool:
     if any(name in names for name in CONFIGURATIONS):
         several = len(groups) > 1 and all(name.endswith(".gguf") for name in level)
         return not several if level else bool(preferred(onnx))
-    return len(groups) == 1 and _SHARD.fullmatch(level[0]) is not None
+    return len(groups) == 1 and _sharded(level[0]) is not None
 
 
 def preferred(names: Iterable[str]) -> list[str]:
     """Return the weight files and indexes of the first format that is there."""
     ranked: dict[int, list[str]] = {}
     for name in names:
-        index = _INDEX.fullmatch(name)
-        rank = _rank(index["stem"] if index else name)
+        rank = _rank(name.removesuffix(_INDEX) if is_index(name) else name)
         if rank is not None and not is_of_training(name):
             ranked.setdefault(rank, []).append(name)
     return sorted(ranked[min(ranked)]) if ranked else []
@@ -152,7 +155,7 @@ def sets(files: Iterable[str]) -> list[list[str]]:
     """Return the files grouped into models: numbered shards together, any other by itself."""
 
     def key(name: str) -> tuple[str, str, str]:
-        match = _SHARD.fullmatch(name)
+        match = _sharded(name)
         return (match["stem"], match["total"], match["suffix"]) if match else (name, "", "")
 
     ordered = sorted(files, key=lambda name: (key(name), name))
@@ -177,6 +180,10 @@ def _chosen(names: list[str], folder: str, label: str) -> Choice | None:
     return Choice(folder, _whole(groups[0], label)) if groups else None
 
 
+def _sharded(name: str) -> re.Match[str] | None:
+    return re.fullmatch(_SHARD, name)
+
+
 def _rank(name: str) -> int | None:
     suffix = PurePosixPath(name).suffix
     return next((rank for rank, suffixes in enumerate(FORMATS) if suffix in suffixes), None)
@@ -184,7 +191,7 @@ def _rank(name: str) -> int | None:
 
 def _whole(group: list[str], label: str) -> tuple[str, ...]:
     """Return a set of shards if each number is there once."""
-    matches = [match for match in map(_SHARD.fullmatch, group) if match is not None]
+    matches = [match for match in map(_sharded, group) if match is not None]
     if matches:
         total, numbers = matches[0]["total"], {int(match["number"]) for match in matches}
         missing = next((n for n in range(1, int(total) + 1) if n not in numbers), None)

@@ -10,25 +10,27 @@ import errno
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from lineage.artifacts import folders
 from lineage.artifacts.choice import is_weights
-from lineage.artifacts.remote import Repository, fetched
 from lineage.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from lineage.artifacts.remote import Repository
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REVISION = r"refs/(?:pr/\d{1,9}|convert/[\w.-]{1,96})|[^/@]{1,200}"
-_PLAIN = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:@(?P<revision>{_REVISION}))?(?P<path>)", re.ASCII)
-_NAMED = re.compile(
+_PLAIN = rf"(?P<id>{_NAME}/{_NAME})(?:@(?P<revision>{_REVISION}))?(?P<path>)"
+_NAMED = (
     rf"hf:/{{1,2}}(?:models/)?(?P<id>(?!(?:datasets|spaces|kernels|buckets)/){_NAME}/{_NAME})"
-    rf"(?:@(?P<revision>{_REVISION}))?(?:/(?P<path>.*))?",
-    re.ASCII,
+    rf"(?:@(?P<revision>{_REVISION}))?(?:/(?P<path>.*))?"
 )
 """One slash after `hf:` is what a `pathlib.Path` leaves of two."""
 
-_COMMIT = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_WHOLE_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = r"[0-9A-Za-z_-]{1,64}"
+_WHOLE_COMMIT = r"[0-9a-f]{40}"
 
 
 def located(source: str | os.PathLike[str]) -> Path:
@@ -45,14 +47,17 @@ def located(source: str | os.PathLike[str]) -> Path:
     label = os.fspath(source)
     if not label:
         raise FileNotFoundError(errno.ENOENT, "the path is empty", label)
-    repository = parsed(label)
-    if repository is None or (not repository.remote and Path(label).exists()):
+    is_here = not label.startswith("hf:/") and _is_there(Path(label))
+    repository = None if is_here else parsed(label)
+    if repository is None:
         return _snapshot(Path(label), label)
     from huggingface_hub import constants
 
+    from lineage.artifacts.remote import fetched
+
     offline = bool(constants.HF_HUB_OFFLINE)
     path_too = "" if repository.remote else "no such path; "
-    if offline or not repository.remote or _WHOLE_COMMIT.fullmatch(repository.revision or ""):
+    if offline or not repository.remote or re.fullmatch(_WHOLE_COMMIT, repository.revision or ""):
         found, reason = _cached(repository, Path(constants.HF_HUB_CACHE))
         if found is not None:
             return found
@@ -97,18 +102,27 @@ def parsed(label: str) -> Repository | None:
         FormatError: If it begins with `hf:` and is no repository's name.
     """
     remote = label.startswith("hf:/")
-    match = (_NAMED if remote else _PLAIN).fullmatch(label)
+    match = re.fullmatch(_NAMED if remote else _PLAIN, label, re.ASCII)
     if match is None or "--" in match["id"] or ".." in match["id"]:
         if remote:
             raise FormatError("not hf://org/name[@revision][/path] of a model", file=label)
         return None
     if not remote and (is_weights(match["id"]) or match["id"].endswith((".lineage", ".json"))):
         return None
+    from lineage.artifacts.remote import Repository
+
     revision = None if match["revision"] is None else unquote(match["revision"])
     path = (match["path"] or "").rstrip("/")
     if not _stays_inside(path) or (revision is not None and not _stays_inside(revision)):
         raise FormatError("its revision or path climbs or has an empty part", file=label)
     return Repository(match["id"], revision, path, label, remote)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no path can have
+        return False
 
 
 def _stays_inside(path: str) -> bool:
@@ -136,7 +150,7 @@ def _commit_of(reference: Path) -> str:
         return ""
     with reference.open("rb") as file:
         commit = file.read(200).strip().decode("utf-8", "replace")
-    return commit if _COMMIT.fullmatch(commit) else ""
+    return commit if re.fullmatch(_COMMIT, commit) else ""
 
 
 def _cached(repository: Repository, cache: Path) -> tuple[Path | None, str]:
@@ -145,7 +159,7 @@ def _cached(repository: Repository, cache: Path) -> tuple[Path | None, str]:
     revision = repository.revision or "main"
     commit = _commit_of(folder / "refs" / revision) or revision
     found = folder / "snapshots" / commit / repository.path
-    if not _COMMIT.fullmatch(commit) or not found.exists():
+    if not re.fullmatch(_COMMIT, commit) or not found.exists():
         return None, "it is not there"
     try:
         files = [f for part in folders.parts_of(found, label=repository.label) for f in part.files]

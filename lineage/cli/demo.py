@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lineage.cli import say
+from lineage.cli.options import json_option
 
 
 @click.command()
@@ -18,7 +19,7 @@ from lineage.cli import say
     help="Where to leave the models, claims, log and pictures.",
 )
 @click.option("--seed", default=0, show_default=True, help="Chooses every weight and batch.")
-@say.json_option
+@json_option
 def demo(out: Path, seed: int, as_json: bool) -> None:
     """Train a family of small networks, and show what their weights tell.
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lineage.cli import say
-from lineage.errors import FormatError, LineageError, printable
+from lineage.cli import prints, say
+from lineage.cli.options import json_option
+from lineage.errors import LineageError, printable
 from lineage.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from lineage.audit import Verdict
     from lineage.fingerprints import Fingerprint
     from lineage.graph import LineageGraph
 
 
+FILE = click.Path(path_type=Path, readable=False)
+"""Where something is written: what lies there need not be readable."""
+
+
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Save the fingerprint here.")
+@click.option("-o", "--output", type=FILE, help="Save the fingerprint here.")
 @click.option("--exact", "tier", flag_value="exact", help="Identity alone, no sketch: fastest.")
 @click.option("--fast", "tier", flag_value="fast", help="Sketch one block of rows in eight.")
 @click.option("--digests", is_flag=True, help="Also SHA-256 of files, as hubs and signers have it.")
 @click.option("--no-cache", is_flag=True, help="Measure again what has not changed since.")
-@say.json_option
+@json_option
 def fingerprint(
     paths: tuple[str, ...],
     output: Path | None,
@@ -48,72 +49,15 @@ def fingerprint(
     Example:
         lineage fingerprint ./my-model -o my-model.lineage
     """
-    from lineage.artifacts import models_in
-
-    status = 0
-    rows: list[dict[str, Any]] = []
-    models: list[str] = []
-    for path in paths:
-        try:
-            models += models_in(path)
-        except (LineageError, OSError) as error:
-            if len(paths) == 1:
-                raise
-            say.note(f"lineage: {_described(error, path)}")
-            status = 3
-    targets = _targets(models, output)
-    for path in models:
-        try:
-            made, seconds = _timed(path, tier or "full", cache=not no_cache)
-            if output is not None:
-                _save(made, targets[path])
-        except (LineageError, OSError) as error:
-            if len(models) == len(paths) == 1:
-                raise
-            say.note(f"lineage: {_described(error, path)}")
-            status = 3
-            continue
-        rows.append(
-            {
-                "path": path,
-                "id": made.root,
-                "content_id": made.content_id,
-                "value_id": made.value_id,
-                "bytes": made.size_bytes,
-                "tensors": len(made.tensors),
-                "seconds": round(seconds, 4),
-                "scheme": made.scheme,
-                "warnings": list(made.warnings),
-            }
-        )
-        if digests:
-            rows[-1]["digests"] = _digests(path)
-    say.result({"fingerprints": rows}, lambda: _fingerprint_text(rows), as_json=as_json)
-    return status
-
-
-def _digests(path: str) -> dict[str, Any]:
-    from lineage.artifacts.digests import file_digests
-
-    return file_digests(path).to_json()
-
-
-def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
-    lines = []
-    for row in rows:
-        size = _size(row["bytes"])
-        lines.append(f"{row['id']}  {printable(row['path'])}  {row['tensors']} tensors, {size}")
-        found = row.get("digests", {"files": []})
-        lines += [f"  sha256 {f['sha256']}  {printable(f['name'])}" for f in found["files"]]
-        if found.get("oms"):
-            lines.append(f"  model-signing subject sha256 {found['oms']['sha256']}")
-    return "\n".join(lines)
+    return prints.fingerprint(
+        paths, output, tier, digests=digests, no_cache=no_cache, as_json=as_json
+    )
 
 
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@say.json_option
+@json_option
 def compare(a: str, b: str, as_json: bool) -> int:
     """Say what two models are to each other, and why.
 
@@ -157,7 +101,7 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str]) -> str
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the graph into this file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page about it here.")
 @click.option("--mermaid", type=click.Path(path_type=Path), help="Write it as Mermaid text here.")
-@say.json_option
+@json_option
 def infer(
     paths: tuple[str, ...], svg: Path | None, html: Path | None, mermaid: Path | None, as_json: bool
 ) -> int:
@@ -188,7 +132,7 @@ def infer(
             if len(found) == 1:
                 raise
             what = "its card" if path in models else "the model"
-            say.note(f"lineage: {what} is left out: {_described(error, path)}")
+            say.note(f"lineage: {what} is left out: {prints.described(error, path)}")
             status = 3
     graph = infer_graph(models)
     verdicts = judge(graph, declared_by)
@@ -241,91 +185,8 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
 
 def load(path: str, *, cache: bool = False) -> Fingerprint:
     """Fingerprint a model or load a saved one, saying on stderr what a person should know."""
-    return _timed(path, "full", cache=cache)[0]
-
-
-def _timed(path: str, tier: str, *, cache: bool) -> tuple[Fingerprint, float]:
-    from lineage.fingerprints import fingerprint as make
-
-    started = time.perf_counter()
-    with _progress(path) as advance:
-        made = make(path, tier=tier, cache=cache, progress=advance)
-    for line in made.warnings:
-        say.note(f"{printable(path)}: {printable(line)}")
-    return made, time.perf_counter() - started
-
-
-@contextmanager
-def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on stderr while somebody watches and the model is large."""
-    total = _bytes_at(path) if say.interactive() else 0
-    if total < 256_000_000:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(PurePath(path).name), total=total)
-        yield lambda size: bar.advance(task, size)
-
-
-def _bytes_at(path: str) -> int:
-    """Return the bytes of a model's tensors; only headers are read."""
-    from lineage.artifacts import read
-    from lineage.fingerprints import SUFFIX
-
-    if Path(path).suffix == SUFFIX:
-        return 0
-    with read(path) as artifact:
-        return artifact.size_bytes
-
-
-def _save(made: Fingerprint, path: Path) -> None:
-    """Write a fingerprint, into a new folder if need be."""
-    from lineage.fingerprints import save
-
-    if path.is_dir():
-        raise FormatError("a folder; name a file for one fingerprint", file=path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save(made, path)
-
-
-def _targets(models: list[str], output: Path | None) -> dict[str, Path]:
-    """Return where each fingerprint goes: one into the file named, several into that folder.
-
-    Names are as many of a path's last parts as it takes to tell the models apart.
-    """
-    if output is None or len(models) == 1:
-        return {path: output or Path() for path in models}
-    parts = {
-        path: [p for p in PurePath(path).parts if p not in {"/", "..", "."}] for path in models
-    }
-    for count in range(1, 1 + max(map(len, parts.values()), default=0)):
-        names = {path: "-".join(found[-count:]) for path, found in parts.items()}
-        if len(set(names.values())) == len(names):
-            break
-    else:
-        names = {path: f"{number}-{'-'.join(parts[path])}" for number, path in enumerate(models)}
-    return {path: output / f"{name}.lineage" for path, name in names.items()}
-
-
-def _described(error: Exception, path: str) -> str:
-    if isinstance(error, OSError):
-        where = path if error.filename is None else str(error.filename)
-        return f"{printable(where)}: {error.strerror or error}"
-    return str(error)
+    return prints.timed(path, "full", cache=cache)[0]
 
 
 def _name(path: str) -> str:
     return printable(PurePath(path).name)
-
-
-def _size(size_bytes: int) -> str:
-    size, unit = float(size_bytes), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

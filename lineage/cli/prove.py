@@ -12,6 +12,7 @@ from lineage import audit, claims
 from lineage.claims import Split
 from lineage.cli import say
 from lineage.cli.measure import load
+from lineage.cli.options import json_option
 from lineage.cli.trust import FILE, about, fraction, load_key, open_envelope
 from lineage.errors import VerificationError, printable
 from lineage.files import write_whole
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--audience", default=claims.ANYONE, show_default=True, help="Whom it is for.")
 @click.option("-o", "--output", type=FILE, help="Where to write it; by default NAME.claim.json.")
-@say.json_option
+@json_option
 def claim(
     model: str,
     parents: tuple[str, ...],
@@ -117,7 +118,7 @@ def _claim_text(document: dict[str, Any]) -> str:
 @click.option("--threshold", default=1, show_default=True, help="Distinct keys that must sign.")
 @click.option("--audience", help="Accept a claim addressed to this name, too.")
 @click.option("--require-measured", is_flag=True, help="Every parent must be confirmed.")
-@say.json_option
+@json_option
 def verify(
     path: Path,
     keys: tuple[Path, ...],

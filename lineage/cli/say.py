@@ -6,27 +6,21 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as JSON (a stable contract)."
-)
 
 
 def result(document: dict[str, Any], text: str | Callable[[], str], *, as_json: bool) -> None:
     """Print `document` as JSON, or else `text`, on stdout."""
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)  # noqa: T201
     else:
-        click.echo(text if isinstance(text, str) else text())
+        print(text if isinstance(text, str) else text(), flush=True)  # noqa: T201
 
 
 def note(words: str) -> None:
     """Print words for a person on stderr."""
-    click.echo(words, err=True)
+    print(words, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def interactive() -> bool:

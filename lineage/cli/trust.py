@@ -13,6 +13,7 @@ import click
 from lineage import canonical, claims, merkle, settlement
 from lineage.claims import fields
 from lineage.cli import say
+from lineage.cli.options import json_option
 from lineage.errors import FormatError, LedgerError, SettlementError, VerificationError, printable
 from lineage.files import write_whole
 from lineage.ledgers import Ledger, Receipt, open_checkpoint
@@ -29,7 +30,7 @@ FILE = click.Path(path_type=Path)
 @click.command
 @click.argument("path", type=FILE)
 @click.option("--passphrase", is_flag=True, help="Ask for a passphrase that locks the key.")
-@say.json_option
+@json_option
 def key(path: Path, passphrase: bool, as_json: bool) -> None:
     """Make a key: PATH, which only you can read, and PATH.pub, which is for everyone.
 
@@ -60,7 +61,7 @@ def key(path: Path, passphrase: bool, as_json: bool) -> None:
 @click.option("--key", "key_path", type=FILE, required=True, help="The log's private key.")
 @click.option("--origin", help="The log's name, such as example.com/log; needed for a new log.")
 @click.option("--no-receipts", is_flag=True, help="Write no receipt beside each claim.")
-@say.json_option
+@json_option
 def append(
     log: Path,
     paths: tuple[Path, ...],
@@ -125,7 +126,7 @@ def append(
 @click.option(
     "--since", type=FILE, help="A receipt or checkpoint of this log from before, to hold it to."
 )
-@say.json_option
+@json_option
 def check(
     path: Path,
     receipt: Path | None,
@@ -206,7 +207,7 @@ def _check_log(
 )
 @click.option("--accept-asserted", is_flag=True, help="Pay by edges that nobody has measured.")
 @click.option("-o", "--output", type=FILE, help="Write the settlement's bytes to this file.")
-@say.json_option
+@json_option
 def settle(
     paths: tuple[Path, ...],
     earner: str,

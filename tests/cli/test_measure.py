@@ -13,7 +13,7 @@ import pytest
 from makers import Array, container, entry, small_model, write_index, write_model, write_sharded
 
 from lineage import fingerprint
-from lineage.cli import COMMANDS, run
+from lineage.cli import COMMANDS, prints, run
 from lineage.fingerprints import cache
 
 Say = pytest.CaptureFixture[str]
@@ -440,3 +440,22 @@ def test_a_fault_of_ours_is_no_answer(capsys: Say, monkeypatch: pytest.MonkeyPat
 
 def test_an_empty_path_is_not_the_current_folder(capsys: Say) -> None:
     assert "the path is empty" in refused(capsys, "fingerprint", "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["m", "m n", "--exact m", "m --fast", "m -o out", "--output out m --json", "--no-cache m",
+     "m --digests --exact", "-o o --no-cache --fast a b --json --digests"],
+)  # fmt: skip
+def test_a_plain_line_means_what_click_makes_of_it(line: str) -> None:
+    from lineage.cli.measure import fingerprint as command
+
+    assert prints.options(line.split()) == command.make_context("fingerprint", line.split()).params
+
+
+@pytest.mark.parametrize(
+    "line", ["", "--json", "m --help", "m -o", "m -o -x", "-oout m", "--output=out m", "-- m",
+             "- m", "--exact --fast m", "m -o a -o b", "--no", "m --unknown"],
+)  # fmt: skip
+def test_what_is_not_plain_is_left_to_click(line: str) -> None:
+    assert prints.options(line.split()) is None
