@@ -299,6 +299,9 @@ _FUSED = {
 """The last word of a tensor that holds others one after the other -> what they are. Those that
 interleave them head by head (`query_key_value` of NeoX, BLOOM and Falcon) stay whole."""
 
+_MAYBE_FUSED = re.compile("|".join(_FUSED))
+"""What the name of a fused tensor has somewhere: most names are told from it at once."""
+
 _ATTENTION = re.compile(r"attn|attention|mha|in_proj_", re.IGNORECASE)
 """What a name has somewhere if its `in_proj` is one of attention, and not of a state space."""
 
@@ -310,6 +313,8 @@ def parts_of(name: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
         >>> [part.name for part in parts_of("h.0.attn.c_attn.bias", (9,))]
         ['blk.0.attn_q.bias', 'blk.0.attn_k.bias', 'blk.0.attn_v.bias']
     """
+    if not _MAYBE_FUSED.search(name):
+        return ()
     words, leaf = _words(name)
     roles = _FUSED.get(words[-1], ()) if words else ()
     if not roles or leaf not in {"weight", "bias"} or not 1 <= len(shape) <= 2 or 0 in shape:

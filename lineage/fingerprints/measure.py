@@ -25,7 +25,7 @@ from lineage.fingerprints.parts import PartSketcher, sketchers
 from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -130,7 +130,7 @@ class Pass:
     def _task(self, items: list[Item], scratch: memoryview, narrowed: memoryview) -> None:
         if len(items) == 1:
             item = items[0]
-            self.done[item.name] = self._tensor(item, _pieces(item, scratch), narrowed)
+            self.done[item.name] = self._tensor(item, _Pieces(item, scratch), narrowed)
             return
         first, last = items[0], items[-1]
         base, end = _start(first), _start(last) + last.size_bytes
@@ -138,10 +138,10 @@ class Pass:
         for item in items:
             at = _start(item) - base
             piece = both[at : at + item.size_bytes]
-            self.done[item.name] = self._tensor(item, iter([(0, piece)]), narrowed)
+            self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
 
     def _tensor(
-        self, item: Item, pieces: Iterator[tuple[int, memoryview]], narrowed: memoryview
+        self, item: Item, pieces: Iterable[tuple[int, memoryview]], narrowed: memoryview
     ) -> TensorPrint:
         """Hash and sketch one tensor."""
         content = ContentHasher(item.dtype, item.shape)
@@ -168,6 +168,9 @@ class Pass:
                     found = lattice(piece, layout, item.dtype)
             for one in narrower:
                 one.update(piece, narrowed)
+            narrower = [one for one in narrower if one.is_wanted]
+            if sketcher is None and not narrower and isinstance(pieces, _Pieces):
+                pieces.most = _WINDOW
             content.update(piece)
             if self.progress is not None:
                 self.progress(len(piece))
@@ -239,21 +242,36 @@ def _unit(dtype: str) -> tuple[int, int]:
     return (1, BITS[dtype] // 8) if BITS[dtype] >= 8 else (8 // BITS[dtype], 1)
 
 
-def _pieces(item: Item, scratch: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield (first byte, bytes) of a tensor, in order; each is good until the next is asked for."""
-    size = _unit(item.dtype)[1]
-    step = PIECE // size * size
-    if isinstance(item.source, Region) and item.size_bytes >= 2 * PIECE:
-        most = _WINDOW * min(4, _cores()) // _cores() // step * step
-        for start in range(0, item.size_bytes, most):
-            count = min(most, item.size_bytes - start)
-            with item.source.window(start, count) as window:
-                for at in range(0, count, step):
-                    with window[at : at + step] as piece:
-                        yield start + at, piece
-        return
-    for start in range(0, item.size_bytes, step):
-        yield start, item.source.piece(start, min(step, item.size_bytes - start), scratch)
+class _Pieces:
+    """Yields (first byte, bytes) of a tensor, in order; each is good until the next is asked for.
+
+    Attributes:
+        most: Bytes of the next pieces. May be raised when they are only hashed.
+    """
+
+    def __init__(self, item: Item, scratch: memoryview) -> None:
+        self.most = PIECE
+        self._item, self._scratch = item, scratch
+        self._unit = _unit(item.dtype)[1]
+
+    def __iter__(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield from mapped windows of a large tensor in a file, or else from copies."""
+        item, end = self._item, self._item.size_bytes
+        if isinstance(item.source, Region) and end >= 2 * PIECE:
+            reach = _WINDOW * min(4, _cores()) // _cores() // self._unit * self._unit
+            for start in range(0, end, reach):
+                count = min(reach, end - start)
+                with item.source.window(start, count) as window:
+                    at = 0
+                    while at < count:
+                        size = self.most // self._unit * self._unit
+                        with window[at : at + size] as piece:
+                            yield start + at, piece
+                        at += size
+            return
+        step = PIECE // self._unit * self._unit
+        for start in range(0, end, step):
+            yield start, item.source.piece(start, min(step, end - start), self._scratch)
 
 
 def _start(item: Item) -> int:

@@ -41,9 +41,14 @@ class Narrower:
         self._hash: ContentHasher | None = None
         self._shape = item.shape
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether more pieces can change anything."""
+        return self.exact or self.is_rounded
+
     def update(self, piece: memoryview, out: memoryview) -> None:
         """Add the next raw values; `out` has room for as many bytes."""
-        if not (self.exact or self.is_rounded):
+        if not self.is_wanted:
             return
         survived = narrow(piece, self._dtype, self.to, out, only_exact=not self.is_rounded)
         self.exact = self.exact and survived

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lineage import canonical
 from lineage.errors import FormatError
@@ -74,3 +77,16 @@ def test_errors_say_where() -> None:
     with pytest.raises(FormatError) as caught:
         canonical.loads(b'{"a": x}')
     assert caught.value.offset == 6
+
+
+_LEAVES = st.none() | st.booleans() | st.integers(1 - 2**53, 2**53 - 1) | st.text()
+
+
+@given(st.recursive(_LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_what_is_written_is_what_the_package_for_it_writes(value: canonical.Json) -> None:
+    assert canonical.dumps(value) == rfc8785.dumps(value)
+
+
+def test_every_ascii_character_is_written_as_the_package_does() -> None:
+    value = {chr(code): chr(code) for code in range(128)}
+    assert canonical.dumps(value) == rfc8785.dumps(value)
