@@ -122,19 +122,20 @@ def _check(value: Any, fail: Any, depth: int = 0, *, floats: bool = False) -> No
                     raise fail(f"the key {key!r} is not a string")
                 if not key.isascii():
                     _check(key, fail, depth)
-                if not _is_plain(item):
+                if not _is_plain(item, depth + 1):
                     _check(item, fail, depth + 1, floats=floats)
         case list() | tuple():
             for item in value:
-                if not _is_plain(item):
+                if not _is_plain(item, depth + 1):
                     _check(item, fail, depth + 1, floats=floats)
         case _:
             raise fail(f"{type(value).__name__} is not a JSON value that can be signed")
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int) -> bool:
     """Whether this is ASCII text or a small number, as most of a long document is."""
     kind = type(value)
-    return (kind is str and value.isascii()) or (
+    is_small = (kind is str and value.isascii()) or (
         kind is int and -MAX_INTEGER <= value <= MAX_INTEGER
     )
+    return is_small and depth <= MAX_DEPTH

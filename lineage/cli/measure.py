@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from lineage.graph import LineageGraph
 
 
-FILE = click.Path(path_type=Path, readable=False)
+_OUTPUT = click.Path(path_type=Path, readable=False)
 """Where something is written: what lies there need not be readable."""
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("-o", "--output", type=FILE, help="Save the fingerprint here.")
+@click.option("-o", "--output", type=_OUTPUT, help="Save the fingerprint here.")
 @click.option("--exact", "tier", flag_value="exact", help="Identity alone, no sketch: fastest.")
 @click.option("--fast", "tier", flag_value="fast", help="Sketch one block of rows in eight.")
 @click.option("--digests", is_flag=True, help="Also SHA-256 of files, as hubs and signers have it.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,15 +12,33 @@ if TYPE_CHECKING:
 
 def result(document: dict[str, Any], text: str | Callable[[], str], *, as_json: bool) -> None:
     """Print `document` as JSON, or else `text`, on stdout."""
-    if as_json:
-        print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)  # noqa: T201
-    else:
-        print(text if isinstance(text, str) else text(), flush=True)  # noqa: T201
+    if not as_json:
+        _print(text if isinstance(text, str) else text(), sys.stdout)
+        return
+    words = json.dumps(document, indent=2, ensure_ascii=False)
+    if not _fits(words, sys.stdout):
+        words = json.dumps(document, indent=2)
+    _print(words, sys.stdout)
 
 
 def note(words: str) -> None:
     """Print words for a person on stderr."""
-    print(words, file=sys.stderr, flush=True)  # noqa: T201
+    _print(words, sys.stderr)
+
+
+def _print(words: str, stream: TextIO) -> None:
+    """Print what a stream's encoding has no characters for as escapes."""
+    if not _fits(words, stream):
+        words = words.encode("ascii", "backslashreplace").decode()
+    print(words, file=stream, flush=True)
+
+
+def _fits(words: str, stream: TextIO) -> bool:
+    try:
+        words.encode(stream.encoding or "utf-8", stream.errors or "strict")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def interactive() -> bool:

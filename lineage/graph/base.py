@@ -34,8 +34,8 @@ class Edge:
     """A parent and a child.
 
     Attributes:
-        coefficient: The parent's share, for merges; of a passthrough, its share of the child's weights,
-            of which what several parents have alike is shared among them.
+        coefficient: The parent's share, for merges. Of a passthrough it is that of the child's
+            weights, and what several parents have alike is shared among them.
         probability: That this edge, with this direction, is right; .5 for copies, whose order
             weights cannot tell.
     """

@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Group",
+    "Kind",
     "Step",
     "followers",
     "groups",
+    "kinds",
+    "passthrough_edges",
     "put_together",
     "steps_into",
     "weighed",

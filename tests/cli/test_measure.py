@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -440,6 +442,20 @@ def test_a_fault_of_ours_is_no_answer(capsys: Say, monkeypatch: pytest.MonkeyPat
 
 def test_an_empty_path_is_not_the_current_folder(capsys: Say) -> None:
     assert "the path is empty" in refused(capsys, "fingerprint", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_terminal_has_no_characters_for_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    path = tmp_path / "modèle-模型.safetensors"
+    write_model(path, small_model(0))
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding))
+    assert run(["fingerprint", str(path), "--json"]) == 0
+    assert json.loads(out.getvalue().decode(encoding))["fingerprints"][0]["path"] == str(path)
+    assert run(["fingerprint", str(path)]) == 0
+    assert ("模型" if encoding == "utf-8" else r"\u6a21\u578b") in out.getvalue().decode(encoding)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,16 @@ def test_what_two_readers_could_read_differently_is_refused(data: bytes, reason:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("leaf", [1, "a", "\u00e9", None, [], {"a": 1}])
+def test_every_value_is_as_deep_as_another(leaf: canonical.Json) -> None:
+    value = leaf
+    for _ in range(canonical.MAX_DEPTH - isinstance(leaf, dict)):
+        value = [value]
+    assert canonical.loads(canonical.dumps(value)) == value
+    with pytest.raises(ValueError, match="nested"):
+        canonical.dumps([value])
+
+
 def test_long_input_is_not_even_parsed() -> None:
     with pytest.raises(FormatError, match="more than the 3 allowed"):
         canonical.loads(b"[1,2]", max_bytes=3)
