@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
     from lineage.evidence.pairing import Pairing
 
 NULL = "independent initialisation: in each matrix the sketches' cosine is normal around 0"
@@ -15,7 +17,6 @@ NULL = "independent initialisation: in each matrix the sketches' cosine is norma
 RELATED, UNRELATED = 0.3, 0.1
 """Pooled cosines above the first are related, below the second not; between them nothing is said.
 Independent networks of one architecture stay below .03 in every matrix, descendants above .6."""
-
 
 LARGEST_LOG10_P = -6.0
 """A cosine that chance reaches more often than this says nothing, however large: tiny models."""
@@ -31,6 +32,7 @@ class Kinship:
         matrices: How many were compared.
         equal_share: Share of these matrices' values that are the same.
         others_cosine: The same mean over the matrices that are not equal; None where all are.
+        others_log10_p: Of that one.
         is_bitwise: Whether all that are the same are so digest for digest.
     """
 
@@ -39,6 +41,7 @@ class Kinship:
     matrices: int
     equal_share: float
     others_cosine: float | None = None
+    others_log10_p: float | None = None
     is_bitwise: bool = True
 
     @property
@@ -46,13 +49,40 @@ class Kinship:
         """Whether they are; None where there is nothing to compare or the answer is not clear."""
         if self.matrices == 0:
             return None
-        if self.cosine < UNRELATED:
-            return False
-        if self.others_cosine is not None and self.others_cosine < UNRELATED:
-            # Some tensors equal and all others strangers: a part was copied, or both hold the same
-            # fixed table (filters, positions). Which, weights do not tell.
-            return None if self.equal_share >= 0.5 else False
-        return True if self.cosine >= RELATED and self.log10_p <= LARGEST_LOG10_P else None
+        others = np.nan if self.others_cosine is None else self.others_cosine
+        others_p = np.nan if self.others_log10_p is None else self.others_log10_p
+        told = verdicts(self.cosine, self.log10_p, others, others_p, self.equal_share)
+        return {1: True, 0: False}.get(int(told))
+
+
+def verdicts(
+    cosine: ArrayLike,
+    log10_p: ArrayLike,
+    others_cosine: ArrayLike,
+    others_log10_p: ArrayLike,
+    equal_share: ArrayLike,
+) -> NDArray[np.int8]:
+    """Say of pairs whether they are related: 1 where they are, 0 where not, -1 where it is open.
+
+    Where some matrices are equal and the others are not, a part was copied, or both hold the same
+    fixed tables (filters, positions); weights do not tell which. So the others must be related by
+    themselves. Where they are strangers and the equal ones are less than half, it is such tables.
+
+    Args:
+        cosine: As in `Kinship`, all of one shape, or numbers.
+        log10_p: Likewise.
+        others_cosine: NaN where all matrices are equal.
+        others_log10_p: Likewise.
+        equal_share: Likewise.
+    """
+    cosine, others = np.asarray(cosine), np.asarray(others_cosine)
+    is_like = (cosine >= RELATED) & (np.asarray(log10_p) <= LARGEST_LOG10_P)
+    has_others = ~np.isnan(others)
+    are_like = (others >= RELATED) & (np.asarray(others_log10_p) <= LARGEST_LOG10_P)
+    told = np.where(is_like & (are_like | ~has_others), 1, -1)
+    is_apart = has_others & (others < UNRELATED) & (np.asarray(equal_share) < 0.5)
+    told[(cosine < UNRELATED) | is_apart] = 0
+    return told.astype(np.int8)
 
 
 def kinship(pairing: Pairing) -> Kinship:
@@ -76,8 +106,11 @@ def kinship(pairing: Pairing) -> Kinship:
     log10_p = float(log_ndtr(-cosine / sigma) / np.log(10))
     same = pairing.same[use]
     equal = float(size[same].sum() / size.sum())
-    others = None
+    others = others_log10_p = None
     if not np.all(same):
-        others = float(weight[~same] @ pairing.cosine[use][~same] / weight[~same].sum())
+        left = weight[~same]
+        others = float(left @ pairing.cosine[use][~same] / left.sum())
+        sigma = float(np.sqrt(left**2 @ variance[~same])) / float(left.sum())
+        others_log10_p = float(log_ndtr(-others / sigma) / np.log(10))
     is_bitwise = bool(np.array_equal(same, pairing.equal[use]))
-    return Kinship(cosine, log10_p, int(use.sum()), equal, others, is_bitwise)
+    return Kinship(cosine, log10_p, int(use.sum()), equal, others, others_log10_p, is_bitwise)

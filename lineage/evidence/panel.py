@@ -147,6 +147,7 @@ class Pairs:
     Attributes:
         cosine: As `Kinship.cosine`.
         others_cosine: The same over matrices that are not equal; NaN where all are.
+        others_log10_p: Of a cosine of these as large, under independence; NaN where all are equal.
         equal_share: Share of the values in matrices that are equal.
         squared: Squared norm of the difference over all matrices.
         margin: [i, j] is how much nearer to orthogonal the difference is to i than to j; see
@@ -157,6 +158,7 @@ class Pairs:
 
     cosine: NDArray[np.float64]
     others_cosine: NDArray[np.float64]
+    others_log10_p: NDArray[np.float64]
     equal_share: NDArray[np.float64]
     squared: NDArray[np.float64]
     margin: NDArray[np.float64]
@@ -174,7 +176,7 @@ def _pooled(panel: Panel) -> Pairs:
 
     n = len(panel)
     zeros = np.zeros((n, n))
-    cosine, others, weight_others = zeros.copy(), zeros.copy(), zeros.copy()
+    cosine, others, weight_others, variance_others = (zeros.copy() for _ in range(4))
     equal, squared, margin, pure, moved = (zeros.copy() for _ in range(5))
     weight = np.sqrt(panel.sizes)
     weight = weight / weight.sum() if len(weight) else weight
@@ -199,11 +201,14 @@ def _pooled(panel: Panel) -> Pairs:
             margin += np.where(use, one.size * (with_second - with_first), 0)
             pure += np.where(use, one.size * np.sqrt(d / (d + least)), 0)
         moved += one.size * use
-        variance += share**2 * (1 / one.cells + 1 / one.size)
+        own = share**2 * (1 / one.cells + 1 / one.size)
+        variance += own
+        variance_others += np.where(is_equal, 0, own)
     with np.errstate(divide="ignore", invalid="ignore"):
         return Pairs(
             cosine=cosine,
             others_cosine=others / weight_others,
+            others_log10_p=log_ndtr(-others / np.sqrt(variance_others)) / np.log(10),
             equal_share=equal / max(1.0, panel.sizes.sum()),
             squared=squared,
             margin=np.where(moved > 0, margin / moved, 0),

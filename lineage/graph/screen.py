@@ -17,7 +17,7 @@ import numpy as np
 from lineage.errors import SchemeError
 from lineage.evidence import SHARED_INIT_COSINE, compare_fingerprints
 from lineage.evidence.direction import EVEN_SHARE
-from lineage.evidence.kinship import LARGEST_LOG10_P, RELATED, UNRELATED
+from lineage.evidence.kinship import verdicts
 from lineage.evidence.matching import is_matrix, table
 from lineage.evidence.panel import Panel, structure
 from lineage.fingerprints.search import search_vector
@@ -123,12 +123,13 @@ class Screen:
         if not panel.matrices:
             related = np.full(pairs.cosine.shape, -1, np.int8)
         else:
-            related = np.where(
-                (pairs.cosine >= RELATED) & (pairs.log10_p <= LARGEST_LOG10_P), 1, -1
-            ).astype(np.int8)
-            related[pairs.cosine < UNRELATED] = 0
-            is_part = pairs.others_cosine < UNRELATED
-            related[is_part] = np.where(pairs.equal_share[is_part] >= 0.5, -1, 0)
+            related = verdicts(
+                pairs.cosine,
+                pairs.log10_p,
+                pairs.others_cosine,
+                pairs.others_log10_p,
+                pairs.equal_share,
+            )
         score = pairs.cosine.clip(0, 1)
         is_apart = (related == 1) & (pairs.cosine < SHARED_INIT_COSINE) & (pairs.equal_share == 0)
         is_apart &= np.abs(pairs.share) < EVEN_SHARE

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from makers import Array
 
-from lineage import compare, fingerprint
+from lineage import compare, fingerprint, infer
 from lineage.errors import SchemeError
 from lineage.evidence import Comparison, compare_fingerprints
 from lineage.evidence.merging import linear_merge
@@ -372,6 +372,23 @@ def test_index_tables_make_no_family() -> None:
     tables = {f"layers.{block}.index": table + block for block in range(2)}
     found = both_ways({**network(1), **tables}, {**network(2), **tables})
     assert found.related is not True
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.15, 0.25])
+def test_a_large_fixed_table_does_not_make_likeness_kinship(likeness: float) -> None:
+    # Most values are a fixed basis, and the trained rest is as alike as one recipe may make it.
+    angle = np.outer(np.arange(256), np.arange(384)) / 61
+    basis = {"stft.basis": np.cos(angle).astype(np.float32)}
+    one, other = network(1, blocks=1), network(2, blocks=1)
+    rest = {n: w + np.float32(likeness) * one[n] if w.ndim > 1 else w for n, w in other.items()}
+    found = both_ways({**one, **basis}, {**rest, **basis})
+    assert 0.3 < found.score
+    assert found.related is None
+    graph = infer({"one": {**one, **basis}, "other": {**rest, **basis}})
+    assert (graph.pairs[0].related, graph.edges) == (None, ())
+    # The same table beside a rest that is alike enough is a family.
+    found = both_ways({**one, **basis}, {**tuned(one, 1, 0.5), **basis})
+    assert found.related is True
 
 
 def test_small_strangers_are_never_related() -> None:

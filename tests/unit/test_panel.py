@@ -47,6 +47,8 @@ def test_the_arrays_hold_what_each_pair_has(models: list[Fingerprint]) -> None:
             kin, lean = kinship(alone), orthogonality(alone)
             assert pairs.cosine[i, j] == pytest.approx(kin.cosine, abs=1e-5)
             assert pairs.log10_p[i, j] == pytest.approx(kin.log10_p, rel=1e-3)
+            assert pairs.others_cosine[i, j] == pytest.approx(kin.others_cosine, abs=1e-5)
+            assert pairs.others_log10_p[i, j] == pytest.approx(kin.others_log10_p, rel=1e-3)
             assert pairs.equal_share[i, j] == pytest.approx(kin.equal_share)
             assert pairs.squared[i, j] == pytest.approx(alone.distance**2, rel=1e-4)
             assert pairs.margin[i, j] == pytest.approx(lean.margin, abs=1e-4)
