@@ -81,6 +81,7 @@ class Block(nn.Module):
         self.register_buffer("behind", (place[:, None] - place).clamp(min=0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Add what attention and neurons say."""
         n, length, width = x.shape
         parts = self.qkv(self.attend_norm(x)).view(n, length, 3, self.heads, -1)
         q, k, v = parts.permute(2, 0, 3, 1, 4)
@@ -107,6 +108,7 @@ class Language(nn.Module):
         self.register_buffer("positions", torch.cat([angle.sin(), angle.cos()], 1))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return logits of the next bytes."""
         x = self.embed(ids) + self.positions
         for block in self.blocks:
             x = block(x)
@@ -141,6 +143,7 @@ class Images(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits of the digits."""
         x = self.stem(torch.cat([images, F.conv2d(images, self.filters, padding=2)], 1))
         for layer in self.layers:
             inside = F.relu(layer["one_norm"](layer["one"](x)))
@@ -167,6 +170,7 @@ class Tones(nn.Module):
         self.two = nn.Linear(48, 12)
 
     def forward(self, sound: torch.Tensor) -> torch.Tensor:
+        """Return logits of the pitches."""
         parts = F.conv1d(sound[:, None], self.basis, stride=self.STEP)
         power = parts[:, :64] ** 2 + parts[:, 64:] ** 2
         bands = (self.bands @ power + 1e-3).log()

@@ -48,10 +48,10 @@ def main() -> int:
     except zoo.ZooError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 3
-    deep = ("--deep",) if options.deep else ()
-    lineage = Lineage(options.work / "run", seed=options.seed, options=deep)
+    lineage = Lineage(options.work / "run", seed=options.seed)
     scored = {tables.OURS: Scored()}
-    failed = _score_lineage(lineage, families, scored[tables.OURS], options.seed)
+    most = None if options.all_pairs else _ALONE
+    failed = _score_lineage(lineage, families, scored[tables.OURS], options.seed, most)
     notes = list(lineage.notes)
     if options.baselines:
         notes += _score_baselines(families, scored, options.work)
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _score_lineage(
-    lineage: Lineage, families: Sequence[Family], scored: Scored, seed: int
+    lineage: Lineage, families: Sequence[Family], scored: Scored, seed: int, most: int | None
 ) -> list[str]:
     """Run the commands on each family, then on all of one architecture; return what failed."""
     failed = []
@@ -79,7 +79,7 @@ def _score_lineage(
             failed.append(f"{family.name}: {error}")
             continue
         _add_family(scored, family, answers[family.name])
-        _add_alone(scored, family, lineage, place, seed)
+        _add_alone(scored, family, lineage, place, seed, most)
     for architecture, members in zoo.by_architecture(families).items():
         truth, paths = _pool(members)
         try:
@@ -102,8 +102,9 @@ def _add_family(scored: Scored, family: Family, answer: Answer) -> None:
 
 
 def _add_alone(
-    scored: Scored, family: Family, lineage: Lineage, place: Nameless, seed: int
+    scored: Scored, family: Family, lineage: Lineage, place: Nameless, seed: int, most: int | None
 ) -> None:
+    """Add what is said of pairs alone: every step, and of the others at most so many of a kind."""
     truth = family.truth
     steps = {
         (p, c) for c in truth.published for p in truth.models[c].parents if p in truth.published
@@ -112,11 +113,14 @@ def _add_alone(
     chance = random.Random(seed)
     drawn = {
         pair for group in (starts, truth.siblings())
-        for pair in chance.sample(group, min(_ALONE, len(group)))
+        for pair in chance.sample(group, len(group) if most is None else min(most, len(group)))
     }  # fmt: skip
     compared = lineage.compare(place, steps | drawn)
     about = {"family": family.name, "architecture": family.architecture}
-    _add(scored, "lone", scores.lone(truth, compared), **about)
+    lone = scores.lone(truth, compared)
+    inferred = lineage.infer_alone(place, [(r["parent"], r["child"]) for r in lone])
+    _add(scored, "lone", lone, **about)
+    _add(scored, "lone_edges", scores.lone_edges(truth, inferred), **about)
     _add(scored, "lone_siblings", scores.lone_siblings(truth, compared), **about)
     _add(scored, "initialisation_alone", scores.initialisation_alone(truth, compared), **about)
 
@@ -224,6 +228,9 @@ def _draw(ours: Scored, folder: Path) -> None:
     if cases:
         picture = plots.reliability(figures.reliability(cases))
         (folder / "reliability.svg").write_text(picture)
+    if alone := figures.probable_alone(ours):
+        picture = plots.reliability(figures.reliability(alone), "Directions of pairs alone")
+        (folder / "reliability-alone.svg").write_text(picture)
     if figures.full_steps(ours):
         (folder / "direction.svg").write_text(plots.directions(figures.direction_curve(ours)))
 
@@ -296,7 +303,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, metavar="DIR", nargs="?", const=_PICTURES,
                         help="draw the plots here; without DIR, beside the README")  # fmt: skip
     parser.add_argument("--baselines", action="store_true", help="let the baselines answer too")
-    parser.add_argument("--deep", action="store_true", help="let `infer` read weights again")
+    parser.add_argument("--all-pairs", action="store_true",
+                        help=f"compare all siblings alone, not {_ALONE} a family")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the models' order and of lots")
     parser.add_argument("--work", type=Path, default=_CACHE / "quality", metavar="DIR")
     return parser.parse_args()

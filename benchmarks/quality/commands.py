@@ -1,4 +1,8 @@
-"""Asks the public commands, each in a process of its own, under names that tell nothing."""
+"""Asks the public commands under names that tell nothing.
+
+`infer` runs in a process of its own; many pairs of models share a process for each core, since to
+start one takes longer than to compare two small models.
+"""
 
 from __future__ import annotations
 
@@ -104,10 +108,9 @@ class Lineage:
         notes: What the commands said on stderr, and how they failed.
     """
 
-    def __init__(self, work: Path, *, seed: int, options: Sequence[str] = ()) -> None:
+    def __init__(self, work: Path, *, seed: int) -> None:
         self._work = work
         self._seed = seed
-        self._options = tuple(options)
         self.seconds: list[dict[str, Any]] = []
         self.notes: list[str] = []
 
@@ -119,7 +122,7 @@ class Lineage:
         """
         place = Nameless(self._work / f"run-{len(self.seconds)}", models, seed=self._seed)
         started = perf_counter()
-        told = self._run("infer", str(place.folder), *self._options)
+        told = self._run("infer", str(place.folder))
         took = perf_counter() - started
         self.seconds.append({"title": title, "models": len(models), "seconds": round(took, 2)})
         missing = models.keys() - {place.name(m["path"]) for m in told["models"]}
@@ -133,32 +136,67 @@ class Lineage:
         """Compare pairs of models, each alone; which comes first is drawn by lot."""
         chance = random.Random(self._seed)
         turned = [(a, b) if chance.random() < 0.5 else (b, a) for a, b in sorted(pairs)]
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            found = list(pool.map(lambda pair: self._compared(place, *pair), turned))
-        return {pair: told for pair, told in zip(turned, found, strict=True) if told is not None}
+        return self._each("compare", place, turned)
 
-    def _compared(self, place: Nameless, a: str, b: str) -> dict[str, Any] | None:
-        try:
-            return self._run("compare", str(place.paths[a]), str(place.paths[b]))
-        except CommandError as error:
-            self.notes.append(f"compare {a} {b}: {error}")
-            return None
+    def infer_alone(
+        self, place: Nameless, pairs: Iterable[tuple[str, str]]
+    ) -> dict[tuple[str, str], Answer]:
+        """Infer who came from whom among two models, pair by pair."""
+        found = self._each("infer", place, sorted(pairs))
+        return {pair: answer(place, told) for pair, told in found.items()}
+
+    def _each(
+        self, command: str, place: Nameless, pairs: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what a command says of each pair, without those that it says nothing of."""
+        cores = os.cpu_count() or 1
+        shares = [pairs[start::cores] for start in range(min(cores, len(pairs)))]
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        with ThreadPoolExecutor(max_workers=cores) as pool:
+            asked = pool.map(lambda share: self._many(command, place, share), shares)
+            for share, told in zip(shares, asked, strict=True):
+                for (a, b), line in zip(share, told, strict=True):
+                    try:
+                        found[a, b] = _document(line["out"], line["last"])
+                    except CommandError as error:
+                        self.notes.append(f"{command} {a} {b}: {error}")
+        return {pair: found[pair] for pair in pairs if pair in found}
+
+    def _many(
+        self, command: str, place: Nameless, pairs: Sequence[tuple[str, str]]
+    ) -> list[dict[str, str]]:
+        """Run a command on pairs in one process; where that ends early, it says so of the rest."""
+        lines = [
+            json.dumps([command, str(place.paths[a]), str(place.paths[b]), "--json"])
+            for a, b in pairs
+        ]
+        done = self._python(str(Path(__file__).with_name("many.py")), words="\n".join(lines))
+        told: list[dict[str, str]] = [json.loads(line) for line in done.stdout.splitlines()]
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return told + [{"out": "", "last": last}] * (len(pairs) - len(told))
 
     def _run(self, *arguments: str) -> dict[str, Any]:
+        done = self._python("-m", "lineage", *arguments, "--json")
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return _document(done.stdout, last)
+
+    def _python(self, *arguments: str, words: str = "") -> subprocess.CompletedProcess[str]:
         env = {
             **os.environ, "PYTHONPATH": str(HOME), "XDG_CACHE_HOME": str(self._work / "cache"),
             "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1",
         }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "lineage", *arguments, "--json"],
-            env=env, capture_output=True, text=True, check=False,
+        return subprocess.run(
+            [sys.executable, "-P", *arguments], env=env, input=words, capture_output=True,
+            text=True, check=False,
         )  # fmt: skip
-        try:
-            told: dict[str, Any] = json.loads(done.stdout)
-        except json.JSONDecodeError:
-            last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise CommandError(last) from None
-        return told
+
+
+def _document(out: str, last: str) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(out)
+    except json.JSONDecodeError:
+        raise CommandError(last) from None
+    return told
 
 
 def answer(place: Nameless, told: Mapping[str, Any]) -> Answer:

@@ -39,6 +39,7 @@ class Scored:
     initialisation: list[Record] = field(default_factory=list)
     initialisation_alone: list[Record] = field(default_factory=list)
     lone: list[Record] = field(default_factory=list)
+    lone_edges: list[Record] = field(default_factory=list)
     lone_siblings: list[Record] = field(default_factory=list)
     pooled_edges: list[Record] = field(default_factory=list)
     pooled_said: list[Record] = field(default_factory=list)
@@ -282,9 +283,18 @@ def probable(scored: Scored) -> list[tuple[float, bool]]:
     ]  # fmt: skip
 
 
-def calibration_error(scored: Scored) -> Figure:
+def probable_alone(scored: Scored) -> list[tuple[float, bool]]:
+    """Return the probability of every direction said of a pair alone and whether it is right."""
+    return [(e["probability"], e["right"]) for e in scored.lone_edges]
+
+
+Probable = Callable[[Scored], Sequence[tuple[float, bool]]]
+"""Chooses the cases that have a probability."""
+
+
+def calibration_error(of: Probable = probable) -> Callable[[Scored], Figure]:
     """Return the expected calibration error over ten bins of equal width (Naeini et al., 2015)."""
-    return bootstrap(probable(scored), expected_error, seed=SEED)
+    return lambda scored: bootstrap(of(scored), expected_error, seed=SEED)
 
 
 def expected_error(cases: Sequence[tuple[float, bool]]) -> float:
@@ -299,11 +309,13 @@ def expected_error(cases: Sequence[tuple[float, bool]]) -> float:
     return round(distance / len(cases), 12)
 
 
-def brier(scored: Scored) -> Figure:
+def brier(of: Probable = probable) -> Callable[[Scored], Figure]:
     """Return the mean squared distance of the probability from what is (Brier, 1950)."""
-    return bootstrap(
-        probable(scored), lambda drawn: sum((p - y) ** 2 for p, y in drawn) / len(drawn), seed=SEED
-    )
+
+    def squared(cases: Sequence[tuple[float, bool]]) -> float:
+        return sum((p - y) ** 2 for p, y in cases) / len(cases)
+
+    return lambda scored: bootstrap(of(scored), squared, seed=SEED)
 
 
 def reliability(cases: Sequence[tuple[float, bool]]) -> list[Record]:
@@ -350,9 +362,12 @@ ROWS = (
     Row("coefficients_said", "those coefficients given at all",
         coefficients_found("linear", "slerp")),
     Row("rank", f"rank of a merged LoRA, of {LARGEST_RANK} at most", rank_right, ".95", "1"),
-    Row("calibration", "edge probability: expected calibration error", calibration_error,
+    Row("calibration", "edge probability: expected calibration error", calibration_error(),
         ".10", ".03"),
-    Row("brier", "edge probability: Brier score", brier),
+    Row("brier", "edge probability: Brier score", brier()),
+    Row("lone_calibration", "lone pair's direction: expected calibration error",
+        calibration_error(probable_alone)),
+    Row("lone_brier", "lone pair's direction: Brier score", brier(probable_alone)),
 )  # fmt: skip
 
 

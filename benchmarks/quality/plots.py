@@ -13,7 +13,7 @@ _SIDE, _EDGE, _TOP = 380, 56, 40
 _BLUE, _GREY, _ORANGE = "#0b5fa5", "#999999", "#b5651d"
 
 
-def reliability(rows: Sequence[Record]) -> str:
+def reliability(rows: Sequence[Record], of: str = "Edge probabilities") -> str:
     """Return the picture of `figures.reliability`: share right against probability said."""
     parts = [
         _line([(0, 0), (1, 1)], _GREY, dashed=True),
@@ -25,7 +25,7 @@ def reliability(rows: Sequence[Record]) -> str:
             parts.append(_line([(x, right.low), (x, right.high)], _BLUE))
             parts.append(_dot(x, right.value, _BLUE))
             parts.append(_text(*_at(x, right.value), f" {row['count']}", dx=7, dy=-6))
-    return _whole("Edge probabilities; counts beside, bars are 95 % intervals", parts)
+    return _whole(f"{of}; counts beside, bars are 95 % intervals", parts)
 
 
 def directions(rows: Sequence[Record]) -> str:

@@ -293,6 +293,22 @@ def lone(truth: Truth, compared: Mapping[tuple[str, str], Mapping[str, Any]]) ->
     return records
 
 
+def lone_edges(truth: Truth, inferred: Mapping[tuple[str, str], Answer]) -> list[Record]:
+    """Return a record for every edge said between two models at hand alone, parent and child.
+
+    Args:
+        truth: How the models were made.
+        inferred: (parent, child) -> what `lineage infer` said of the two.
+    """
+    return [
+        {"parent": parent, "child": child, "how": truth.models[child].answers[0][1],
+         "probability": edge.probability, "right": (edge.parent, edge.child) == (parent, child)}
+        for (parent, child), answer in inferred.items()
+        for edge in answer.steps
+        if edge.relation != IDENTICAL
+    ]  # fmt: skip
+
+
 def lone_siblings(
     truth: Truth, compared: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> list[Record]:

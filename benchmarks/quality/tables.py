@@ -11,7 +11,7 @@ from figures import ROWS, Scored
 from intervals import Figure, share
 
 OURS = "lineage"
-_ERRORS = {"coefficients", "calibration", "brier"}
+_ERRORS = {"coefficients", "calibration", "brier", "lone_calibration", "lone_brier"}
 """Rows whose figures are small and want more digits."""
 
 
@@ -29,7 +29,8 @@ def markdown(scored: Mapping[str, Scored], about: Mapping[str, Any]) -> str:
         "### Shared initialisation", _initialisation(ours),
         "### Wrong edges, by what the named parent truly is", _verdicts(scored),
         "### Direction of lone full fine-tunes, by the size of the change", _curve(ours),
-        "### Edge probabilities", _reliability(ours),
+        "### Edge probabilities", _reliability(figures.probable(ours), "edges"),
+        "### Directions of pairs alone", _reliability(figures.probable_alone(ours), "pairs"),
         "### Models whose parents are not right", _misses(ours),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
@@ -167,13 +168,13 @@ def _curve(ours: Scored) -> str:
     return _rows(("change", "pairs", "direction said", "right when said"), rows)
 
 
-def _reliability(ours: Scored) -> str:
+def _reliability(cases: Sequence[tuple[float, bool]], of: str) -> str:
     rows = [
         (f"{row['from']:.1f} to {row['from'] + 0.1:.1f}", row["count"],
          _number(row["said"]), _shown("", row["right"]))
-        for row in figures.reliability(figures.probable(ours)) if row["count"]
+        for row in figures.reliability(cases) if row["count"]
     ]  # fmt: skip
-    return _rows(("probability said", "edges", "mean", "right"), rows)
+    return _rows(("probability said", of, "mean", "right"), rows)
 
 
 def _misses(ours: Scored) -> str:

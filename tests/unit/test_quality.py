@@ -17,7 +17,7 @@ import baselines
 import figures
 import intervals
 import scores
-from commands import Nameless, answer
+from commands import Lineage, Nameless, answer
 from figures import Scored
 from scores import Answer, Said
 from truth import Model, Truth, together
@@ -304,8 +304,23 @@ def test_calibration() -> None:
              said("copy", "root", "identical", probability=0.5))  # fmt: skip
     scored = Scored(said=scores.said(TREE, Answer(edges)))
     assert figures.probable(scored) == [(0.9, True), (0.9, False)]
-    assert figures.calibration_error(scored).value == pytest.approx(0.4)
-    assert figures.brier(scored).value == pytest.approx((0.01 + 0.81) / 2)
+    assert figures.calibration_error()(scored).value == pytest.approx(0.4)
+    assert figures.brier()(scored).value == pytest.approx((0.01 + 0.81) / 2)
+
+
+def test_directions_of_pairs_alone_have_probabilities() -> None:
+    inferred = {
+        ("root", "left"): Answer((said("root", "left", probability=0.8),)),
+        ("root", "right"): Answer((said("right", "root", probability=0.6),)),
+        ("left", "grandchild"): Answer(),
+        ("root", "heir"): Answer((said("root", "heir", "identical"),)),
+    }
+    scored = Scored(lone_edges=scores.lone_edges(TREE, inferred))
+    assert figures.probable_alone(scored) == [(0.8, True), (0.6, False)]
+    table = figures.table(scored)
+    assert table["lone_calibration"].value == pytest.approx((0.2 + 0.6) / 2)
+    assert table["lone_brier"].value == pytest.approx((0.04 + 0.36) / 2)
+    assert math.isnan(table["calibration"].value)
 
 
 def test_shares_have_wilsons_interval() -> None:
@@ -379,6 +394,25 @@ def test_what_the_command_prints_becomes_an_answer(tmp_path: Path) -> None:
     assert found.edges == (said("base", "child", probability=0.8),)
     assert found.scores == {frozenset(("base", "child")): 0.9}
     assert found.related == {frozenset(("base", "child")): True}
+
+
+def test_many_pairs_in_one_process_get_the_answers_of_single_commands(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    base = {"w": draw.normal(size=(64, 48)).astype(np.float32)}
+    child = {"w": base["w"] + np.float32(0.3) * draw.normal(size=(64, 48)).astype(np.float32)}
+    models = {name: write(tmp_path / "zoo", name, w) for name, w in
+              {"base": base, "child": child, "broken": base}.items()}  # fmt: skip
+    (models["broken"] / "model.safetensors").write_bytes(b"no model")
+    lineage = Lineage(tmp_path / "work", seed=0)
+    place = Nameless(tmp_path / "run", models, seed=0)
+    pairs = [("base", "child"), ("base", "broken"), ("broken", "child"), ("child", "base")]
+    found = lineage.compare(place, pairs)
+    assert {frozenset(pair) for pair in found} == {frozenset(("base", "child"))}
+    assert len(lineage.notes) == 2
+    for (a, b), told in found.items():
+        assert told == lineage._run("compare", str(place.paths[a]), str(place.paths[b]))
+    (said_alone,) = lineage.infer_alone(place, [("base", "child")]).values()
+    assert [(e.parent, e.child) for e in said_alone.edges] == [("base", "child")]
 
 
 @pytest.fixture
