@@ -57,27 +57,37 @@ def fingerprint(
 @click.command()
 @click.argument("a")
 @click.argument("b")
+@click.option("--explain", is_flag=True, help="Tell all that was looked at, with controls.")
 @json_option
-def compare(a: str, b: str, as_json: bool) -> int:
+def compare(a: str, b: str, *, explain: bool, as_json: bool) -> int:
     """Say what two models are to each other, and why.
 
     A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
-    it cannot be said.
+    it cannot be said. With --explain it also tells what was looked for and was not there, how the
+    change compares with roundings, what the direction rests on, and, as controls, what the same
+    test says of models made of B's numbers that are unrelated to A.
 
     \b
     Example:
-        lineage compare ./base ./my-model
+        lineage compare ./base ./my-model --explain
     """
     from lineage.evidence import compare_fingerprints
+    from lineage.evidence.explained import explain as explained
 
-    found = compare_fingerprints(load(a, cache=True), load(b, cache=True))
+    one, other = load(a, cache=True), load(b, cache=True)
+    found = compare_fingerprints(one, other)
     document = {"a": a, "b": b, **found.to_json()}
-    told = [evidence.told(_name(a), _name(b)) for evidence in found.evidence]
-    say.result(document, lambda: _compare_text(a, b, document, told), as_json=as_json)
+    told = [f"- {evidence.told(_name(a), _name(b))}" for evidence in found.evidence]
+    more = []
+    if explain:
+        why = explained(one, other, found)
+        document["explanation"] = why.to_json()
+        more = why.lines(_name(a), _name(b))
+    say.result(document, lambda: _compare_text(a, b, document, told, more), as_json=as_json)
     return {True: 0, False: 1, None: 3}[found.related]
 
 
-def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str]) -> str:
+def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: list[str]) -> str:
     first, second = printable(a), printable(b)
     verdict = {True: "related", False: "not related", None: "undetermined"}[found["related"]]
     lines = [f"{first}  and  {second}: {verdict}"]
@@ -90,10 +100,10 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str]) -> str
         }[found["direction"]]
         arrow = "the same weights" if found["relation"] == "identical" else arrow
         lines.append(f"  {found['relation']}{how}: {arrow}")
-    lines += [f"  - {printable(words)}" for words in told]
+    lines += [f"  {printable(words)}" for words in told]
     if found["log10_p"] is not None:
         lines.append(f"  p = 10^{found['log10_p']:.1f} under {found['null']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {printable(words)}" for words in more)])
 
 
 @click.command()

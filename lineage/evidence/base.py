@@ -37,8 +37,8 @@ class Evidence:
         return {
             "detector": self.detector,
             "words": self.told("a", "b"),
-            "statistic": _rounded(self.statistic),
-            "log10_p": _rounded(self.log10_p),
+            "statistic": rounded(self.statistic),
+            "log10_p": rounded(self.log10_p),
             "null": self.null,
         }
 
@@ -158,11 +158,11 @@ class Comparison:
             "relation": None if self.relation is None else str(self.relation),
             "how": self.how,
             "direction": self.direction,
-            "score": _rounded(self.score),
-            "change": _rounded(self.change),
+            "score": rounded(self.score),
+            "change": rounded(self.change),
             "rank": self.rank,
             "layers": [layers.to_json() for layers in self.layers],
-            "log10_p": _rounded(self.log10_p),
+            "log10_p": rounded(self.log10_p),
             "null": self.null,
             "evidence": [e.to_json() for e in self.evidence],
         }
@@ -189,5 +189,6 @@ class Merge:
     base: int | None = None
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return a number with the six digits that are printed."""
     return None if value is None else float(f"{value:.6g}")

@@ -45,6 +45,7 @@ def test_the_whole_way_prints_what_the_schema_says(
     base, child = "base.safetensors", "child.safetensors"
     check("fingerprint", printed(capsys, "fingerprint", base, child))
     check("compare", printed(capsys, "compare", base, child))
+    check("compare", printed(capsys, "compare", base, child, "--explain"))
     inferred = printed(capsys, "infer", ".")
     check("infer", inferred)
     assert [(e["parent"], e["child"]) for e in inferred["edges"]] == [("./" + base, "./" + child)]

@@ -250,6 +250,24 @@ def test_compare_prints_the_contract(capsys: Say) -> None:
     assert "p = 10^-" in out
 
 
+def test_compare_explains_itself_with_controls(capsys: Say) -> None:
+    base, child, stranger = (f"models/{n}.safetensors" for n in ("base", "child", "stranger"))
+    plain, full = (as_json(capsys, "compare", base, child, *more) for more in ([], ["--explain"]))
+    assert {k: v for k, v in full.items() if k != "explanation"} == plain
+    found = full["explanation"]
+    assert found["relatedness"]["agree"] == found["relatedness"]["matrices"] == 3
+    assert found["relatedness"]["z"] > 40 > 4 > abs(found["controls"][1]["cosine"]) * 40
+    status, out, err = lineage(capsys, "compare", base, child, "--explain")
+    assert (status, err) == (0, "")
+    for words in ("agree in 3 of 3 matrices", "controls:", "signs by lot", "no  low rank: ",
+                  "bf16 would leave", "base.safetensors -> child.safetensors: a lean"):  # fmt: skip
+        assert words in out
+    status, out, _ = lineage(capsys, "compare", base, stranger, "--explain")
+    assert status == 1
+    assert "agree in 0 of 3 matrices" in out
+    assert "not asked: the two are not related" in out
+
+
 def test_compare_says_no_and_cannot_say(capsys: Say) -> None:
     document = as_json(
         capsys, "compare", "models/base.safetensors", "models/stranger.safetensors", status=1

@@ -1,0 +1,405 @@
+"""Why two models are said to be what they are to each other: all that was looked at, in words.
+
+`compare` names what it found. This tells what was looked for besides and was not there, how large
+the change is beside what known operations leave, what speaks for the direction, and what the same
+test says of models that are not there (see `controls`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lineage.evidence.base import rounded
+from lineage.evidence.controls import ONCE_IN, SIGNS_NULL, Control, Test, controls, relatedness
+from lineage.evidence.depth import depth
+from lineage.evidence.direction import (
+    CLEAR_CHANGE,
+    CLEAR_MARGIN,
+    CLEAR_SHARE,
+    LARGEST_SHARE,
+    orthogonality,
+)
+from lineage.evidence.exact import converted, identical, left_over, rounded_copy
+from lineage.evidence.experts import experts
+from lineage.evidence.kinship import RELATED, UNRELATED
+from lineage.evidence.low_rank import low_rank
+from lineage.evidence.noise import noise
+from lineage.evidence.pairing import ROUNDING_RMS, Pairing, pair
+from lineage.evidence.reduced import pruned, quantized
+from lineage.evidence.vocabulary import vocabulary
+from lineage.evidence.width import width
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from lineage.evidence.base import Comparison, Evidence
+    from lineage.evidence.reduced import Reduction
+    from lineage.fingerprints import Fingerprint
+
+__all__ = ["Explanation", "Pattern", "Size", "explain"]
+
+DIGITS = {"fp16": 11, "bf16": 8, "fp8 (E4M3)": 4}
+"""Binary digits that a float keeps, the hidden one among them."""
+
+LEVELS = {"int8, a scale a row": (127, None), "int4, a scale for 32 values": (7, 32)}
+"""Levels on either side of zero, and values that share a scale; None is a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One kind of change that was looked for.
+
+    Attributes:
+        name: What it would be.
+        found: Whether it was; None where it cannot be told, or was not looked for.
+        words: What was seen, with `{a}` and `{b}` for the models.
+    """
+
+    name: str
+    found: bool | None
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a known operation would change.
+
+    Attributes:
+        name: Of the operation.
+        change: Norm of what it changes over the norm of the weights, if those have a normal law.
+    """
+
+    name: str
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All that was looked at between two models.
+
+    Attributes:
+        test: The likeness of their weights against chance; None where no matrix compares.
+        controls: The same with models that are not there.
+        equal_share: Share of the values of all matrices that are the same.
+        equal: How many matrices those are.
+        patterns: What was looked for.
+        change: Norm of the difference over the norm of the first model's weights.
+        sizes: What that may be held against.
+        direction: Why a direction is said, or is not, in several lines; with `{a}` and `{b}`.
+    """
+
+    test: Test | None
+    controls: tuple[Control, ...]
+    equal_share: float
+    equal: int
+    patterns: tuple[Pattern, ...]
+    change: float | None
+    sizes: tuple[Size, ...]
+    direction: tuple[str, ...]
+
+    def lines(self, a: str, b: str) -> list[str]:
+        """Return all of it as lines of text that name the two models."""
+        told = ["relatedness:"]
+        told += [f"  {words}" for words in self._test_words()]
+        if self.controls:
+            told += ["controls:", *(f"  {_control_words(control)}" for control in self.controls)]
+        told += ["looked for:"]
+        told += [f"  {_answer(p.found)} {p.name}: {_named(p.words, a, b)}" for p in self.patterns]
+        if self.change is not None and self.sizes:
+            told.append(f"size: the change is {self.change:.3%} of the norm; of such weights")
+            told += [f"  {_size_words(size, self.change)}" for size in self.sizes]
+        return [*told, "direction:", *(f"  {_named(words, a, b)}" for words in self.direction)]
+
+    def _test_words(self) -> Iterator[str]:
+        test = self.test
+        if test is None:
+            yield "no matrix of one can be compared with one of the other"
+            return
+        yield (
+            f"the weights agree in {test.agree} of {test.matrices} matrices, each by itself; over "
+            f"all the cosine is {test.cosine:.4f}, z = {test.z:.3g}"
+        )
+        yield (
+            f"independent weights leave a deviation of {test.deviation:.4f}, and |z| > "
+            f"{test.once_in:.1f} once in {ONCE_IN:,} pairs; related is from {RELATED:g} on, "
+            f"unrelated below {UNRELATED:g}"
+        )
+        if test.log10_p < 0:
+            yield f"signs by lot do as well with p <= 10^{test.log10_p:.1f} (an exact bound)"
+        yield (
+            f"{self.equal} of the {test.matrices} matrices are equal, {self.equal_share:.1%} of "
+            "their values"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        test = self.test
+        return {
+            "relatedness": None
+            if test is None
+            else {
+                "matrices": test.matrices,
+                "agree": test.agree,
+                "cosine": rounded(test.cosine),
+                "deviation": rounded(test.deviation),
+                "z": rounded(test.z),
+                "log10_p": rounded(test.log10_p),
+                "null": SIGNS_NULL,
+                "related_from": RELATED,
+                "unrelated_below": UNRELATED,
+            },
+            "controls": [
+                {
+                    "name": control.name,
+                    "draws": control.draws,
+                    "matrices": control.matrices,
+                    "cosine": rounded(control.cosine),
+                    "deviation": rounded(control.deviation),
+                    "words": _control_words(control),
+                }
+                for control in self.controls
+            ],
+            "equal": {"matrices": self.equal, "share": rounded(self.equal_share)},
+            "patterns": [
+                {"name": p.name, "found": p.found, "words": _named(p.words, "a", "b")}
+                for p in self.patterns
+            ],
+            "sizes": [{"name": size.name, "change": rounded(size.change)} for size in self.sizes],
+            "direction": [_named(words, "a", "b") for words in self.direction],
+        }
+
+
+def explain(a: Fingerprint, b: Fingerprint, found: Comparison) -> Explanation:
+    """Tell what was looked at between two models.
+
+    Args:
+        a: The first.
+        b: The second.
+        found: What `compare_fingerprints` says of the two.
+    """
+    pairing = pair(a, b)
+    has_weights = bool(pairing.is_matrix.any())
+    change = found.change if has_weights else None
+    use = pairing.is_matrix & (pairing.energy_a > 0) & (pairing.energy_b > 0)
+    size = pairing.size[use]
+    is_step = bool(found.related) and bool(change)
+    return Explanation(
+        test=relatedness(pairing),
+        controls=controls(pairing),
+        equal_share=float(size[pairing.same[use]].sum() / size.sum()) if has_weights else 0.0,
+        equal=int(np.count_nonzero(pairing.same[use])),
+        patterns=tuple(_patterns(a, b, pairing, found)),
+        change=change,
+        sizes=tuple(_sizes(pairing)) if is_step else (),
+        direction=tuple(_direction(pairing, found)),
+    )
+
+
+def _patterns(
+    a: Fingerprint, b: Fingerprint, pairing: Pairing, found: Comparison
+) -> Iterator[Pattern]:
+    copied = identical(a, b)
+    yield Pattern(
+        "copy",
+        copied is not None,
+        "names, bytes and values differ" if copied is None else copied.evidence[0].words,
+    )
+    yield _rounded(pairing, is_copy=copied is not None)
+    moved = converted(pairing)
+    ours, theirs = left_over(pairing)
+    words = (
+        f"{int(pairing.same.sum())} of {len(pairing.a)} tensors have the same values; {{a}} has "
+        f"{ours} weight tensors besides, {{b}} {theirs}"
+    )
+    is_moved = moved is not None and copied is None
+    yield Pattern(
+        "other format", is_moved, moved.evidence[0].words if is_moved and moved else words
+    )
+    if not found.related:
+        words = "not looked for between models that are not known to be related"
+        for name in ("structure", "levels", "zeros", "noise", "low rank"):
+            yield Pattern(name, None, words)
+        return
+    yield _structure(pairing)
+    coarse = quantized(pairing)
+    yield from _reduced(pairing, coarse)
+    yield from _spectrum(pairing, coarse)
+
+
+def _rounded(pairing: Pairing, *, is_copy: bool) -> Pattern:
+    seen = rounded_copy(pairing)
+    if seen is not None:
+        return Pattern("rounded copy", True, seen.evidence[0].words)
+    if is_copy:
+        return Pattern("rounded copy", False, "no value differs")
+    counts = [0, 0]
+    for i, j in zip(pairing.a, pairing.b, strict=True):
+        ends = pairing.first.tensors[i], pairing.second.tensors[j]
+        for side, (parent, child) in enumerate((ends, ends[::-1])):
+            digests = {digest for _, digest in parent.rounded}
+            is_other = parent.value != child.value
+            counts[side] += is_other and bool(digests & {child.value, child.content})
+    words = (
+        f"{counts[0]} of {len(pairing.a)} tensors of {{b}} are {{a}}'s in fewer bits, digest for "
+        f"digest; {counts[1]} the other way"
+    )
+    return Pattern("rounded copy", False, words)
+
+
+def _structure(pairing: Pairing) -> Pattern:
+    seen = [room(pairing) for room in (depth, experts, width, vocabulary)]
+    found = [structure.evidence.words for structure in seen if structure is not None]
+    ours, theirs = left_over(pairing)
+    words = "both have the same layers, rows and columns"
+    if ours or theirs:
+        words = f"{{a}} has {ours} weight tensors that {{b}} has not, {{b}} {theirs}; why is unseen"
+    return Pattern("structure", bool(found), "; ".join(found) or words)
+
+
+def _reduced(pairing: Pairing, coarse: Reduction | None) -> Iterator[Pattern]:
+    sides = (pairing.first, pairing.a), (pairing.second, pairing.b)
+    use = np.flatnonzero(pairing.is_matrix)
+    total = max(1.0, float(pairing.size[use].sum()))
+    on, zeros = [], []
+    for of, places in sides:
+        tensors = [of.tensors[places[int(n)]] for n in use]
+        on.append(sum(t.lattice.bits > 0 for t in tensors))
+        zeros.append(sum(t.sketch.zeros for t in tensors if t.sketch is not None) / total)
+    cut = None if coarse is not None else pruned(pairing)  # zero is one of the levels
+    words = (
+        f"of {len(use)} matrices {on[0]} of {{a}} and {on[1]} of {{b}} have values on a "
+        "quantizer's levels"
+    )
+    yield _pattern("levels", None if coarse is None else coarse.evidence, words)
+    words = f"{zeros[0]:.1%} of the values of {{a}} and {zeros[1]:.1%} of {{b}} are zero"
+    yield _pattern("zeros", None if cut is None else cut.evidence, words)
+
+
+def _spectrum(pairing: Pairing, coarse: Reduction | None) -> Iterator[Pattern]:
+    """Hold the singular values of the difference against those of noise of the same shape."""
+    tops, ranks, whole = [], [], []
+    for place in np.flatnonzero(pairing.is_matrix & ~pairing.same):
+        core = pairing.difference(int(place))
+        m, n = core.shape
+        values = np.linalg.svd(core, compute_uv=False) ** 2
+        if min(m, n) < 2 or values.sum() == 0:
+            continue
+        tops.append(np.sqrt(values[0] / values.sum()) * np.sqrt(m * n) / (np.sqrt(m) + np.sqrt(n)))
+        ranks.append(values.sum() ** 2 / np.sum(values**2))
+        whole.append(m * n / (m + n))
+    if not ranks:
+        words = (
+            "no matrix differs" if pairing.same.all() else "the matrices that differ are too small"
+        )
+        yield Pattern("noise", False, words)
+        yield Pattern("low rank", False, words)
+        return
+    white = None if coarse is not None else noise(pairing)  # a rounding to levels is white too
+    words = (
+        f"the difference's largest direction is {np.mean(tops):.2f} times that of noise, over "
+        f"{len(tops)} matrices"
+    )
+    yield Pattern("noise", white is not None, words)
+    adapter = low_rank(pairing)
+    words = (
+        f"the difference spreads over {np.median(ranks):.1f} directions in the middle matrix, "
+        f"where noise would over {np.median(whole):.1f}"
+    )
+    if adapter is not None:
+        words = f"rank {adapter.rank} in {adapter.modules} matrices, as a merged LoRA leaves"
+    yield Pattern("low rank", adapter is not None, words)
+
+
+def _pattern(name: str, seen: Evidence | None, otherwise: str) -> Pattern:
+    return Pattern(name, seen is not None, otherwise if seen is None else seen.words)
+
+
+def _sizes(pairing: Pairing) -> Iterator[Size]:
+    """Yield what storing the weights in fewer bits would change, for values of a normal law.
+
+    A float's error is uniform in half a unit in the last place, see `pairing.ROUNDING_RMS`. Levels
+    one step apart leave a twelfth of a step's square; the largest of n values is near
+    sqrt(2 ln 2n) standard deviations.
+    """
+    for name, digits in DIGITS.items():
+        yield Size(name, ROUNDING_RMS * 2.0**-digits)
+    use = np.flatnonzero(pairing.is_matrix)
+    shapes = [pairing.first.shapes[pairing.a[int(n)]] for n in use]
+    row = float(np.median([np.prod(shape[1:]) for shape in shapes]))
+    for name, (levels, group) in LEVELS.items():
+        count = row if group is None else float(group)
+        yield Size(name, float(np.sqrt(2 * np.log(2 * count) / 12)) / levels)
+
+
+def _direction(pairing: Pairing, found: Comparison) -> list[str]:
+    if found.related is None:
+        return ["not asked: it is not known whether the two are related"]
+    if not found.related:
+        return ["not asked: the two are not related by descent"]
+    if found.relation == "identical":
+        return ["equal weights do not tell which copy came first"]
+    if found.direction is not None and abs(found.margin) == 1:
+        child = "{b}" if found.direction == "a->b" else "{a}"
+        return [f"by the pattern found above: it can only have made {child} of the other"]
+    if found.structure:
+        return [
+            "undetermined: each of the two has what the other lacks, or which is older is unseen"
+        ]
+    lean, each = orthogonality(pairing), _leans(pairing)
+    first, second = ("{a}", "{b}") if lean.margin >= 0 else ("{b}", "{a}")
+    agree = int(np.count_nonzero(each > 0 if lean.margin >= 0 else each < 0))
+    return [
+        "undetermined"
+        if found.direction is None
+        else f"{first} -> {second}: a lean and no proof, strong weight decay turns it round",
+        f"the difference is nearer to orthogonal to {first} in {agree} of {len(each)} matrices",
+        f"the margin is {abs(lean.margin):.3f}; a direction is said from {CLEAR_MARGIN:g} on",
+        f"that is {abs(lean.share):.2f} of what one step would have, where 0 is siblings; said "
+        f"between {CLEAR_SHARE:g} and {LARGEST_SHARE:g}",
+        f"the change is {found.change or 0.0:.1%}; said from {CLEAR_CHANGE:.0%} on, a difference "
+        "of low rank from less",
+    ]
+
+
+def _size_words(size: Size, change: float) -> str:
+    less = change >= size.change
+    ratio = change / size.change if less else size.change / max(change, 1e-12)
+    shown = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
+    return f"{size.name} would leave {size.change:.3%}, {shown} times {'less' if less else 'more'}"
+
+
+def _leans(pairing: Pairing) -> NDArray[np.float64]:
+    """Return the margin of each matrix that differs, before the mean that `direction` takes."""
+    use = pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)
+    use &= (pairing.energy_a > 0) & (pairing.energy_b > 0)
+    d, a, b, inner = (
+        x[use] for x in (pairing.energy_d, pairing.energy_a, pairing.energy_b, pairing.inner)
+    )
+    found: NDArray[np.float64] = np.abs(b - inner) / np.sqrt(d * b)
+    found -= np.abs(inner - a) / np.sqrt(d * a)
+    return found
+
+
+def _control_words(control: Control) -> str:
+    if control.name == "signs":
+        return (
+            f"of {control.draws:,} models with the second's numbers and signs by lot the nearest "
+            f"has a cosine of {control.cosine:.4f}; their deviation is {control.deviation:.4f}"
+        )
+    return (
+        f"with the second's {control.matrices} matrices of equal shapes in each other's places the "
+        f"cosine is {control.cosine:.4f}; chance leaves {control.deviation:.4f}"
+    )
+
+
+def _answer(found: bool | None) -> str:
+    return {True: "yes", False: "no ", None: "-  "}[found]
+
+
+def _named(words: str, a: str, b: str) -> str:
+    return words.replace("{a}", "\0").replace("{b}", b).replace("\0", a)
