@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _SMALLEST_SIDE = 8
 
+_MOST_FULL = 0.1
+"""Share of the matrices whose difference may have a full rank."""
+
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
@@ -38,7 +41,10 @@ def low_rank(pairing: Pairing) -> LowRank | None:
     """
     ranks: list[int] = []
     full = 0
-    for place in np.flatnonzero(pairing.is_matrix & ~pairing.same):
+    changed = np.flatnonzero(pairing.is_matrix & ~pairing.same)
+    for place in changed:
+        if full > _MOST_FULL * len(changed):
+            return None  # whatever the rest is
         core = pairing.difference(int(place))
         side = min(core.shape)
         if side < _SMALLEST_SIDE:
@@ -54,7 +60,7 @@ def low_rank(pairing: Pairing) -> LowRank | None:
             ranks.append(rank)
         else:
             full += 1
-    if not ranks or full > 0.1 * (full + len(ranks)):
+    if not ranks or full > _MOST_FULL * (full + len(ranks)):
         return None
     counted = np.bincount(ranks)
     return LowRank(int(counted.argmax()), len(ranks) + full)
