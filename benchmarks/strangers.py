@@ -321,6 +321,15 @@ def compared(paths: Sequence[Path]) -> Iterator[tuple[str, str, Any]]:
         yield a, b, compare_fingerprints(prints[a], prints[b])
 
 
+def shared(one: Path, other: Path) -> float:
+    """Return the share of the values in matrices that two networks have in common."""
+    from lineage.evidence.kinship import kinship
+    from lineage.evidence.pairing import pair
+    from lineage.fingerprints import fingerprint
+
+    return kinship(pair(fingerprint(one), fingerprint(other))).equal_share
+
+
 def measured(kind: str, folder: Path, names: dict[str, list[str]]) -> dict[str, Any]:
     """Count what is said of all pairs of strangers, and of the controls with their models."""
     from scipy.special import ndtri_exp
@@ -344,7 +353,6 @@ def measured(kind: str, folder: Path, names: dict[str, list[str]]) -> dict[str, 
     alone = [(found, is_kin(a, b)) for a, b, found in compared(everything)]
     others = [found for found, kin_ in alone if not kin_]
     logs = np.array([found.log10_p for found in others if found.log10_p is not None])
-    fixed = max((found.equal_share for found in others), default=0.0)
     return {
         "kind": kind, "networks": len(strangers), "fully trained": len(names["full"]),
         "steps": KINDS[kind].steps, "pairs": len(apart), "seconds of infer": round(seconds, 2),
@@ -358,7 +366,7 @@ def measured(kind: str, folder: Path, names: dict[str, list[str]]) -> dict[str, 
         "smallest log10_p": float(logs.min()) if len(logs) else None,
         "deviates rms": float(np.sqrt(np.mean(ndtri_exp(logs * np.log(10)) ** 2)))
         if len(logs) else None,
-        "equal share": fixed,
+        "equal share": shared(*strangers[:2]),
         "controls": len(kin), "controls infer related": sum(p["related"] is True for p in kin),
         "controls compare related": sum(f.related is True for f, k in alone if k),
         "least score of a control": min(f.score for f, k in alone if k),
