@@ -46,6 +46,9 @@ _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
 two models with one mask differ at most."""
 
+_CLEARLY_FURTHER = 0.2
+"""From which the rest of a family tells which of two models was changed; see `_further`."""
+
 _CLOSEST = 6
 """Models that a difference of low rank is looked for to: the nearest."""
 
@@ -259,12 +262,7 @@ class Family:
             seen = self.between(members[near], members[c])
             if seen.relation not in {Relation.NOISED, Relation.QUANTIZED}:
                 continue
-            rest = [i for i in others if i != near]
-            excess = (squared[c, rest] - squared[near, rest]) / max(squared[c, near], 1e-30)
-            weight = 1 / (1 + squared[near, rest] / max(squared[c, near], 1e-30))
-            further = float(np.sum(weight * excess.clip(-3, 3))) / max(float(weight.sum()), 1e-30)
-            if abs(further) < 0.2:
-                further = panel.pairs.share[near, c]
+            further = _further(panel, near, c, set(others))
             parent, child = (near, c) if further > 0 else (c, near)
             if child not in found:
                 self._add(members[parent], members[child], seen.relation, seen.how, _LIKELY)
@@ -278,7 +276,7 @@ class Family:
 
         The difference has a low rank from the base alone; from a sibling it has that and more.
         """
-        squared, share = panel.pairs.squared, panel.pairs.share
+        squared, everyone = panel.pairs.squared, set(range(len(members)))
         fixed = {}
         for c in range(len(members)):
             if c in merges:
@@ -287,9 +285,9 @@ class Family:
             ranked = [
                 (found.rank, squared[c, i], i)
                 for i in near
-                if share[i, c] > 0
-                and (found := self.between(members[i], members[c])).step == "low_rank"
+                if (found := self.between(members[i], members[c])).step == "low_rank"
                 and found.rank is not None
+                and _further(panel, i, c, everyone) > 0
             ]
             if ranked:
                 fixed[c] = min(ranked)[-1]
@@ -330,6 +328,22 @@ class Family:
                 edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, _CERTAIN)
                 self.edges.append(edge)
         return merges
+
+
+def _further(panel: Panel, near: int, c: int, others: set[int]) -> float:
+    """Return how much more it looks as if a model came from one near to it than the other way.
+
+    A change that has nothing to do with the rest of the family takes a model further from all of
+    it, by just its own length: 1 where c is the changed one, and -1 where the other is. Among two,
+    or where that is not clear, the norms tell.
+    """
+    squared = panel.pairs.squared
+    rest = sorted(others - {near, c})
+    length = max(float(squared[c, near]), 1e-30)
+    excess = (squared[c, rest] - squared[near, rest]) / length
+    weight = 1 / (1 + squared[near, rest] / length)
+    found = float(np.sum(weight * excess.clip(-3, 3))) / max(float(weight.sum()), 1e-30)
+    return found if abs(found) >= _CLEARLY_FURTHER else float(panel.pairs.share[near, c])
 
 
 def _energy(model: Fingerprint) -> float:
