@@ -582,3 +582,22 @@ def test_frozen_tensors_and_adapters_choose_their_parent() -> None:
     found = {e.child: (e.parent, e.how) for e in graph.edges}
     assert found["frozen"] == ("base", "partial")
     assert found["lora"] == ("base", "low_rank")
+
+
+def test_an_adapter_that_made_the_norm_smaller_still_came_from_the_base() -> None:
+    """The norm would say that the base came from it; the rest of the family says otherwise."""
+    rng = np.random.default_rng(5)
+    base = {f"layers.{n}.w": rng.standard_normal((96, 96)) for n in range(4)}
+    models = {
+        f"tune-{k}": {n: w + 0.1 * rng.standard_normal(w.shape) for n, w in base.items()}
+        for k in range(4)
+    }
+    adapted = {}
+    for name, w in base.items():
+        left, sizes, right = np.linalg.svd(w)
+        adapted[name] = w - 0.3 * (left[:, :4] * sizes[:4]) @ right[:4]
+        assert np.linalg.norm(adapted[name]) < np.linalg.norm(w)
+    models |= {"base": base, "adapted": adapted}
+    graph = infer({m: {n: w.astype(np.float32) for n, w in ws.items()} for m, ws in models.items()})
+    found = {(e.parent, e.child): e.how for e in graph.edges if {e.parent, e.child} & {"adapted"}}
+    assert found == {("base", "adapted"): "low_rank"}
