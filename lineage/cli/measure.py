@@ -72,7 +72,6 @@ def compare(a: str, b: str, *, explain: bool, as_json: bool) -> int:
         lineage compare ./base ./my-model --explain
     """
     from lineage.evidence import compare_fingerprints
-    from lineage.evidence.explained import explain as explained
 
     one, other = load(a, cache=True), load(b, cache=True)
     found = compare_fingerprints(one, other)
@@ -80,6 +79,8 @@ def compare(a: str, b: str, *, explain: bool, as_json: bool) -> int:
     told = [f"- {evidence.told(_name(a), _name(b))}" for evidence in found.evidence]
     more = []
     if explain:
+        from lineage.evidence.explained import explain as explained
+
         why = explained(one, other, found)
         document["explanation"] = why.to_json()
         more = why.lines(_name(a), _name(b))

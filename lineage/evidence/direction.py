@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lineage.evidence.pairing import Pairing
 
 CLEAR_MARGIN = 0.05
@@ -72,21 +74,31 @@ class Orthogonality:
         return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure
 
 
-def orthogonality(pairing: Pairing) -> Orthogonality:
-    """Compare cos(d, a) with cos(d, b), tensor by tensor, weighted by size.
+def leans(pairing: Pairing) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return |cos(d, b)| - |cos(d, a)| of each matrix that differs.
 
     The inner products come from exact norms by polarisation, so their error is a fraction of the
     difference's norm and not of the weights'.
+
+    Returns:
+        Which tensors of the pairing those are, and one margin for each; positive speaks for a->b.
     """
     use = pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)
     use &= (pairing.energy_a > 0) & (pairing.energy_b > 0)
-    if not np.any(use):
-        return Orthogonality(0.0, 0.0)
     d, a, b = pairing.energy_d[use], pairing.energy_a[use], pairing.energy_b[use]
-    inner, size = pairing.inner[use], pairing.size[use]
+    inner = pairing.inner[use]
     with_a = np.abs(inner - a) / np.sqrt(d * a)
     with_b = np.abs(b - inner) / np.sqrt(d * b)
-    margin = float(size @ (with_b - with_a) / size.sum())
-    start = np.minimum(a, b)
+    return use, with_b - with_a
+
+
+def orthogonality(pairing: Pairing) -> Orthogonality:
+    """Compare cos(d, a) with cos(d, b), tensor by tensor, weighted by size."""
+    use, each = leans(pairing)
+    if not np.any(use):
+        return Orthogonality(0.0, 0.0)
+    d, size = pairing.energy_d[use], pairing.size[use]
+    margin = float(size @ each / size.sum())
+    start = np.minimum(pairing.energy_a[use], pairing.energy_b[use])
     pure = float(size @ np.sqrt(d / (d + start)) / size.sum())
     return Orthogonality(margin, margin / pure)

@@ -20,6 +20,7 @@ from lineage.evidence.direction import (
     CLEAR_MARGIN,
     CLEAR_SHARE,
     LARGEST_SHARE,
+    leans,
     orthogonality,
 )
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy
@@ -34,8 +35,6 @@ from lineage.evidence.width import width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
     from lineage.evidence.base import Comparison, Evidence
     from lineage.evidence.reduced import Reduction
@@ -350,7 +349,7 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
         return [
             "undetermined: each of the two has what the other lacks, or which is older is unseen"
         ]
-    lean, each = orthogonality(pairing), _leans(pairing)
+    lean, (_, each) = orthogonality(pairing), leans(pairing)
     first, second = ("{a}", "{b}") if lean.margin >= 0 else ("{b}", "{a}")
     agree = int(np.count_nonzero(each > 0 if lean.margin >= 0 else each < 0))
     return [
@@ -371,18 +370,6 @@ def _size_words(size: Size, change: float) -> str:
     ratio = change / size.change if less else size.change / max(change, 1e-12)
     shown = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
     return f"{size.name} would leave {size.change:.3%}, {shown} times {'less' if less else 'more'}"
-
-
-def _leans(pairing: Pairing) -> NDArray[np.float64]:
-    """Return the margin of each matrix that differs, before the mean that `direction` takes."""
-    use = pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)
-    use &= (pairing.energy_a > 0) & (pairing.energy_b > 0)
-    d, a, b, inner = (
-        x[use] for x in (pairing.energy_d, pairing.energy_a, pairing.energy_b, pairing.inner)
-    )
-    found: NDArray[np.float64] = np.abs(b - inner) / np.sqrt(d * b)
-    found -= np.abs(inner - a) / np.sqrt(d * a)
-    return found
 
 
 def _control_words(control: Control) -> str:
