@@ -65,13 +65,11 @@ def infer_graph(
     edges: list[Edge] = []
     unclear: list[Undetermined] = []
     family_of: dict[str, int] = {}
-    for members in screen.families:
+    for number, members in enumerate(screen.families):
         solved = Family(members, models, comparisons)
         edges += solved.edges
         unclear += solved.unclear
-        for kin in solved.kindreds:
-            number = len(set(family_of.values()))
-            family_of.update(dict.fromkeys(kin, number))
+        family_of.update(dict.fromkeys(members, number))
     for edge in _adapters(models, edges, unclear):
         edges.append(edge)
         family_of[edge.child] = family_of[edge.parent]

@@ -60,7 +60,6 @@ class Family:
         edges: Found so far.
         unclear: Pairs that are related, without an order.
         ground: Of models that are compared with others of other names, what all of them have.
-        kindreds: The members, those apart that share a start at most and no descent.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class Family:
             for group in groups(kind.members, steps, self.between):
                 self._join(group)
         self.edges = without_rings(self.edges)
-        self.kindreds = [list(members)]
 
     def _by_content(self, path: str) -> tuple[str, str]:
         return self.models[path].value_id, path
