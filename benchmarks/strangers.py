@@ -321,6 +321,19 @@ def compared(paths: Sequence[Path]) -> Iterator[tuple[str, str, Any]]:
         yield a, b, compare_fingerprints(prints[a], prints[b])
 
 
+def _unequal(paths: Sequence[Path]) -> Iterator[float]:
+    """Yield the cosine of every pair over the matrices that are not equal."""
+    from lineage.evidence.kinship import kinship
+    from lineage.evidence.pairing import pair
+    from lineage.fingerprints import fingerprint
+
+    prints = [fingerprint(path) for path in paths]
+    for one, other in combinations(prints, 2):
+        found = kinship(pair(one, other)).others_cosine
+        if found is not None:
+            yield found
+
+
 def shared(one: Path, other: Path) -> float:
     """Return the share of the values in matrices that two networks have in common."""
     from lineage.evidence.kinship import kinship
@@ -352,6 +365,7 @@ def measured(kind: str, folder: Path, names: dict[str, list[str]]) -> dict[str, 
     edges = [e for e in told["edges"] if not is_kin(stems[e["parent"]], stems[e["child"]])]
     alone = [(found, is_kin(a, b)) for a, b, found in compared(everything)]
     others = [found for found, kin_ in alone if not kin_]
+    unequal = np.array(list(_unequal(strangers)))
     logs = np.array([found.log10_p for found in others if found.log10_p is not None])
     return {
         "kind": kind, "networks": len(strangers), "fully trained": len(names["full"]),
@@ -363,6 +377,8 @@ def measured(kind: str, folder: Path, names: dict[str, list[str]]) -> dict[str, 
         "compare open": sum(f.related is None for f in others),
         "compare relation": sum(f.relation is not None for f in others),
         "largest score": max(f.score for f in others),
+        "largest cosine of unequal matrices": float(unequal.max()),
+        "one in a hundred above": float(np.quantile(unequal, 0.99)),
         "smallest log10_p": float(logs.min()) if len(logs) else None,
         "deviates rms": float(np.sqrt(np.mean(ndtri_exp(logs * np.log(10)) ** 2)))
         if len(logs) else None,
@@ -409,6 +425,7 @@ def main() -> int:
     is_wrong = any(
         row["infer related"] or row["compare related"] or row["infer edges"]
         or row["controls infer related"] < row["controls"]
+        or row["controls compare related"] < row["controls"]
         for row in rows
     )  # fmt: skip
     return 1 if is_wrong else 0
