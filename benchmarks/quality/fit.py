@@ -1,11 +1,13 @@
-"""Fits the odds of `lineage/graph/odds.py` on the tuning families and prints the two tables.
+"""Fits the networks of `lineage/graph/odds.py` and writes them beside it.
 
-    python benchmarks/quality/fit.py [--zoo DIR] [--seed N]
+    python benchmarks/quality/fit.py [--zoo DIR ...] [--held-out] [--seed N]
 
-From every family of one structure and one root, whole and with members left out by lot, it takes
-cases: does c come from w, where w is held against its parent or against one further up; and which
-of the members is the root, if any. What is missed with each family left out in turn is printed too.
-Report families are never read.
+Needs torch. Every tuning family of the zoos, of one structure and one root, is a case, whole and
+with members left out by lot; families by lot come from `python benchmarks/zoo --drawn N --out DIR`.
+What is fitted is the share of the weight of all trees that the right ones have, by the matrix-tree
+theorem. Report families are never read. Families whose steps are
+drawn numbers are added. With `--held-out` nothing is written: a fifth of the
+families is left out in turn, and what is right in it is printed.
 """
 
 from __future__ import annotations
@@ -16,22 +18,26 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
-from lineage.evidence.ancestry import peculiar, way
+from lineage.evidence.ancestry import Evidence, evidence, in_view_of
 from lineage.evidence.panel import Panel, structure
 from lineage.fingerprints import Fingerprint, fingerprint
-from lineage.graph.odds import DESCENT, ROOT, descent_features, root_features
+from lineage.graph import odds
+from lineage.graph.odds import Nets
+from lineage.graph.tree import marginals
 
 Array = NDArray[np.float64]
-RIDGE = 1e-3
-PARTS_OF_A_FAMILY, PARTS_FOR_ROOTS = 12, 40
-SHARED_WAY = 0.25
-"""Where w and c have more of the way from a far pivot in common, neither answer would be right."""
+HIDDEN, NETS, FOLDS = 24, 5, 5
+EPOCHS, BATCH, RATE, DECAY, DROPOUT = 60, 64, 0.01, 0.1, 0.1
+PARTS = 14
+INVENTED = 28
+LEAST_EDGE = 0.4
+NO_PARENT, UNKNOWN = -1, -2
 
 
 @dataclass(frozen=True)
@@ -42,49 +48,43 @@ class Family:
         name: Of the zoo's family.
         truth: Model -> what the truth file says of it.
         prints: Model -> its fingerprint, those that belong here.
-        root: The model all come from, perhaps not at hand.
     """
 
     name: str
     truth: Mapping[str, Mapping[str, Any]]
     prints: Mapping[str, Fingerprint]
-    root: str
 
     def is_merge(self, model: str) -> bool:
         """Return whether a model was merged."""
-        return self.truth[model]["relation"] == "merge"
+        return bool(self.truth[model]["relation"] == "merge")
 
-    def chain(self, model: str) -> list[str]:
-        """Return the model, its parent and so on; of several parents the first."""
-        found = [model]
-        while self.truth[found[-1]]["parents"]:
-            found.append(self.truth[found[-1]]["parents"][0])
-        return found
-
-    def upstream(self, model: str) -> set[str]:
-        """Return every ancestor."""
-        found: set[str] = set()
-        left = list(self.truth[model]["parents"])
-        while left:
-            found.add(left[-1])
-            left += self.truth[left.pop()]["parents"]
-        return found
-
-    def single(self, model: str) -> set[str]:
-        """Return the ancestors that are reached without passing a merge."""
-        found: set[str] = set()
-        while len(self.truth[model]["parents"]) == 1:
-            model = self.truth[model]["parents"][0]
-            found.add(model)
-        return found
-
-    def parent(self, model: str, among: Sequence[str]) -> str | None:
-        """Return the nearest ancestor at hand; None for roots, and behind a merge that is not."""
-        while len(self.truth[model]["parents"]) == 1:
-            model = self.truth[model]["parents"][0]
+    def parent(self, model: str, among: Sequence[str]) -> int:
+        """Return the place of the nearest ancestor at hand, if there is one."""
+        while parents := self.truth[model]["parents"]:
+            if len(parents) > 1:
+                return UNKNOWN  # behind a merge that is not at hand
+            (model,) = parents
             if model in among:
-                return model
-        return None
+                return among.index(model)
+        return NO_PARENT
+
+
+class Case(NamedTuple):
+    """Some members of a family.
+
+    Attributes:
+        family: Its name.
+        is_whole: Whether all are there.
+        seen: The evidence.
+        merges: Places of merges, which have no parent to find.
+        parents: Of each the place of its parent, `NO_PARENT` or `UNKNOWN`.
+    """
+
+    family: str
+    is_whole: bool
+    seen: Evidence
+    merges: frozenset[int]
+    parents: list[int]
 
 
 def families(zoo: Path) -> Iterator[Family]:
@@ -95,19 +95,70 @@ def families(zoo: Path) -> Iterator[Family]:
             continue
         truth = {model["id"]: model for model in document["models"]}
         groups: dict[object, dict[str, Fingerprint]] = {}
-        whole = Family(document["family"], truth, {}, "")
         for model, told in truth.items():
             is_trained = told["relation"] in {"finetune", "merge"} or not told["parents"]
             if told["path"] is None or not is_trained:
                 continue
-            print(f"{document['family']}: {told['name']}", file=sys.stderr)
             found = fingerprint(zoo / document["family"] / told["path"], cache=True)
             if _zeros(found) < 0.05:
-                at = structure(found), whole.chain(model)[-1]
+                at = structure(found), _root(truth, model)
                 groups.setdefault(at, {})[model] = found
-        for (_, root), prints in groups.items():  # type: ignore[misc]
+        for prints in groups.values():
             if len(prints) > 1:
-                yield Family(document["family"], truth, dict(sorted(prints.items())), root)
+                yield Family(document["family"], truth, dict(sorted(prints.items())))
+
+
+def invented(number: int) -> Family:
+    """Return a family whose steps are drawn: noise, with what siblings have of one signal.
+
+    Trained networks are not all there is: these have exact right angles, many members, and steps of
+    any size.
+    """
+    rng = np.random.default_rng([77, number])
+    shapes = {"a.weight": (96, 64), "b.weight": (64, 96), "c.weight": (128, 48)}
+    spread = {name: rng.gamma(4, 0.25, shape[1]) for name, shape in shapes.items()}
+    base = {name: rng.normal(size=shape) * spread[name] for name, shape in shapes.items()}
+    signals = [{name: rng.normal(size=shape) for name, shape in shapes.items()} for _ in range(3)]
+    common = rng.choice([0.0, 0.2, 0.5, 0.7])
+    decay = rng.choice([0.0, 0.0, 0.1])
+    count = int(rng.integers(4, 40)) if number % 10 else 90
+    made: dict[str, dict[str, Array]] = {"m000": base}
+    truth: dict[str, dict[str, Any]] = {"m000": {"parents": [], "relation": None}}
+    liking, hidden = {"m000": float(rng.choice([2.0, 6.0]))}, set()
+    for k in range(1, count):
+        model, parent = f"m{k:03}", str(rng.choice(list(liking), p=_shares(liking)))
+        size, data = 10 ** rng.uniform(-2.5, 0), signals[rng.integers(3)]
+        frozen = rng.choice(list(shapes)) if rng.random() < 0.12 else None
+        made[model] = {
+            name: values
+            if name == frozen
+            else (1 - decay * size) * values
+            + size
+            * (common**0.5 * data[name] + (1 - common) ** 0.5 * rng.normal(size=values.shape))
+            * spread[name]
+            for name, values in made[parent].items()
+        }
+        truth[model] = {"parents": [parent], "relation": "finetune"}
+        liking[model] = float(rng.choice([0.2, 1.0]))
+        if rng.random() < 0.1:
+            hidden.add(model)
+    prints = {
+        model: fingerprint({name: v.astype(np.float32) for name, v in weights.items()})
+        for model, weights in made.items()
+        if model not in hidden
+    }
+    return Family(f"invented-{number:02}", truth, prints)
+
+
+def _shares(liking: Mapping[str, float]) -> Array:
+    found = np.array(list(liking.values()))
+    return found / found.sum()
+
+
+def _root(truth: Mapping[str, Mapping[str, Any]], model: str) -> str:
+    while parents := truth[model]["parents"]:
+        model = parents[0]
+    return model
 
 
 def _zeros(model: Fingerprint) -> float:
@@ -115,167 +166,275 @@ def _zeros(model: Fingerprint) -> float:
     return sum(t.sketch.zeros for t in matrices if t.sketch) / max(1, sum(t.size for t in matrices))
 
 
-def descents(family: Family, rng: np.random.Generator) -> Iterator[tuple[Array, bool]]:
-    """Yield the features of pairs and whether the second comes from the first."""
-    for part in range(PARTS_OF_A_FAMILY):
-        members = list(family.prints) if part < 2 else _thinned(family, rng)
-        plain = [m for m in members if not family.is_merge(m)]
-        parents = {m: family.parent(m, members) for m in plain}
-        roots = [m for m in plain if parents[m] is None]
-        if len(roots) != 1 or len(members) < 3:
-            continue
-        (root,) = roots
-        for m in members:
-            if family.is_merge(m):
-                known = [p for p in family.truth[m]["parents"] if p in members]
-                parents[m] = known[0] if known else root
-        parents[root] = root
-        yield from _pairs(family, members, root, parents, rng, far=part % 2 == 1)
-
-
-def _pairs(
-    family: Family, members: list[str], root: str, parents: Mapping[str, str | None],
-    rng: np.random.Generator, *, far: bool,
-) -> Iterator[tuple[Array, bool]]:  # fmt: skip
-    panel = Panel([family.prints[m] for m in members])
-    place = {m: n for n, m in enumerate(members)}
-    pivot = {m: _pivot(m, parents, rng) if far else str(parents[m]) for m in members}
-    squared = panel.pairs.squared
-    for w in members:
-        if w == root:
-            continue
-        p = pivot[w]
-        seen = way(panel, place[w], place[p])
-        for c in members:
-            if c in {w, root} or family.is_merge(c):
-                continue
-            if family.is_merge(w) and c in family.upstream(w):
-                continue
-            comes = w in family.single(c)
-            if not comes and (w in family.upstream(c) or _common(family, place, squared, w, c, p)):
-                continue
-            beside = [m for m in members if pivot[m] == p and m not in {p, c}]
-            found = peculiar(squared, place[p], [place[m] for m in beside], place[c])
-            coefficient = float(found[beside.index(w)]) if w in beside else 0.0
-            yield descent_features(seen, coefficient, panel.pairs, place[w], place[c]), comes
-
-
-def _pivot(model: str, parents: Mapping[str, str | None], rng: np.random.Generator) -> str:
-    up = [str(parents[model])]
-    while parents[up[-1]] != up[-1]:
-        up.append(str(parents[up[-1]]))
-    return up[rng.integers(len(up))]
-
-
-def _common(
-    family: Family, place: Mapping[str, int], squared: Array, w: str, c: str, p: str
-) -> bool:
-    """Whether much of the way from p to w is also on the way to c."""
-    up, other = family.chain(w), set(family.chain(c))
-    met = next((m for m in up if m in other), None)
-    while met is not None and met not in place:
-        met = next(iter(family.truth[met]["parents"]), None)
-    if met is None or p not in up or met not in up or up.index(met) >= up.index(p):
-        return False
-    whole = max(float(squared[place[p], place[w]]), 1e-30)
-    return float(squared[place[p], place[met]]) / whole > SHARED_WAY
-
-
-def _thinned(family: Family, rng: np.random.Generator) -> list[str]:
+def cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
+    """Yield the family whole, and parts of it."""
     inner = {p for m in family.prints for p in family.truth[m]["parents"]}
-    return [m for m in family.prints if rng.random() > (0.04 if m in inner else 0.35)]
+    everyone = list(family.prints)
+    for part in range(PARTS):
+        if part == 0:
+            members = everyone
+        elif part % 7 == 1:
+            count = int(rng.integers(2, min(5, len(everyone)) + 1))
+            members = [everyone[i] for i in sorted(rng.choice(len(everyone), count, replace=False))]
+        elif part % 3 == 0:
+            share = rng.uniform(0.15, 0.6)
+            members = [m for m in everyone if rng.random() < share]
+        else:  # mostly leaves are left out
+            members = [m for m in everyone if rng.random() > (0.04 if m in inner else 0.35)]
+        if len(members) > 1:
+            yield _case(family, members, is_whole=part == 0)
 
 
-def root_cases(family: Family, rng: np.random.Generator) -> Iterator[tuple[Array, int]]:
-    """Yield the members' features as the root, and which is; their number where none is."""
-    plain = [m for m in family.prints if not family.is_merge(m)]
-    if len(plain) < 2:
-        return
-    pairs = Panel([family.prints[m] for m in plain]).pairs
-    for part in range(PARTS_FOR_ROOTS):
-        count = rng.integers(2, len(plain) + 1)
-        some = set(plain if part == 0 else rng.choice(plain, size=count, replace=False))
-        if part % 2 and family.root in plain:
-            some.add(family.root)
-        members = [m for m in plain if m in some]
-        parents = [family.parent(m, members) for m in members]
-        behind = [m for m, p in zip(members, parents, strict=True)
-                  if p is None and len(family.chain(m)) != len(family.single(m)) + 1]  # fmt: skip
-        roots = [n for n, p in enumerate(parents) if p is None]
-        if not behind:
-            at = np.array([plain.index(m) for m in members])
-            yield root_features(pairs.among(at)), roots[0] if len(roots) == 1 else len(members)
+def _case(family: Family, members: Sequence[str], *, is_whole: bool) -> Case:
+    place = {m: n for n, m in enumerate(members)}
+    merges = {
+        place[m]: [place[p] for p in family.truth[m]["parents"] if p in place]
+        for m in members
+        if family.is_merge(m)
+    }
+    seen = evidence(Panel([family.prints[m] for m in members]), merges)
+    parents = [UNKNOWN if family.is_merge(m) else family.parent(m, members) for m in members]
+    return Case(family.name, is_whole, seen, frozenset(merges), parents)
 
 
-def fit_descents(cases: Sequence[tuple[Array, bool]]) -> Array:
-    """Fit a logistic regression with a constant last."""
-    x = np.array([[*features, 1.0] for features, _ in cases])
-    y = np.array([float(answer) for _, answer in cases])
+class Scorer(torch.nn.Module):
+    """`odds.Net`, to be fitted."""
 
-    def loss(w: Array) -> tuple[float, Array]:
-        z = x @ w
-        ridge = np.append(w[:-1], 0)
-        value = float(np.mean(np.logaddexp(0, z) - y * z) + RIDGE * ridge @ ridge / 2)
-        return value, x.T @ (1 / (1 + np.exp(-z.clip(-500, 500))) - y) / len(y) + RIDGE * ridge
+    def __init__(self, examples: torch.Tensor) -> None:
+        """Take means and deviations from examples of the features."""
+        super().__init__()
+        self.mean, self.spread = examples.mean(0), examples.std(0) + 1e-6
+        count = examples.shape[1]
+        self.linear = torch.nn.Linear(count, 1)
+        self.hidden = torch.nn.Sequential(
+            torch.nn.Linear(count, HIDDEN), torch.nn.Tanh(), torch.nn.Dropout(DROPOUT),
+            torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Tanh(), torch.nn.Dropout(DROPOUT),
+            torch.nn.Linear(HIDDEN, 1),
+        )  # fmt: skip
 
-    return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return a score for the features along the last axis."""
+        z = ((features - self.mean) / self.spread).clamp(-5, 5)
+        found: torch.Tensor = (self.linear(z) + self.hidden(z)).squeeze(-1).clamp(-15, 15)
+        return found
+
+    def plain(self) -> odds.Net:
+        """Return the network in NumPy."""
+        first, _, _, second, _, _, last = self.hidden
+        of = [
+            self.mean, self.spread, self.linear.weight[0], first.weight, first.bias, second.weight,
+            second.bias, last.weight[0], self.linear.bias[0] + last.bias[0],
+        ]  # fmt: skip
+        return odds.Net(*(one.detach().numpy().astype(np.float32) for one in of))
 
 
-def fit_roots(cases: Sequence[tuple[Array, int]]) -> Array:
-    """Fit a conditional logit; the score of none is last."""
+class Batch(NamedTuple):
+    """Cases side by side, filled up to one number of models.
 
-    def loss(w: Array) -> tuple[float, Array]:
-        value, slope = 0.0, np.zeros_like(w)
-        for x, answer in cases:
-            off = _chances(x, w)
-            value -= float(np.log(off[answer] + 1e-12))
-            off[answer] -= 1
-            slope += np.append(x.T @ off[:-1], off[-1])
-        ridge = np.append(w[:-1], 0)
-        return value / len(cases) + RIDGE * float(ridge @ ridge) / 2, (
-            slope / len(cases) + RIDGE * ridge
+    Attributes:
+        arcs: float32, shape (cases, models, models, features).
+        nodes: float32, shape (cases, models, features).
+        possible: bool, shape (cases, models + 1, models): arcs, and having no parent.
+        right: bool: those of them that a right tree may have.
+        is_there: bool, shape (cases, models).
+        weight: Of each case.
+    """
+
+    arcs: torch.Tensor
+    nodes: torch.Tensor
+    possible: torch.Tensor
+    right: torch.Tensor
+    is_there: torch.Tensor
+    weight: torch.Tensor
+
+
+def batches(of: Sequence[Case]) -> list[Batch]:
+    """Put cases of one size together; a family weighs as the root of its models' number."""
+    models: dict[str, int] = {}
+    for case in of:
+        models[case.family] = models.get(case.family, 0) + len(case.parents)
+    weights = [models[case.family] ** -0.5 for case in of]
+    total = sum(w * len(case.parents) for w, case in zip(weights, of, strict=True))
+    order = sorted(range(len(of)), key=lambda k: len(of[k].parents))
+    found = []
+    for first in range(0, len(order), BATCH):
+        some = order[first : first + BATCH]
+        weight = [weights[k] / total * len(of) / len(some) for k in some]
+        found.append(_batch([of[k] for k in some], weight))
+    return found
+
+
+def _batch(of: Sequence[Case], weight: Sequence[float]) -> Batch:
+    count, n = len(of), max(len(case.parents) for case in of)
+    arcs = np.zeros((count, n, n, of[0].seen.arcs.shape[-1]), np.float32)
+    nodes = np.zeros((count, n, of[0].seen.nodes.shape[-1]), np.float32)
+    possible = np.zeros((count, n + 1, n), bool)
+    right = np.zeros((count, n + 1, n), bool)
+    is_there = np.zeros((count, n), bool)
+    for k, case in enumerate(of):
+        m = len(case.parents)
+        arcs[k, :m, :m], nodes[k, :m], is_there[k, :m] = case.seen.arcs, case.seen.nodes, True
+        possible[k, :m, :m] = ~np.eye(m, dtype=bool)
+        possible[k, :m, list(case.merges)] = False
+        possible[k, n, :m] = True
+        right[k] = possible[k]
+        for c, parent in enumerate(case.parents):
+            if parent != UNKNOWN:
+                right[k, :, c] = False
+                right[k, n if parent == NO_PARENT else parent, c] = True
+    return Batch(*map(torch.tensor, (arcs, nodes, possible, right, is_there, weight)))
+
+
+def _log_weight(score: torch.Tensor, allowed: torch.Tensor, is_there: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the weight of all forests, shape (cases,)."""
+    masked = torch.where(allowed, score, -1e9)
+    most = torch.where(is_there, masked.max(1).values, 0.0).detach()
+    weight = torch.where(allowed, torch.exp(masked - most[:, None]).clamp(min=1e-12), 0.0)
+    arcs, none = weight[:, :-1], torch.where(is_there, weight[:, -1] + 1e-9, 1.0)
+    laplacian = torch.diag_embed(arcs.sum(1) + none) - arcs
+    return torch.logdet(laplacian.double()) + (most * is_there).sum(1).double()
+
+
+def fit(of: Sequence[Case], seed: int, nets: int) -> Nets:
+    """Fit networks of arcs and of models without a parent, each pair from another start."""
+    data = batches(of)
+    pairs = [_fit_one(data, seed + k) for k in range(nets)]
+    return Nets(tuple(arcs for arcs, _ in pairs), tuple(nodes for _, nodes in pairs))
+
+
+def _fit_one(data: Sequence[Batch], seed: int) -> tuple[odds.Net, odds.Net]:
+    torch.manual_seed(seed)
+    by_arc = Scorer(torch.cat([one.arcs[one.possible[:, :-1]] for one in data]))
+    by_node = Scorer(torch.cat([one.nodes[one.is_there] for one in data]))
+    parts = [*by_arc.parameters(), *by_node.parameters()]
+    optimizer = torch.optim.AdamW(parts, lr=RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    for _ in range(EPOCHS):
+        for k in torch.randperm(len(data)).tolist():
+            one = data[k]
+            score = torch.cat([by_arc(one.arcs), by_node(one.nodes)[:, None]], 1)
+            good = _log_weight(score, one.right, one.is_there)
+            loss = (_log_weight(score, one.possible, one.is_there) - good) @ one.weight.double()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parts, 1.0)
+            optimizer.step()
+        schedule.step()
+    return by_arc.plain(), by_node.plain()
+
+
+def arcs_of(nets: Nets, case: Case) -> NDArray[np.float64]:
+    """Return the probabilities of arcs."""
+    score = nets(case.seen)
+    score[:-1, list(case.merges)] = -np.inf
+    return marginals(score)
+
+
+def _again(case: Case, first: Nets) -> Case:
+    return case._replace(seen=in_view_of(case.seen, arcs_of(first, case)))
+
+
+def looks(of: Sequence[Case], seed: int, nets: int) -> tuple[Nets, Nets]:
+    """Fit both looks; the second on first looks at families the first was not fitted on."""
+    names = sorted({case.family for case in of})
+    again: list[Case] = []
+    for fold in range(FOLDS):
+        out = set(names[fold::FOLDS])
+        first = fit([case for case in of if case.family not in out], seed, 1)
+        again += [_again(case, first) for case in of if case.family in out]
+    return fit(of, seed, nets), fit(again, seed, nets)
+
+
+class Counts(NamedTuple):
+    """What was right: of models, those with a parent, and edges said."""
+
+    models: int = 0
+    loss: float = 0.0
+    children: int = 0
+    first_right: int = 0
+    said: int = 0
+    right: int = 0
+    alone: int = 0
+    alone_right: int = 0
+
+    def __add__(self, other: tuple[Any, ...]) -> Counts:  # type: ignore[override]
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __str__(self) -> str:
+        return (
+            f"loss {self.loss / max(1, self.models):.3f}, first right "
+            f"{self.first_right / max(1, self.children):.3f}, recall "
+            f"{self.right / max(1, self.children):.3f}, precision "
+            f"{self.right / max(1, self.said):.3f}, without parent right "
+            f"{self.alone_right / max(1, self.alone):.3f}"
         )
 
-    return np.asarray(minimize(loss, np.zeros(len(ROOT) + 1), jac=True, method="L-BFGS-B").x)
+
+def count(nets: Nets, case: Case) -> Counts:
+    """Count what is right in a case."""
+    found, total = arcs_of(nets, case), Counts()
+    for c, parent in enumerate(case.parents):
+        if parent == UNKNOWN:
+            continue
+        none = 1 - float(found[:, c].sum())
+        first = int(found[:, c].argmax())
+        chance = none if parent == NO_PARENT else float(found[parent, c])
+        is_said = bool(found[first, c] >= LEAST_EDGE)
+        is_child = parent != NO_PARENT
+        total += (
+            1, -float(np.log(max(chance, 1e-4))), is_child, is_child and first == parent, is_said,
+            is_said and first == parent, not is_child, not is_child and none > 0.5,
+        )  # fmt: skip
+    return total
 
 
-def _chances(x: Array, w: Array) -> Array:
-    scores = np.append(x @ w[:-1], w[-1])
-    odds: Array = np.exp(scores - scores.max())
-    return odds / odds.sum()
+def held_out(of: Sequence[Case], seed: int, nets: int) -> None:
+    """Print what is right in families that were left out."""
+    names = sorted({case.family for case in of})
+    whole: dict[str, Counts] = {}
+    parts = Counts()
+    for fold in range(FOLDS):
+        out = set(names[fold::FOLDS])
+        first, second = looks([case for case in of if case.family not in out], seed, nets)
+        for case in of:
+            if case.family in out:
+                told = count(second, _again(case, first))
+                if case.is_whole:
+                    whole[case.family] = whole.get(case.family, Counts()) + told
+                else:
+                    parts += told
+    for name, counts in whole.items():
+        print(f"{name}: {counts}")
+    print(f"whole families: {sum(whole.values(), Counts())}\nparts: {parts}", flush=True)
 
 
 def main() -> int:
     home = Path(__file__).parents[1]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--zoo", type=Path, default=home / ".cache" / "zoo")
+    parser.add_argument("--zoo", type=Path, nargs="+", default=[home / ".cache" / "zoo"])
+    parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    ways: dict[str, list[tuple[Array, bool]]] = {}
-    roots: dict[str, list[tuple[Array, int]]] = {}
-    for number, family in enumerate(families(chosen.zoo)):
-        rng = np.random.default_rng([chosen.seed, number])
-        ways.setdefault(family.name, []).extend(descents(family, rng))
-        roots.setdefault(family.name, []).extend(root_cases(family, rng))
-    if not ways:
+    found: list[Case] = []
+    number = 0
+    for zoo in chosen.zoo:
+        for family in families(zoo):
+            print(f"{family.name}: {len(family.prints)} models", file=sys.stderr)
+            found += cases(family, np.random.default_rng([chosen.seed, number]))
+            number += 1
+    if not found:
         print("no tuning families; make them with python benchmarks/zoo", file=sys.stderr)
         return 3
-    for name in ways:
-        w = fit_descents([case for n, cases in ways.items() if n != name for case in cases])
-        z = np.array([[*x, 1.0] for x, _ in ways[name]]) @ w
-        y = np.array([answer for _, answer in ways[name]])
-        v = fit_roots([case for n, cases in roots.items() if n != name for case in cases])
-        right = [int(_chances(x, v).argmax() == answer) for x, answer in roots[name]]
-        print(
-            f"{name} left out: descents missed {int(np.sum(y & (z < 0)))} of {int(y.sum())}, "
-            f"false {int(np.sum(~y & (z > 0)))} of {int((~y).sum())}; "
-            f"roots right {sum(right)} of {len(right)}"
-        )
-    for title, names, w in (
-        ("DESCENT_WEIGHTS", DESCENT, fit_descents([c for cases in ways.values() for c in cases])),
-        ("ROOT_WEIGHTS", ROOT, fit_roots([c for cases in roots.values() for c in cases])),
-    ):
-        print(f"{title} = ({', '.join(f'{x:.2f}' for x in w)})  # {', '.join(names)}, constant")
+    for number in range(INVENTED):
+        found += cases(invented(number), np.random.default_rng([chosen.seed, 1000 + number]))
+    if chosen.held_out:
+        held_out(found, chosen.seed, 1)
+        return 0
+    path = Path(odds.__file__).with_name(odds.WEIGHTS)
+    odds.save(looks(found, chosen.seed, NETS), path)
+    print(
+        f"wrote {path.name}: twice {NETS} networks from {len(found)} cases of {len({case.family for case in found})} families"
+    )
     return 0
 
 

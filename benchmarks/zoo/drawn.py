@@ -31,7 +31,7 @@ def drawn(count: int) -> dict[str, Family]:
 
 
 def _family(number: int) -> Family:
-    lot = random.Random(7000 + number)  # noqa: S311 - nothing secret
+    lot = random.Random(7000 + number)
     kind = _ARCHITECTURES[(number - 1) % len(_ARCHITECTURES)]
     layers = 4 if kind == "resnet" else 2 if kind == "lstm" else lot.choice((2, 3, 4))
     shape, settings = _sizes(kind, layers, lot)

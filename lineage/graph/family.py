@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.evidence.ancestry import evidence
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
-from lineage.graph.odds import root_probabilities
 from lineage.graph.structure import (
     Group,
     followers,
@@ -201,9 +201,13 @@ class Family:
                 self._solve(rest, seed if seed in rest else None)
             return
         first = None if seed is None else members.index(seed)
-        merges = self._attach_merges(members, panel, first)
+        seen = evidence(panel, {})
+        likely = int(np.argmax(grow(seen, root=first).roots))
+        merges = self._attach_merges(members, panel, first, likely)
         parents = {child: merge.parents for child, merge in merges.items()}
-        tree = grow(panel, parents, self._low_rank(members, panel, parents), first)
+        if merges:
+            seen = evidence(panel, parents)
+        tree = grow(seen, parents, self._low_rank(members, panel, parents), root=first)
         children = set(merges)
         for parent, child, probability in tree.best(_LEAST_EDGE):
             found = self.between(members[parent], members[child])
@@ -221,7 +225,8 @@ class Family:
         """Hang pruned models on their sources; what was trained on with the zeros kept, on them.
 
         Of several with the same zeros the one nearest to a source without them was pruned, and the
-        others come from it.
+        others come from it. Pruning leaves vectors alone: the source has the same, digest for
+        digest, where one trained a little from it is as near.
         """
         zeros = panel.zeros
         sparse = {int(i) for i in np.flatnonzero(zeros >= zeros.min() + _SPARSE)}
@@ -229,7 +234,7 @@ class Family:
         full = [i for i in range(len(members)) if i not in sparse]
         done: list[int] = []
         for c in sorted(sparse, key=lambda i: (squared[i, full].min(), i)):
-            source = min(full, key=lambda i: (squared[c, i], i))
+            source = min(full, key=lambda i: (-_equal(panel, i, c), squared[c, i], i))
             kept = [
                 i
                 for i in done
@@ -308,14 +313,20 @@ class Family:
                 self.unclear.append(found)
 
     def _attach_merges(
-        self, members: Sequence[str], panel: Panel, start: int | None
+        self, members: Sequence[str], panel: Panel, start: int | None, likely: int
     ) -> dict[int, Merge]:
-        """Hang what was merged on what it was merged from."""
+        """Hang what was merged on what it was merged from.
+
+        Args:
+            members: Their paths.
+            panel: The same.
+            start: The place of the root, where it is known.
+            likely: The place of the likeliest root.
+        """
         family = stack(panel.models)
         merges = {} if family is None else find_merges(family)
-        first = int(np.argmax(root_probabilities(panel.pairs)))
-        if first in merges and merges[first].how in {"ties", "dare"}:
-            del merges[first]  # a start lies amid its children too
+        if likely in merges and merges[likely].how in {"ties", "dare"}:
+            del merges[likely]  # a start lies amid its children too
         if start is not None:
             merges.pop(start, None)
         for child, merge in merges.items():
@@ -326,6 +337,12 @@ class Family:
                 edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, _CERTAIN)
                 self.edges.append(edge)
         return merges
+
+
+def _equal(panel: Panel, i: int, j: int) -> int:
+    """Return how many tensors two models have alike, digest for digest."""
+    pairs = zip(panel.models[i].tensors, panel.models[j].tensors, strict=True)
+    return sum(one.value == other.value for one, other in pairs)
 
 
 def _further(panel: Panel, near: int, c: int, others: set[int]) -> float:

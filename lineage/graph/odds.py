@@ -1,129 +1,121 @@
-"""What the evidence about a family's members is worth: odds of each root, and of each descent.
+"""What the evidence about a family's members is worth: how well each arc speaks for itself.
 
-Both are logit models, linear in a few features. The weights were fitted on the tuning families of
-`benchmarks/zoo`, and on parts of them drawn at random, by `python benchmarks/quality/fit.py`, which
-prints these tables. No feature has a scale of its own: they are cosines, shares and ratios.
+A few small networks turn the features of an arc, and of a model without a parent, into the
+logarithms of weights; `tree` makes probabilities of them. There are some for a first look and some
+for a second. They were fitted by `python benchmarks/quality/fit.py`: the weight of all trees that
+are right, over that of all trees, in the tuning families of `benchmarks/zoo`, in families drawn by
+lot, and in parts of both.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-    from lineage.evidence.ancestry import Way
-    from lineage.evidence.panel import Pairs
+    from lineage.evidence.ancestry import Evidence
 
-__all__ = ["descent_features", "descent_odds", "root_features", "root_probabilities"]
+__all__ = ["WEIGHTS", "Net", "Nets", "fitted", "save"]
 
-DESCENT = (
-    "short_of_one", "above_one", "spread", "leans_back", "leans_on", "rise", "missing", "peculiar",
-    "further", "cosine", "nearness", "share", "margin", "shared", "shared_any",
-)  # fmt: skip
-"""Features of a model c coming from w, where w is taken to come from p."""
+WEIGHTS = "odds.npz"
+"""The fitted networks, beside this file."""
 
-ROOT = ("share", "least_share", "margin", "apart", "centre", "unclear")
-"""Features of a root, the last alternative being none of the members."""
+_MOST_SPREAD = 5.0
+"""Features further than this from their mean, in deviations, say no more than there."""
+
+_MOST = 15.0
+"""Bound of every weight's logarithm."""
 
 
-def descent_features(
-    seen: Way, coefficient: float, pairs: Pairs, w: int, c: int
-) -> NDArray[np.float64]:
-    """Return the features of c coming from w.
+class Net(NamedTuple):
+    """A network of one kind of input: a linear part and one of two hidden layers, summed.
 
-    Args:
-        seen: Of w, against its own parent.
-        coefficient: Of w in `ancestry.peculiar`.
-        pairs: Of the family's members.
-        w: Place of the one that may be upstream.
-        c: Place of the other.
+    Attributes:
+        mean: Of the features, shape (features,).
+        spread: Their deviations.
+        linear: Shape (features,).
+        first: Shape (hidden, features), and its constants of shape (hidden,).
+        second: Shape (hidden, hidden), likewise.
+        last: Shape (hidden,).
+        constant: Shape ().
     """
-    beta, lean, longer = seen.beta[c], seen.lean[c], seen.longer[c]
-    coefficient = min(coefficient, 1.5)
-    others = np.delete(pairs.squared[:, c], c)
-    nearest = float(others.min())
-    ratio = pairs.squared[w, c] / nearest if nearest > 0 else np.inf
-    nearness = 0.5 * float(np.log(max(ratio, 1.0))) if np.isfinite(ratio) else 3.0
-    return np.array([
-        min(max(1 - beta, 0.0), 1.5),
-        min(max(beta - 1, 0.0), 2.0),
-        min(seen.spread[c], 2.0),
-        max(-lean, 0.0),
-        max(lean, 0.0),
-        seen.rise[c],
-        max(1 - coefficient, 0.0),
-        max(coefficient - 1, 0.0),
-        min(max(float(np.log(max(longer, 1e-9))), 0.0), 3.0),
-        seen.cosine[c],
-        min(nearness, 3.0),
-        float(np.clip(pairs.share[w, c], -1.2, 1.2)),
-        float(np.tanh(pairs.margin[w, c] / 0.05)),
-        min(1.0, seen.shared[c] * 10),
-        float(seen.shared[c] > 0.01),
-    ])  # fmt: skip
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    linear: NDArray[np.float32]
+    first: NDArray[np.float32]
+    first_constants: NDArray[np.float32]
+    second: NDArray[np.float32]
+    second_constants: NDArray[np.float32]
+    last: NDArray[np.float32]
+    constant: NDArray[np.float32]
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return a score for the features along the last axis."""
+        z = ((features - self.mean) / self.spread).clip(-_MOST_SPREAD, _MOST_SPREAD)
+        hidden = np.tanh(z @ self.first.T + self.first_constants)
+        hidden = np.tanh(hidden @ self.second.T + self.second_constants)
+        score: NDArray[np.float64] = (z @ self.linear + hidden @ self.last + self.constant).astype(
+            np.float64
+        )
+        return score.clip(-_MOST, _MOST)
 
 
-def root_features(pairs: Pairs) -> NDArray[np.float64]:
-    """Return the features of every member as the root, shape (models, features)."""
-    n = len(pairs.squared)
-    off = ~np.eye(n, dtype=bool)
-    share = pairs.share.clip(-1.2, 1.2)
-    margin = np.tanh(pairs.margin / 0.03)
-    squared = pairs.squared
-    apart = np.zeros(n)
-    for r in range(n):
-        inner = (squared[r][:, None] + squared[r] - squared) / 2
-        norm = np.sqrt(squared[r])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cosine = np.nan_to_num(inner / norm[:, None] / norm).clip(-1, 1)
-        pair = off & off[r] & off[r][:, None]
-        apart[r] = cosine[pair].mean() if n > 2 else 0.0
-    with np.errstate(divide="ignore"):
-        spread = np.where(off & (squared > 0), np.log(squared), np.nan)
-    mean = np.nan_to_num(np.nanmean(spread, axis=1)) / 2 if n > 1 else np.zeros(n)
-    centre = mean - mean.min()
-    low = np.array([np.quantile(share[r][off[r]], 0.2) for r in range(n)])
-    means = np.array([share[r][off[r]].mean() for r in range(n)])
-    margins = np.array([margin[r][off[r]].mean() for r in range(n)])
-    unclear = np.array([(np.abs(margin[r][off[r]]) < 0.3).mean() for r in range(n)])
-    return np.stack([means, low, margins, apart, centre.clip(0, 3), unclear], axis=-1)
+class Nets(NamedTuple):
+    """The networks of one look, which are averaged.
+
+    Attributes:
+        arcs: Of the features of arcs.
+        nodes: Of those of models without a parent.
+    """
+
+    arcs: tuple[Net, ...]
+    nodes: tuple[Net, ...]
+
+    def __call__(self, seen: Evidence) -> NDArray[np.float64]:
+        """Return the logarithm of every arc's weight.
+
+        Returns:
+            float64, shape (models + 1, models): [w, c] of the arc w -> c, and in the last row that
+            of c having no parent among the models.
+        """
+        of_arcs = sum(net(seen.arcs) for net in self.arcs) / len(self.arcs)
+        of_nodes = sum(net(seen.nodes) for net in self.nodes) / len(self.nodes)
+        found: NDArray[np.float64] = np.vstack([of_arcs, of_nodes])
+        np.fill_diagonal(found, -np.inf)
+        return found
 
 
-DESCENT_WEIGHTS = (
-    -2.49,
-    -1.40,
-    -0.38,
-    -1.68,
-    0.19,
-    -1.22,
-    -0.87,
-    -1.11,
-    -0.40,
-    3.31,
-    -0.06,
-    0.98,
-    1.76,
-    0.46,
-    0.42,
-    -2.03,
-)
-ROOT_WEIGHTS = (1.91, -0.32, 3.47, 2.33, -1.64, 1.83, 2.32)
+def save(looks: tuple[Nets, Nets], path: Path) -> None:
+    """Write networks, as `fitted` reads them."""
+    np.savez_compressed(
+        path,
+        allow_pickle=False,
+        **{
+            f"{look}.{kind}.{field}": np.stack([getattr(net, field) for net in nets])
+            for look, both in enumerate(looks)
+            for kind, nets in both._asdict().items()
+            for field in Net._fields
+        },
+    )
 
 
-def descent_odds(features: NDArray[np.float64]) -> float:
-    """Return the odds that one model comes from the other."""
-    score = float(features @ np.array(DESCENT_WEIGHTS[:-1])) + DESCENT_WEIGHTS[-1]
-    return float(np.exp(np.clip(score, -30, 30)))
+@cache
+def fitted() -> tuple[Nets, Nets]:
+    """Return the networks of the first look and those of the second."""
+    with (files("lineage.graph") / WEIGHTS).open("rb") as stream:
+        stored = dict(np.load(stream, allow_pickle=False))
 
+    def nets(at: str) -> tuple[Net, ...]:
+        fields = [stored[f"{at}.{field}"] for field in Net._fields]
+        return tuple(Net(*one) for one in zip(*fields, strict=True))
 
-def root_probabilities(pairs: Pairs) -> NDArray[np.float64]:
-    """Return how probably each member is the root; what is missing to 1 is that none is."""
-    if len(pairs.squared) < 2:
-        return np.zeros(len(pairs.squared))
-    scores = np.append(root_features(pairs) @ np.array(ROOT_WEIGHTS[:-1]), ROOT_WEIGHTS[-1])
-    odds = np.exp(scores - scores.max())
-    found: NDArray[np.float64] = odds[:-1] / odds.sum()
-    return found
+    first, second = (Nets(nets(f"{look}.arcs"), nets(f"{look}.nodes")) for look in range(2))
+    return first, second

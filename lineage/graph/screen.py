@@ -25,7 +25,10 @@ from lineage.fingerprints.search import search_vector
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from numpy.typing import NDArray
+
     from lineage.evidence import Comparison
+    from lineage.evidence.panel import Pairs
     from lineage.fingerprints import Fingerprint
 
 _WORTH_A_LOOK = 0.2
@@ -131,8 +134,7 @@ class Screen:
                 pairs.equal_share,
             )
         score = pairs.cosine.clip(0, 1)
-        is_apart = (related == 1) & (pairs.cosine < SHARED_INIT_COSINE) & (pairs.equal_share == 0)
-        is_apart &= np.abs(pairs.share) < EVEN_SHARE
+        is_apart = _begun_together(related == 1, pairs)
         related[is_apart] = 0
         score[is_apart] /= 2
         if len(codes) < len(members):
@@ -195,3 +197,26 @@ class Screen:
                 if group[i] != group[j]
             )
         return found
+
+
+def _begun_together(related: NDArray[np.bool_], pairs: Pairs) -> NDArray[np.bool_]:
+    """Return the related pairs that only an initialisation joins.
+
+    Far models are parted into what is near to each other. Of two such parts the nearest two models
+    tell: a step from one part to the other has one way, and two trainings from one start are about
+    as far from it. Other pairs of the two cannot tell, as some of them moved on.
+    """
+    is_far = related & (pairs.cosine < SHARED_INIT_COSINE) & (pairs.equal_share == 0)
+    near = nx.from_numpy_array(related & ~is_far)
+    part = np.zeros(len(related), np.intp)
+    for number, members in enumerate(nx.connected_components(near)):
+        part[list(members)] = number
+    apart = np.zeros_like(related)
+    places = np.argwhere(np.triu(is_far))
+    for one, other in {(int(part[i]), int(part[j])) for i, j in places}:
+        at = np.ix_(part == one, part == other)
+        cosine = np.where(is_far[at], pairs.cosine[at], -1)
+        nearest = np.unravel_index(int(cosine.argmax()), cosine.shape)
+        if abs(pairs.share[at][nearest]) < EVEN_SHARE:
+            apart[at] = True
+    return (apart | apart.T) & related

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import networkx as nx
 import numpy as np
 
+from lineage.evidence.ancestry import evidence
 from lineage.evidence.matching import match, table
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.passthrough import held_by_others, passthrough
 from lineage.fingerprints.search import search_vector
 from lineage.graph.base import Edge
-from lineage.graph.odds import root_probabilities
 from lineage.graph.tree import grow
 from lineage.relation import Relation
 
@@ -260,7 +260,7 @@ def weighed(
 
     The nearest is not always the one: what was trained a little on the same data may be nearer than
     the start of both. On what the changed model has of the others all are weighed like a family of
-    one structure, the changed model being no root.
+    one structure, the changed model being nobody's parent.
 
     Returns:
         The step from the most probable parent, and how probable that is; the step as it was, and 0,
@@ -272,8 +272,7 @@ def weighed(
     panel = Panel(_on_common_ground([*kin, step.child], step, models))
     if not panel.matrices:
         return step, 0.0
-    start = int(np.argmax(root_probabilities(panel.pairs.among(np.arange(len(kin))))))
-    arcs = grow(panel, {}, root=start).arcs[:-1, -1]
+    arcs = grow(evidence(panel, {}), leaf=len(kin)).arcs[:-1, -1]
     for place in np.argsort(-arcs, kind="stable"):
         found = between(kin[place], step.child)
         if found.structure and found.direction == "a->b":

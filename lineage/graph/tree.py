@@ -1,13 +1,10 @@
-"""One family's tree: whom the others started from, and each one's parent, with probabilities.
+"""One family's tree: each model's parent among the others, or none, with probabilities.
 
-Every member that could be the root is tried. Under a root the models are placed one by one, the
-nearest first: a model goes down from the root as long as it comes from one of the models there, by
-the odds of `odds.descent_odds`, and stays where it comes from none. What came later may change
-where the earlier ones belong, so all are placed again, with their descendants, until nothing moves.
-
-The chances of all the ways down give each model a distribution over parents. The directed
-matrix-tree theorem makes one of them: an arc's probability is its share of the weight of all trees.
-Roots count by their own odds, and so does the chance that the root is not at hand.
+Every arc between two models has a weight by all the evidence there is for it (`odds.log_odds`), and
+so has a model's having no parent here; a second look has new weights, in view of what the first
+made likely (`ancestry.in_view_of`). A tree weighs what its arcs weigh together, and an arc's
+probability is its share of the weight of all trees, by the directed matrix-tree theorem. Models
+without a parent may be several: the root, or what came from models that are not at hand.
 
 Source: W. T. Tutte (1948); Koo, Globerson, Carreras and Collins (2007), "Structured prediction
 models via the matrix-tree theorem".
@@ -20,32 +17,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.ancestry import peculiar, way
-from lineage.graph.odds import descent_features, descent_odds, root_probabilities
+from lineage.evidence.ancestry import in_view_of
+from lineage.graph.odds import fitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from lineage.evidence.ancestry import Way
-    from lineage.evidence.panel import Panel
+    from lineage.evidence.ancestry import Evidence
 
 __all__ = ["Tree", "grow", "marginals"]
 
-_LEAST_ROOT = 0.05
-_MOST_ROOTS = 3
-"""Roots less probable than the first, or beyond so many, are not tried."""
-
-LONE = 0.8
-"""How often the direction of a lone pair is right at most: 194 of 240 public pairs. Strong weight
-decay turns it round, and nothing in two models alone tells that."""
-
 KNOWN = 0.95
-"""Probability of a parent that a mechanical pattern names."""
-
-_ROUNDS = 4
-"""How often all models are placed again, at most."""
+"""Probability of a parent that a mechanical pattern names, where nothing else speaks for a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +38,7 @@ class Tree:
     """Probabilities over the trees of some models.
 
     Attributes:
-        roots: float64, shape (models,): that a model is the one the others come from. They sum to
-            less than 1: the rest is that it is not at hand.
+        roots: float64, shape (models,): that a model has no parent among the others.
         arcs: float64, shape (models, models): [w, c] is that w is the parent of c.
     """
 
@@ -90,144 +74,55 @@ def _leads_to(parent: Mapping[int, int], place: int, ancestor: int) -> bool:
 
 
 def grow(
-    panel: Panel,
-    merges: Mapping[int, Sequence[int]],
+    seen: Evidence,
+    merges: Mapping[int, Sequence[int]] | None = None,
     known: Mapping[int, int] | None = None,
+    *,
     root: int | None = None,
+    leaf: int | None = None,
 ) -> Tree:
-    """Weigh the trees of a panel's models.
+    """Weigh the trees of a family's models.
 
     Args:
-        panel: Models of one structure, and of one family.
+        seen: Of models of one structure, and of one family.
         merges: Those that are made of several others: place -> its parents' places. They may have
             children, and get no parent here.
         known: Those whose parent a mechanical pattern names: place -> its parent's place.
         root: The one that the others come from, where that is known otherwise.
+        leaf: One that has a parent and no children, where that is known otherwise.
     """
-    n, known = len(panel), dict(known or {})
+    first, second = fitted()
+
+    def weighed(score: NDArray[np.float64]) -> NDArray[np.float64]:
+        return marginals(_bound(score, merges or {}, known or {}, root, leaf))
+
+    arcs = weighed(second(in_view_of(seen, weighed(first(seen)))))
+    return Tree((1 - arcs.sum(axis=0)).clip(0, 1), arcs)
+
+
+def _bound(
+    score: NDArray[np.float64],
+    merges: Mapping[int, Sequence[int]],
+    known: Mapping[int, int],
+    root: int | None,
+    leaf: int | None,
+) -> NDArray[np.float64]:
+    """Rule out what is known not to be; see `grow`."""
+    for merge, parents in merges.items():
+        score[:-1, merge] = -np.inf
+        score[merge, list(parents)] = -np.inf
     if root is not None:
-        known = {c: w for c, w in known.items() if c != root}
-    plain = np.array([i for i in range(n) if i not in merges and i not in known], np.intp)
-    roots = np.zeros(n)
-    if root is None:
-        roots[plain] = root_probabilities(panel.pairs.among(plain))
-    else:
-        roots[root] = 1.0
-    arcs = np.zeros((n, n))
-    for r in np.argsort(-roots, kind="stable")[:_MOST_ROOTS]:
-        if roots[r] >= _LEAST_ROOT:
-            arcs += roots[r] * _Placed(panel, int(r), merges, known).arcs()
-    if n == 2 and root is None:
-        arcs = np.minimum(arcs, LONE)
+        score[-1] = -np.inf
+        score[:-1, root], score[-1, root] = -np.inf, 0.0
+        score[-1, list(merges)] = 0.0
+    if leaf is not None:
+        score[leaf] = -np.inf
+        score[-1, leaf] = -np.inf
     for c, w in known.items():
-        arcs[:, c] *= 1 - KNOWN
-        arcs[w, c] = KNOWN if n > 2 or root is not None else LONE
-    return Tree(roots, arcs)
-
-
-class _Placed:
-    """The models under one root, each with the parent it has so far."""
-
-    def __init__(
-        self,
-        panel: Panel,
-        root: int,
-        merges: Mapping[int, Sequence[int]],
-        known: Mapping[int, int],
-    ) -> None:
-        self.panel, self.root, self.merges, self.known = panel, root, merges, known
-        self.parent: dict[int, int] = {}
-        self._ways: dict[tuple[int, int], Way] = {}
-        self._children: dict[int, list[int]] = {}
-        n = len(panel)
-        squared = panel.pairs.squared
-        order = [int(i) for i in np.argsort(squared[root], kind="stable") if i != root]
-        waiting = [i for i in order if i in merges]
-        for c in order:
-            if c not in merges:
-                self._move(c, self._best(c))
-        while waiting:  # a merge of merges comes after them
-            ready = [i for i in waiting if not set(merges[i]) & set(waiting)] or waiting[:1]
-            for c in ready:
-                self._move(c, self._stem(c))
-                waiting.remove(c)
-        for _ in range(_ROUNDS):
-            before = dict(self.parent)
-            for c in order:
-                if c not in merges:
-                    self._move(c, self._best(c))
-            if self.parent == before:
-                break
-        self._n = n
-
-    def arcs(self) -> NDArray[np.float64]:
-        """Return the probability of every arc, the root given."""
-        score = np.full((self._n + 1, self._n), -np.inf)
-        score[-1] = 0.0
-        with np.errstate(divide="ignore"):
-            for c in range(self._n):
-                if c != self.root and c not in self.merges:
-                    chances = self._chances(c)
-                    for w, chance in chances.items():
-                        score[w, c] = np.log(chance)
-                    score[-1, c] = np.log(1e-9)
-        return marginals(score)
-
-    def _stem(self, merge: int) -> int:
-        """Return the parent of a merge that its way is measured from: the nearest."""
-        squared = self.panel.pairs.squared[merge]
-        return min(self.merges[merge], key=lambda p: (squared[p], p))
-
-    def _move(self, c: int, parent: int) -> None:
-        before = self.parent.get(c)
-        if before is not None:
-            self._children[before].remove(c)
-        self.parent[c] = parent
-        self._children.setdefault(parent, []).append(c)
-
-    def _way(self, w: int) -> Way:
-        at = w, self.parent[w]
-        if at not in self._ways:
-            self._ways[at] = way(self.panel, *at)
-        return self._ways[at]
-
-    def _best(self, c: int) -> int:
-        w = self.known.get(c)
-        if w == self.root or (w in self.parent and not _leads_to(self.parent, w, c)):
-            return w
-        chances = self._chances(c)
-        return max(chances, key=lambda w: (chances[w], -w))
-
-    def _chances(self, c: int) -> dict[int, float]:
-        """Return how probably a model stays at each place on the ways down from the root."""
-        found: dict[int, float] = {}
-        reached = [(self.root, 1.0)]
-        while reached:
-            p, chance = reached.pop()
-            odds = self._odds(p, c)
-            whole = 1 + sum(odds.values())
-            found[p] = found.get(p, 0.0) + chance / whole
-            for child, one in odds.items():
-                if chance * one / whole > 1e-6:
-                    reached.append((child, chance * one / whole))
-        return found
-
-    def _odds(self, p: int, c: int) -> dict[int, float]:
-        """Return the odds that c comes from each of p's children, and not from p itself."""
-        children = [k for k in self._children.get(p, ()) if k != c and not self._is_of(k, c)]
-        pairs = self.panel.pairs
-        coefficients = peculiar(pairs.squared, p, children, c)
-        found = {}
-        for child, coefficient in zip(children, coefficients, strict=True):
-            seen = descent_features(self._way(child), float(coefficient), pairs, child, c)
-            found[child] = descent_odds(seen)
-        return found
-
-    def _is_of(self, merge: int, c: int) -> bool:
-        """Whether a merge was made of a model, or of one that comes from it: no way leads back."""
-        if merge not in self.merges:
-            return False
-        return any(_leads_to(self.parent, p, c) or self._is_of(p, c) for p in self.merges[merge])
+        if c != root and c not in merges:
+            rest = float(np.logaddexp.reduce(score[:, c]))
+            score[w, c] = rest + np.log(KNOWN / (1 - KNOWN))
+    return score
 
 
 def marginals(score: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineage.evidence.ancestry import peculiar, way
 from lineage.evidence.direction import orthogonality
 from lineage.evidence.kinship import kinship
 from lineage.evidence.pairing import pair
@@ -63,33 +62,3 @@ def test_some_of_the_models_have_the_same_numbers(models: list[Fingerprint]) -> 
 def test_other_structures_are_refused(models: list[Fingerprint]) -> None:
     with pytest.raises(ValueError, match="same tensors"):
         Panel([models[0], fingerprint({"embed": np.ones((4, 4), np.float32)})])
-
-
-def test_a_grandchild_has_its_parents_step_and_a_sibling_has_not(
-    models: list[Fingerprint],
-) -> None:
-    seen = way(Panel(models), 1, 0)
-    assert seen.beta[2] == pytest.approx(1, abs=0.1)
-    assert abs(seen.lean[2]) < 0.15
-    assert seen.cosine[2] == pytest.approx(0.5**0.5, abs=0.1)
-    assert abs(seen.beta[3]) < 0.3
-    assert seen.lean[3] < -0.3
-
-
-def test_what_two_alone_share_counts_as_shared(models: list[Fingerprint]) -> None:
-    start = base(0)
-    child = step(start, 3, 0.2, ("up",))
-    grandchild = step(child, 4, 0.1, ("down", "up"))
-    panel = Panel([fingerprint(m) for m in (start, child, grandchild, step(start, 5, 0.1))])
-    seen = way(panel, 1, 0)
-    share = 96 * 48 / (200 * 48 + 2 * 96 * 48)
-    np.testing.assert_allclose(seen.shared[[2, 3]], [share, 0])
-
-
-def test_a_regression_tells_whose_step_a_model_has(models: list[Fingerprint]) -> None:
-    squared = Panel(models[:4]).pairs.squared
-    found = peculiar(squared, 0, [1, 3], 2)
-    assert found[0] == pytest.approx(1, abs=0.1)
-    assert found[1] < 0.1
-    assert len(peculiar(squared, 0, [], 2)) == 0
-    assert (peculiar(squared, 0, [1], 0) == 0).all()
