@@ -32,10 +32,10 @@ from lineage.graph.odds import Nets
 from lineage.graph.tree import marginals
 
 Array = NDArray[np.float64]
-HIDDEN, NETS, FOLDS = 24, 5, 5
-EPOCHS, BATCH, RATE, DECAY, DROPOUT = 60, 64, 0.01, 0.1, 0.1
-PARTS = 14
-INVENTED = 28
+HIDDEN, NETS, FOLDS = 24, 3, 3
+EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 64, 0.01, 0.1, 0.1
+PARTS = 16
+INVENTED = 90
 LEAST_EDGE = 0.4
 NO_PARENT, UNKNOWN = -1, -2
 
@@ -121,7 +121,7 @@ def invented(number: int) -> Family:
     signals = [{name: rng.normal(size=shape) for name, shape in shapes.items()} for _ in range(3)]
     common = rng.choice([0.0, 0.2, 0.5, 0.7])
     decay = rng.choice([0.0, 0.0, 0.1])
-    count = int(rng.integers(4, 40)) if number % 10 else 90
+    count = int(rng.integers(2, 9) if number % 2 else rng.integers(8, 40) if number % 30 else 90)
     made: dict[str, dict[str, Array]] = {"m000": base}
     truth: dict[str, dict[str, Any]] = {"m000": {"parents": [], "relation": None}}
     liking, hidden = {"m000": float(rng.choice([2.0, 6.0]))}, set()
@@ -140,7 +140,7 @@ def invented(number: int) -> Family:
         }
         truth[model] = {"parents": [parent], "relation": "finetune"}
         liking[model] = float(rng.choice([0.2, 1.0]))
-        if rng.random() < 0.1:
+        if count > 8 and rng.random() < 0.1:
             hidden.add(model)
     prints = {
         model: fingerprint({name: v.astype(np.float32) for name, v in weights.items()})
@@ -168,21 +168,43 @@ def _zeros(model: Fingerprint) -> float:
 
 def cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
     """Yield the family whole, and parts of it."""
-    inner = {p for m in family.prints for p in family.truth[m]["parents"]}
     everyone = list(family.prints)
-    for part in range(PARTS):
-        if part == 0:
-            members = everyone
-        elif part % 7 == 1:
-            count = int(rng.integers(2, min(5, len(everyone)) + 1))
-            members = [everyone[i] for i in sorted(rng.choice(len(everyone), count, replace=False))]
-        elif part % 3 == 0:
-            share = rng.uniform(0.15, 0.6)
-            members = [m for m in everyone if rng.random() < share]
-        else:  # mostly leaves are left out
-            members = [m for m in everyone if rng.random() > (0.04 if m in inner else 0.35)]
-        if len(members) > 1:
-            yield _case(family, members, is_whole=part == 0)
+    yield _case(family, everyone, is_whole=True)
+    for part in range(min(PARTS, 2 * len(everyone))):
+        members = _WAYS[part % len(_WAYS)](family, rng)
+        if 1 < len(members) < len(everyone):
+            yield _case(family, members, is_whole=False)
+
+
+def _without_leaves(family: Family, rng: np.random.Generator) -> list[str]:
+    inner = {p for m in family.prints for p in family.truth[m]["parents"]}
+    return [m for m in family.prints if rng.random() > (0.04 if m in inner else 0.35)]
+
+
+def _by_share(family: Family, rng: np.random.Generator) -> list[str]:
+    share = rng.uniform(0.15, 0.6)
+    return [m for m in family.prints if rng.random() < share]
+
+
+def _few(family: Family, rng: np.random.Generator) -> list[str]:
+    everyone = list(family.prints)
+    count = int(rng.integers(2, min(5, len(everyone)) + 1))
+    return sorted(map(str, rng.choice(everyone, count, replace=False)))
+
+
+def _with_ancestors(family: Family, rng: np.random.Generator) -> list[str]:
+    """Return a few, and most of those they come from: what people have at hand is no random lot."""
+    some = {str(m) for m in rng.choice(list(family.prints), int(rng.integers(1, 5)))}
+    left = list(some)
+    while left:
+        for parent in family.truth[left.pop()]["parents"]:
+            if parent not in some:
+                left.append(parent)
+                some.add(parent)
+    return [m for m in family.prints if m in some and rng.random() < 0.9]
+
+
+_WAYS = (_without_leaves, _with_ancestors, _by_share, _with_ancestors, _without_leaves, _few)
 
 
 def _case(family: Family, members: Sequence[str], *, is_whole: bool) -> Case:
@@ -432,8 +454,9 @@ def main() -> int:
         return 0
     path = Path(odds.__file__).with_name(odds.WEIGHTS)
     odds.save(looks(found, chosen.seed, NETS), path)
+    count_of = len({case.family for case in found})
     print(
-        f"wrote {path.name}: twice {NETS} networks from {len(found)} cases of {len({case.family for case in found})} families"
+        f"wrote {path.name}: twice {NETS} networks from {len(found)} cases of {count_of} families"
     )
     return 0
 
