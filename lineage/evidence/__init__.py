@@ -11,7 +11,7 @@ from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
     CLEAR_SHARE,
     EVEN_SHARE,
-    LARGEST_SHARE,
+    PURE_SHARES,
     Orthogonality,
     orthogonality,
 )
@@ -127,10 +127,9 @@ def _restructured(base: Comparison, pairing: Pairing, kin: Kinship) -> Compariso
     found = [structure for structure in seen if structure is not None]
     if not found:
         return None
-    change = base.change or 0.0
     base = replace(
         base,
-        step=_how(pairing, low_rank(pairing), change),
+        step=_how(pairing, low_rank(pairing)),
         equal_share=kin.equal_share,
         structure=tuple(structure.kind for structure in found),
         layers=tuple(Layers(m.stack, m.every) for m in pairing.maps),
@@ -173,7 +172,7 @@ def _noised(base: Comparison, pairing: Pairing) -> Comparison | None:
     if seen.is_rounding:
         words += ", and its norm is that of a rounding to an 8-bit float"
     direction: Direction | None = None
-    if CLEAR_SHARE <= abs(lean.share) <= LARGEST_SHARE:
+    if PURE_SHARES[0] <= abs(lean.share) <= PURE_SHARES[1]:
         direction = "a->b" if lean.share > 0 else "b->a"
     return replace(
         base,
@@ -202,7 +201,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         base,
         margin=lean.margin,
         share=lean.share,
-        step=_how(pairing, adapter, change),
+        step=_how(pairing, adapter),
         equal_share=kin.equal_share,
         evidence=(*_beside(pairing), *seen, *base.evidence),
     )
@@ -250,13 +249,15 @@ def _beside(pairing: Pairing) -> list[Evidence]:
     return [Evidence("beside-v1", words)]
 
 
-def _how(pairing: Pairing, adapter: LowRank | None, change: float) -> str:
+def _how(pairing: Pairing, adapter: LowRank | None) -> str:
     if adapter is not None:
         return "low_rank"
     size = pairing.size[pairing.is_matrix]
     if float(size[pairing.same[pairing.is_matrix]].sum()) >= FROZEN_SHARE * float(size.sum()) > 0:
         return "partial"
-    return "continued" if change > CONTINUED_CHANGE else "full"
+    use = pairing.is_matrix  # which of the two came first may be open: the mean of both norms
+    between = float(pairing.energy_a[use].sum() * pairing.energy_b[use].sum()) ** 0.5
+    return "continued" if pairing.distance**2 > CONTINUED_CHANGE**2 * between else "full"
 
 
 def _lean_evidence(lean: Orthogonality, change: float) -> Evidence:

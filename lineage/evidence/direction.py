@@ -7,7 +7,11 @@ for 99 in 100 above .05, and worse than chance on the lightest changes. So it ab
 
 In one matrix the comparison below says no more than whether the norm grew. Training without decay
 makes norms grow; strong weight decay shrinks them and turns the answer round, which a pair alone
-does not show. So this is a lean and no proof: it names a likely order, and refuses no claim.
+does not show. Where the change is shows some of it: a step adds its own energy to its start's, so
+that rows with more change grow more, while decay takes from all rows alike. Where rows and columns
+clearly speak against the norms, nothing is said.
+
+All this is a lean and no proof: it names a likely order, and refuses no claim.
 """
 
 from __future__ import annotations
@@ -22,19 +26,27 @@ if TYPE_CHECKING:
 
     from lineage.evidence.pairing import Pairing
 
-CLEAR_MARGIN = 0.05
+    _Numbers = NDArray[np.float64]
+
+CLEAR_MARGIN = 0.01
 """The margin above which the direction of a lone pair is said."""
 
-CLEAR_CHANGE = 0.05
+CLEAR_CHANGE = 0.02
 """The direction of a lone pair that changed by less of its norm than this is not said."""
 
-CLEAR_SHARE = 0.6
+CLEAR_SHARE = 0.4
 """How much of the margin of a pure step must be there. It is 1 for a pure step; for siblings that
-moved by u and v it is (v^2 - u^2) / (v^2 + u^2): 0 when both moved alike, and .6 when one moved
-twice as far, which a lone pair can hardly tell from a step."""
+moved by u and v it is (v^2 - u^2) / (v^2 + u^2): 0 when both moved alike, and .4 when one moved
+half as far again, which a lone pair can hardly tell from a step."""
 
-LARGEST_SHARE = 1.1
+LARGEST_SHARE = 1.2
 """More than this no pure step has, either way: the difference undoes what one of them learned."""
+
+PURE_SHARES = (0.6, 1.1)
+"""The same for what has nothing to do with the weights, such as noise."""
+
+LEAST_SLOPE = -2.0
+"""A slope of this many deviations against the margin leaves the direction open."""
 
 ADAPTER_MARGIN = 0.02
 ADAPTER_SHARES = (0.6, 1.5)
@@ -44,6 +56,9 @@ one matrix of rank 1."""
 EVEN_SHARE = 0.4
 """Below this both moved about as far from something they share."""
 
+_BUCKETS = 8
+"""Rows or columns of a sketch that a slope over them takes at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class Orthogonality:
@@ -52,10 +67,12 @@ class Orthogonality:
     Attributes:
         margin: Mean over tensors of |cos(d, b)| - |cos(d, a)|; positive speaks for a->b.
         share: `margin` over the margin that a step orthogonal to its start would have.
+        slope: How energy grows with the change over rows and columns, in deviations; see `slope`.
     """
 
     margin: float
     share: float
+    slope: float = 0.0
 
     def is_clear(self, change: float, *, is_low_rank: bool) -> bool:
         """Whether a lone pair may be given this direction.
@@ -71,7 +88,8 @@ class Orthogonality:
         if is_low_rank:
             return size >= ADAPTER_MARGIN and ADAPTER_SHARES[0] <= share <= ADAPTER_SHARES[1]
         is_pure = CLEAR_SHARE <= share <= LARGEST_SHARE
-        return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure
+        is_against = self.slope * np.sign(self.share) <= LEAST_SLOPE
+        return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure and not is_against
 
 
 def leans(pairing: Pairing) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -101,4 +119,51 @@ def orthogonality(pairing: Pairing) -> Orthogonality:
     margin = float(size @ each / size.sum())
     start = np.minimum(pairing.energy_a[use], pairing.energy_b[use])
     pure = float(size @ np.sqrt(d / (d + start)) / size.sum())
-    return Orthogonality(margin, margin / pure)
+    return Orthogonality(margin, margin / pure, slope(pairing))
+
+
+def slope(pairing: Pairing) -> float:
+    """Return how energy grows from the first model to the second where there is more change.
+
+    In each matrix the growth of the sketch's rows, and of its columns, is regressed on the change
+    there and on the energy itself, which takes decay out. Matrices count by what they explain.
+
+    Returns:
+        The slope over its deviation; positive speaks for a->b, 0 where there is nothing to say.
+    """
+    sums = np.zeros(7)
+    for place in np.flatnonzero(pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)):
+        for change, first, second in _sides(pairing, int(place)):
+            middle = (first.mean() + second.mean()) / 2
+            x, e, y = (
+                (v - v.mean()) / middle for v in (change, (first + second) / 2, second - first)
+            )
+            if y @ y > 0:
+                terms = [x @ x, x @ e, e @ e, x @ y, e @ y, y @ y, y @ y]
+                sums += np.array(terms) / (y @ y) * len(y)
+    xx, xe, ee, xy, ey, yy, count = sums
+    determinant = xx * ee - xe**2
+    if not determinant > 1e-9 * xx * ee:
+        return 0.0
+    by_change = (ee * xy - xe * ey) / determinant
+    rest = yy - by_change * xy - (xx * ey - xe * xy) / determinant * ey
+    variance = rest / count * ee / determinant
+    return float(by_change / np.sqrt(variance)) if variance > 0 else 0.0
+
+
+def _sides(pairing: Pairing, place: int) -> list[tuple[_Numbers, _Numbers, _Numbers]]:
+    """Return the change and both energies of a matrix by row of its sketch, and by column."""
+    one = pairing.first.tensors[pairing.a[place]].sketch
+    other = pairing.second.tensors[pairing.b[place]].sketch
+    if one is None or other is None or pairing.way[place] == "reordered":
+        return []
+    change = pairing.difference(place) ** 2
+    theirs = (other.rows, other.cols)
+    if pairing.way[place] == "turned":
+        theirs = theirs[::-1]
+    found = []
+    for axis, first, second in zip((1, 0), (one.rows, one.cols), theirs, strict=True):
+        moved = change.sum(axis=axis)
+        if len(moved) >= _BUCKETS and len(moved) == len(first) == len(second):
+            found.append((moved, first.astype(np.float64), second.astype(np.float64)))
+    return found

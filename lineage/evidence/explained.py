@@ -20,6 +20,7 @@ from lineage.evidence.direction import (
     CLEAR_MARGIN,
     CLEAR_SHARE,
     LARGEST_SHARE,
+    LEAST_SLOPE,
     leans,
     orthogonality,
 )
@@ -360,6 +361,9 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
         f"the margin is {abs(lean.margin):.3f}; a direction is said from {CLEAR_MARGIN:g} on",
         f"that is {abs(lean.share):.2f} of what one step would have, where 0 is siblings; said "
         f"between {CLEAR_SHARE:g} and {LARGEST_SHARE:g}",
+        f"over rows and columns energy grows from {first} with the change by "
+        f"{lean.slope if lean.margin >= 0 else -lean.slope:.1f} deviations; not said from "
+        f"{LEAST_SLOPE:g} down",
         f"the change is {found.change or 0.0:.1%}; said from {CLEAR_CHANGE:.0%} on, a difference "
         "of low rank from less",
     ]
