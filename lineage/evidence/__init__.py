@@ -13,6 +13,7 @@ from lineage.evidence.direction import (
     EVEN_SHARE,
     PURE_SHARES,
     Orthogonality,
+    is_against,
     orthogonality,
 )
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy
@@ -211,7 +212,8 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         words = "the difference leans on both models: siblings, or several steps apart"
         return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
     direction: Direction | None = None
-    if lean.is_clear(change, is_low_rank=adapter is not None):
+    is_clear = lean.is_clear(change, is_low_rank=adapter is not None)
+    if is_clear and (adapter is not None or not is_against(pairing, lean)):
         direction = "a->b" if lean.margin > 0 else "b->a"
     return replace(
         base,

@@ -67,15 +67,13 @@ class Orthogonality:
     Attributes:
         margin: Mean over tensors of |cos(d, b)| - |cos(d, a)|; positive speaks for a->b.
         share: `margin` over the margin that a step orthogonal to its start would have.
-        slope: How energy grows with the change over rows and columns, in deviations; see `slope`.
     """
 
     margin: float
     share: float
-    slope: float = 0.0
 
     def is_clear(self, change: float, *, is_low_rank: bool) -> bool:
-        """Whether a lone pair may be given this direction.
+        """Whether a lone pair may be given this direction, if its `slope` is not against it.
 
         A low-rank step may be lighter: one factor of an adapter starts at random and hardly moves,
         so its product is orthogonal to the weights by construction, not by the course of training.
@@ -88,8 +86,7 @@ class Orthogonality:
         if is_low_rank:
             return size >= ADAPTER_MARGIN and ADAPTER_SHARES[0] <= share <= ADAPTER_SHARES[1]
         is_pure = CLEAR_SHARE <= share <= LARGEST_SHARE
-        is_against = self.slope * np.sign(self.share) <= LEAST_SLOPE
-        return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure and not is_against
+        return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure
 
 
 def leans(pairing: Pairing) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -119,7 +116,12 @@ def orthogonality(pairing: Pairing) -> Orthogonality:
     margin = float(size @ each / size.sum())
     start = np.minimum(pairing.energy_a[use], pairing.energy_b[use])
     pure = float(size @ np.sqrt(d / (d + start)) / size.sum())
-    return Orthogonality(margin, margin / pure, slope(pairing))
+    return Orthogonality(margin, margin / pure)
+
+
+def is_against(pairing: Pairing, lean: Orthogonality) -> bool:
+    """Whether rows and columns clearly speak against the direction that norms lean to."""
+    return bool(slope(pairing) * np.sign(lean.share) <= LEAST_SLOPE)
 
 
 def slope(pairing: Pairing) -> float:

@@ -23,6 +23,7 @@ from lineage.evidence.direction import (
     LEAST_SLOPE,
     leans,
     orthogonality,
+    slope,
 )
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy
 from lineage.evidence.experts import experts
@@ -352,6 +353,7 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
         ]
     lean, (_, each) = orthogonality(pairing), leans(pairing)
     first, second = ("{a}", "{b}") if lean.margin >= 0 else ("{b}", "{a}")
+    growth = slope(pairing)
     agree = int(np.count_nonzero(each > 0 if lean.margin >= 0 else each < 0))
     return [
         "undetermined"
@@ -362,7 +364,7 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
         f"that is {abs(lean.share):.2f} of what one step would have, where 0 is siblings; said "
         f"between {CLEAR_SHARE:g} and {LARGEST_SHARE:g}",
         f"over rows and columns energy grows from {first} with the change by "
-        f"{lean.slope if lean.margin >= 0 else -lean.slope:.1f} deviations; not said from "
+        f"{growth if lean.margin >= 0 else -growth:.1f} deviations; not said from "
         f"{LEAST_SLOPE:g} down",
         f"the change is {found.change or 0.0:.1%}; said from {CLEAR_CHANGE:.0%} on, a difference "
         "of low rank from less",
