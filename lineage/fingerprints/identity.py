@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from lineage import merkle
 from lineage.artifacts.base import size_bytes
-from lineage.digest import blake3_digest, frame
+from lineage.digest import SIZE, blake3_digest, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +37,7 @@ class ContentHasher:
 
 def shape_bytes(shape: tuple[int, ...]) -> bytes:
     """Each extent as an unsigned 64-bit little-endian."""
-    return b"".join(extent.to_bytes(8, "little") for extent in shape)
+    return b"".join([extent.to_bytes(8, "little") for extent in shape])
 
 
 def root(named: Iterable[tuple[str, bytes]]) -> bytes:
@@ -59,5 +59,6 @@ def unnamed_root(kind: str, digests: Iterable[bytes]) -> bytes:
         kind: `content` or `value`; it separates the two trees.
         digests: One per tensor.
     """
-    leaves = [blake3_digest(frame(f"lineage/{kind}-leaf/v1", digest)) for digest in digests]
+    head = frame(f"lineage/{kind}-leaf/v1", bytes(SIZE))[:-SIZE]  # all digests are as long
+    leaves = [blake3_digest(head + digest) for digest in digests]
     return merkle.root(sorted(leaves), blake3_digest)
