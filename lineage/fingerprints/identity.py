@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from lineage import merkle
 from lineage.artifacts.base import size_bytes
 from lineage.digest import SIZE, blake3_digest, frame
 
@@ -45,6 +44,8 @@ def root(named: Iterable[tuple[str, bytes]]) -> bytes:
 
     The tree has the shape and the node prefix of RFC 9162; the hash is BLAKE3.
     """
+    from lineage import merkle  # only once all is hashed
+
     leaves = [
         (encoded, blake3_digest(frame("lineage/leaf/v1", encoded, content)))
         for encoded, content in ((name.encode("utf-8"), content) for name, content in named)
@@ -59,6 +60,8 @@ def unnamed_root(kind: str, digests: Iterable[bytes]) -> bytes:
         kind: `content` or `value`; it separates the two trees.
         digests: One per tensor.
     """
+    from lineage import merkle
+
     head = frame(f"lineage/{kind}-leaf/v1", bytes(SIZE))[:-SIZE]  # all digests are as long
     leaves = [blake3_digest(head + digest) for digest in digests]
     return merkle.root(sorted(leaves), blake3_digest)

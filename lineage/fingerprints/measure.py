@@ -21,7 +21,6 @@ from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.identity import ContentHasher
 from lineage.fingerprints.lattice import NO_LATTICE, Lattice, lattice
 from lineage.fingerprints.narrowing import ROUNDED, TRIED, Narrower
-from lineage.fingerprints.parts import PartSketcher, sketchers
 from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from lineage.artifacts import Affine, Artifact, Item
     from lineage.fingerprints.base import PartPrint
+    from lineage.fingerprints.parts import PartSketcher
     from lineage.fingerprints.sketch import Sketch
     from lineage.fingerprints.small import Glance
 
@@ -156,7 +156,7 @@ class Pass:
             (item, start)
             for item, start in zip(items, starts, strict=True)
             if small.is_plain(item)
-            and not (every and (item.name in self._affine or sketchers(item, every)))
+            and not (every and (item.name in self._affine or _sketchers(item, every)))
         ]
         return small.glances(plain, data, every) if plain else {}
 
@@ -199,7 +199,7 @@ class Pass:
         parts: list[PartSketcher] = []
         if self.tier != "exact" and has_numbers(item.dtype) and item.size_bytes:
             every = 8 if self.tier == "fast" else 1
-            sketcher, parts = Sketcher(layout, every), sketchers(item, every)
+            sketcher, parts = Sketcher(layout, every), _sketchers(item, every)
         found = NO_LATTICE
         width, size = _unit(item.dtype)
         for start, piece in pieces:
@@ -261,6 +261,12 @@ def _print(
     return TensorPrint(
         item.name, item.dtype, item.shape, digest, value, rounded, sketch, left_out, found, parts
     )
+
+
+def _sketchers(item: Item, every: int) -> list[PartSketcher]:
+    from lineage.fingerprints import parts  # brings the tables of dialects
+
+    return parts.sketchers(item, every)
 
 
 def _next(tasks: deque[list[Item]]) -> list[Item] | None:
