@@ -19,8 +19,8 @@ MAX_DEPTH = 32
 MAX_MARKS = 1 << 22
 """Brackets and commas: three bytes of text can ask for seventy of memory."""
 
-_LONG_NUMBER = re.compile(r"\d{16}", re.ASCII)
-"""What text has somewhere that has an integer beyond `MAX_INTEGER`."""
+_LONG_NUMBER = re.compile(r'(?<![\w"])\d{16}', re.ASCII)
+"""What text has somewhere that has an integer beyond `MAX_INTEGER`; no number follows a quote."""
 
 _KINDS = {dict, list, str, int, bool, type(None)}
 

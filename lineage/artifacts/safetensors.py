@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _DTYPES = BITS.keys() - {"I4", "U4", "C128"}
 
+_INT = {int}
 _MEMBERS = {"dtype", "shape", "data_offsets"}
 
 MAX_HEADER_BYTES = 100_000_000
@@ -117,8 +118,4 @@ def _entry(name: str, entry: Any, file: OpenFile) -> tuple[str, tuple[int, ...],
 
 
 def _are_counts(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and {int}.issuperset(map(type, value))
-        and (not value or min(value) >= 0)
-    )
+    return type(value) is list and _INT.issuperset(map(type, value)) and min(value, default=0) >= 0

@@ -6,6 +6,8 @@ bytes, so a container, its header, its shards and its order can never change an 
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -21,9 +23,8 @@ class ContentHasher:
     """BLAKE3 of a tensor's dtype, shape and bytes; the bytes come piece by piece."""
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
-        size = size_bytes(dtype, shape)
-        head = frame("lineage/content/v1", dtype.encode(), shape_bytes(shape))
-        self._hash = blake3(head + size.to_bytes(8, "little"))
+        counts = 8 * len(shape), *shape, size_bytes(dtype, shape)  # the shape is framed, too
+        self._hash = blake3(_head(dtype) + struct.pack(f"<{len(counts)}Q", *counts))
 
     def update(self, piece: memoryview | bytes) -> None:
         """Add the next bytes, in order."""
@@ -34,9 +35,9 @@ class ContentHasher:
         return self._hash.digest()
 
 
-def shape_bytes(shape: tuple[int, ...]) -> bytes:
-    """Each extent as an unsigned 64-bit little-endian."""
-    return b"".join([extent.to_bytes(8, "little") for extent in shape])
+@lru_cache(maxsize=64)
+def _head(dtype: str) -> bytes:
+    return frame("lineage/content/v1", dtype.encode())
 
 
 def root(named: Iterable[tuple[str, bytes]]) -> bytes:

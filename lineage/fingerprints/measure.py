@@ -328,6 +328,10 @@ def _start(item: Item) -> int:
     return item.source.start
 
 
+def _place(placed: tuple[str, int, Item]) -> tuple[str, int]:
+    return placed[:2]
+
+
 def _grouped(items: list[Item]) -> list[list[Item]]:
     """Put small tensors that lie next to each other in one file together, up to a piece."""
     tasks: list[list[Item]] = []
@@ -337,14 +341,14 @@ def _grouped(items: list[Item]) -> list[list[Item]]:
             small.append(item)
         else:
             tasks.append([item])
-    small.sort(key=lambda item: (item.file or "", _start(item)))
-    for item in small:
-        group = tasks[-1] if tasks else []
-        if group and group[0].size_bytes < _SMALL and isinstance(group[0].source, Region):
-            base, end = _start(group[0]), _start(group[-1]) + group[-1].size_bytes
-            is_next = group[0].file == item.file and _start(item) == end
-            if is_next and end + item.size_bytes - base <= PIECE:
-                group.append(item)
-                continue
-        tasks.append([item])
+    placed = sorted(((item.file or "", _start(item), item) for item in small), key=_place)
+    group: list[Item] = []
+    where, base, end = "", 0, 0
+    for file, start, item in placed:
+        after = start + item.size_bytes
+        if not group or file != where or start != end or after - base > PIECE:
+            group, where, base = [], file, start
+            tasks.append(group)
+        group.append(item)
+        end = after
     return tasks
