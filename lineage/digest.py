@@ -19,8 +19,10 @@ def frame(tag: str, *parts: bytes) -> bytes:
         >>> frame("t", b"ab")
         b't\\x00\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00ab'
     """
-    head = tag.encode("ascii") + b"\0"
-    return head + b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    framed = [tag.encode("ascii"), b"\0"]
+    for part in parts:
+        framed += len(part).to_bytes(8, "little"), part
+    return b"".join(framed)
 
 
 def blake3_digest(data: bytes) -> bytes:

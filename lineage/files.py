@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_BUFFER = 1 << 18
+"""Bytes of many small chunks that are written at once."""
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, replacing what is there only when all of it is on disk.
+def write_whole(path: Path, *chunks: bytes) -> None:
+    """Write `chunks` to `path`, replacing what is there only when all of it is on disk.
 
     An interruption leaves the old file, or none; never a part of the new one.
     """
     try:
-        _write(path, data)
+        _write(path, chunks)
     except OSError as error:  # say what the caller named, not the file beside it
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
     partial = path.parent / f".{path.name}.{os.urandom(4).hex()}"
-    file = partial.open("xb")
+    file = partial.open("xb", buffering=_BUFFER)
     try:
         with file:
-            file.write(data)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         partial.chmod(0o644)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _DTYPES = BITS.keys() - {"I4", "U4", "C128"}
 
+_INT = {int}
+_MEMBERS = {"dtype", "shape", "data_offsets"}
+
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors package itself."""
 
@@ -100,18 +103,19 @@ def _entry(name: str, entry: Any, file: OpenFile) -> tuple[str, tuple[int, ...],
     def fail(reason: str) -> FormatError:
         return FormatError(reason, file=file.path, tensor=name)
 
-    def counts(value: Any) -> bool:
-        return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
-
-    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+    if not isinstance(entry, dict) or not entry.keys() >= _MEMBERS:
         raise fail("the header entry lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise fail(f"unknown dtype {printable(repr(dtype), 60)}")
-    if not counts(shape):
+    if not _are_counts(shape):
         raise fail(f"the shape {printable(repr(shape), 60)} is not a list of counts")
-    if len(shape) > MAX_EXTENTS or math.prod(n for n in shape if n) > MAX_VALUES:
+    if len(shape) > MAX_EXTENTS or math.prod([n for n in shape if n]) > MAX_VALUES:
         raise fail(f"the shape {printable(repr(shape), 60)} has more values than any file holds")
-    if not counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise fail(f"the data_offsets {printable(repr(offsets), 60)} are not [begin, end]")
     return dtype, tuple(shape), (offsets[0], offsets[1])
+
+
+def _are_counts(value: Any) -> bool:
+    return type(value) is list and _INT.issuperset(map(type, value)) and min(value, default=0) >= 0

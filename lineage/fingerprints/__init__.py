@@ -77,7 +77,9 @@ def fingerprint(
 
 def save(fingerprint: Fingerprint, path: str | PathLike[str]) -> None:
     """Write a fingerprint whole or not at all; `fingerprint` loads what ends in `.lineage`."""
-    write_whole(Path(path), to_bytes(fingerprint))
+    from lineage.fingerprints.writing import chunks_of
+
+    write_whole(Path(path), *chunks_of(fingerprint))
 
 
 def to_bytes(fingerprint: Fingerprint) -> bytes:

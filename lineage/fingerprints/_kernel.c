@@ -864,6 +864,20 @@ done:
     return PyBool_FromLong(all);
 }
 
+/* A sketch's sums as floats, cut to `height` rows and `width` columns; returns the squared norm. */
+static double round_off(const double *at, int side, int height, int width, float *core, float *rows,
+                        float *cols) {
+    double energy = 0;
+    for (int i = 0; i < height; i++)
+        for (int j = 0; j < width; j++) core[i * width + j] = (float)at[i * SIDE + j];
+    for (int i = 0; i < height; i++) rows[i] = (float)at[side * SIDE + i];
+    for (int j = 0; j < SIDE; j++) {
+        energy += at[side * SIDE + side + j];
+        if (j < width) cols[j] = (float)at[side * SIDE + side + j];
+    }
+    return energy;
+}
+
 PyDoc_STRVAR(finish_doc,
 "finish(state, side, height, width) -> (core, rows, cols, energy)\n\n"
 "Return a sketch's arrays as float32 bytes, cut to `height` rows and `width` columns, and the sum\n"
@@ -881,15 +895,7 @@ static PyObject *finish(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
         return NULL;
     }
-    const double *at = state.buf;
-    double energy = 0;
-    for (int i = 0; i < height; i++)
-        for (int j = 0; j < width; j++) core[i * width + j] = (float)at[i * SIDE + j];
-    for (int i = 0; i < height; i++) rows[i] = (float)at[side * SIDE + i];
-    for (int j = 0; j < SIDE; j++) {
-        energy += at[side * SIDE + side + j];
-        cols[j] = (float)at[side * SIDE + side + j];
-    }
+    double energy = round_off(state.buf, side, height, width, core, rows, cols);
     PyBuffer_Release(&state);
     return Py_BuildValue("y#y#y#d", (char *)core, (Py_ssize_t)(height * width) * 4, (char *)rows,
                          (Py_ssize_t)height * 4, (char *)cols, (Py_ssize_t)width * 4, energy);
@@ -910,6 +916,20 @@ static int keeps_apart(const uint8_t *at, int n, enum kind kind) {
     return least == INFINITY ? -1 : least * 640 >= x[n - 1] - x[0];
 }
 
+static int can_be_stepped(const uint8_t *data, enum kind kind, int64_t cols, int64_t rows, int most) {
+    int seen = 0, apart = 0;
+    int64_t step = rows / most > 1 ? rows / most : 1, reach = cols < 1024 ? cols : 1024;
+    int64_t looks = 2 * (rows / step < most ? rows / step : most);
+    for (int64_t i = 0; i < looks && (seen - apart) * 4 <= looks; i++) {
+        int64_t first = i % 2 * (reach / 64 * 32);
+        int n = (int)(reach - first < 32 ? reach - first : 32);
+        int found = keeps_apart(data + (i / 2 * step * cols + first) * WIDTH[kind], n, kind);
+        seen += found >= 0;
+        apart += found > 0;
+    }
+    return (seen - apart) * 4 <= looks && (seen < 8 || apart * 4 >= seen * 3);
+}
+
 PyDoc_STRVAR(stepped_doc,
 "stepped(data, kind, cols, rows, most) -> bool\n\n"
 "Whether evenly spaced levels are possible in a matrix of which `data` holds the first rows: two\n"
@@ -919,7 +939,7 @@ PyDoc_STRVAR(stepped_doc,
 static PyObject *stepped(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer data;
-    int kind, most, seen = 0, apart = 0;
+    int kind, most;
     long long cols, rows;
     if (!PyArg_ParseTuple(args, "y*iLLi", &data, &kind, &cols, &rows, &most)) return NULL;
     if (kind < 0 || kind >= KINDS || cols < 16 || rows < 0 || most < 1 ||
@@ -928,19 +948,130 @@ static PyObject *stepped(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "no such rows");
         return NULL;
     }
-    int64_t step = rows / most > 1 ? rows / most : 1, reach = cols < 1024 ? cols : 1024;
-    int64_t looks = 2 * (rows / step < most ? rows / step : most);
-    for (int64_t i = 0; i < looks && (seen - apart) * 4 <= looks; i++) {
-        int64_t first = i % 2 * (reach / 64 * 32);
-        int n = (int)(reach - first < 32 ? reach - first : 32);
-        const uint8_t *at = (const uint8_t *)data.buf + (i / 2 * step * cols + first) * WIDTH[kind];
-        int found = keeps_apart(at, n, (enum kind)kind);
-        seen += found >= 0;
-        apart += found > 0;
-    }
+    int answer = can_be_stepped(data.buf, (enum kind)kind, cols, rows, most);
     PyBuffer_Release(&data);
-    if ((seen - apart) * 4 > looks) Py_RETURN_FALSE;
-    return PyBool_FromLong(seen < 8 || apart * 4 >= seen * 3);
+    return PyBool_FromLong(answer);
+}
+
+/* Small tensors, many in one call: what a call costs, and what two threads cost each other when they
+   take the interpreter in turns, is more than the work on one of them. */
+
+enum { FEW = 64 }; /* values of which the first that does not survive is soon found */
+
+/* One tensor among many, and what was found. */
+struct small {
+    const uint8_t *at;
+    enum kind kind;
+    int64_t values, rows, cols;
+    int side, height, width, tried, kept, steps;
+    float *core, *row_energies, *col_energies; /* within bytes objects; NULL where none is sketched */
+    double energy, after[4];
+};
+
+enum { SMALL_FIELDS = 7 };
+
+static int sees_steps(const struct small *one, int most) {
+    if (one->kind > F64 || one->side != SIDE || one->cols < 16) return 1; /* not asked here */
+    return can_be_stepped(one->at, one->kind, one->cols, one->rows, most);
+}
+
+static void look_at(struct small *one, int every, int most, const uint8_t *signs) {
+    for (int to = 0; to < KINDS; to++) {
+        if (!(one->tried >> to & 1)) continue;
+        int64_t some = one->values < FEW ? one->values : FEW, more = one->values < CHUNK ? one->values : CHUNK;
+        if (narrow_best(one->at, some, one->kind, (enum kind)to, NULL, 1) &&
+            narrow_best(one->at, more, one->kind, (enum kind)to, NULL, 1))
+            one->kept |= 1 << to;
+    }
+    if (!one->core) return;
+    double sums[SIDE * SIDE + SIDE + SIDE + 4] = {0};
+    double *rows = sums + one->side * SIDE, *cols = rows + one->side, *after = cols + SIDE;
+    struct state s = {sums, rows, cols, after, after + 1, after + 2, after + 3};
+    struct view v = {one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
+    add_all(&s, &v, one->at, one->values, 0, one->kind, signs);
+    one->energy = round_off(sums, one->side, one->height, one->width, one->core, one->row_energies,
+                            one->col_energies);
+    memcpy(one->after, after, sizeof one->after);
+    one->steps = sees_steps(one, most);
+}
+
+PyDoc_STRVAR(many_doc,
+"many(data, table, every, most, signs) -> [(kept, steps, (core, rows, cols), sums), ...]\n\n"
+"Sketch whole tensors that lie in `data`. `table` is int64, seven a tensor: first byte, values, kind,\n"
+"rows, columns and row buckets as `add` and `finish` take them, and a bit for every kind that may\n"
+"hold the same values in less. `kept` has the bits of those that hold the first 1024 of them;\n"
+"`steps` is what `stepped` says, or true where it is not for this tensor; then bytes as `finish`\n"
+"gives them, and (energy, fourth, zeros, left out, common). With `every` 0 nothing is sketched, both\n"
+"are None and `steps` is false.");
+
+static PyObject *many(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer data, table, signs;
+    int every, most;
+    if (!PyArg_ParseTuple(args, "y*y*iiy*", &data, &table, &every, &most, &signs)) return NULL;
+    const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
+    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    PyObject *list = all ? PyList_New(count) : PyErr_NoMemory();
+    int is_good = every >= 0 && most > 0 && table.len % row_size == 0;
+    for (Py_ssize_t i = 0; list && is_good && i < count; i++) {
+        int64_t row[SMALL_FIELDS];
+        memcpy(row, (const char *)table.buf + i * row_size, sizeof row);
+        int64_t first = row[0], values = row[1], kind = row[2], rows = row[3], cols = row[4], side = row[5];
+        is_good = kind >= 0 && kind < KINDS && first >= 0 && values >= 0 && first <= data.len &&
+                  values <= (data.len - first) / WIDTH[kind] && cols > 0 && cols <= values && rows > 0 &&
+                  rows <= values && (side == SIDE ? rows <= values / cols : rows <= values / cols + 1) &&
+                  side > 0 && side <= SIDE && signs.len >= cols / BLOCK / 2 + 2 &&
+                  signs.len >= rows / side / 8 + 1 && row[6] >= 0 && row[6] < 1 << KINDS;
+        int from_known = kind == F32 || kind == BF16 || kind == F16 || kind == E4M3;
+        int to_known = 1 << BF16 | 1 << F16 | 1 << E4M3 | 1 << E5M2;
+        is_good = is_good && !(row[6] & ~(from_known ? to_known : 0));
+        if (!is_good) break;
+        int height = (int)(rows < side ? rows : side), width = (int)(cols < SIDE ? cols : SIDE);
+        all[i] = (struct small){.at = (const uint8_t *)data.buf + first, .kind = (enum kind)kind,
+                                .values = values, .rows = rows, .cols = cols, .side = (int)side,
+                                .height = height, .width = width, .tried = (int)row[6]};
+        PyObject *item = PyTuple_New(4), *raw = every ? PyTuple_New(3) : Py_NewRef(Py_None);
+        if (item) PyList_SetItem(list, i, item);
+        if (item) PyTuple_SetItem(item, 2, raw); /* takes what may be NULL, and frees it with the list */
+        if (!item || !raw) break;
+        if (!every) continue;
+        PyObject *core = PyBytes_FromStringAndSize(NULL, 4 * height * width);
+        PyObject *row_bytes = PyBytes_FromStringAndSize(NULL, 4 * height);
+        PyObject *col_bytes = PyBytes_FromStringAndSize(NULL, 4 * width);
+        PyTuple_SetItem(raw, 0, core);
+        PyTuple_SetItem(raw, 1, row_bytes);
+        PyTuple_SetItem(raw, 2, col_bytes);
+        if (!core || !row_bytes || !col_bytes) break;
+        all[i].core = (float *)PyBytes_AsString(core); /* nobody else has them yet */
+        all[i].row_energies = (float *)PyBytes_AsString(row_bytes);
+        all[i].col_energies = (float *)PyBytes_AsString(col_bytes);
+    }
+    if (!is_good && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
+    if (!PyErr_Occurred()) {
+        PyThreadState *others = data.len >= WORTH_SHARING ? PyEval_SaveThread() : NULL;
+        for (Py_ssize_t i = 0; i < count; i++) look_at(&all[i], every, most, signs.buf);
+        if (others) PyEval_RestoreThread(others);
+    }
+    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) {
+        const struct small *one = &all[i];
+        PyObject *item = PyList_GetItem(list, i);
+        PyTuple_SetItem(item, 0, PyLong_FromLong(one->kept));
+        PyTuple_SetItem(item, 1, PyBool_FromLong(one->steps));
+        PyObject *sums = every ? Py_BuildValue("ddddd", one->energy, one->after[0], one->after[1],
+                                               one->after[2], one->after[3])
+                               : Py_NewRef(Py_None);
+        PyTuple_SetItem(item, 3, sums);
+    }
+    PyMem_Free(all);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&signs);
+    if (PyErr_Occurred()) {
+        Py_XDECREF(list);
+        return NULL;
+    }
+    return list;
 }
 
 /* Take the widest loops this processor runs. */
@@ -965,6 +1096,7 @@ static void choose(void) {
 static PyMethodDef methods[] = {
     {"add", add, METH_VARARGS, add_doc},
     {"finish", finish, METH_VARARGS, finish_doc},
+    {"many", many, METH_VARARGS, many_doc},
     {"narrow", narrow, METH_VARARGS, narrow_doc},
     {"stepped", stepped, METH_VARARGS, stepped_doc},
     {NULL, NULL, 0, NULL},

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lineage import canonical
 from lineage.digest import sha256_digest
 from lineage.fingerprints import identity
-from lineage.fingerprints.lattice import Lattice
+from lineage.fingerprints.lattice import NO_LATTICE, Lattice
 
 if TYPE_CHECKING:
     from lineage.artifacts.dialects import Part
@@ -56,7 +56,7 @@ class TensorPrint:
     rounded: tuple[tuple[str, bytes], ...]
     sketch: Sketch | None
     nonfinite: int = 0
-    lattice: Lattice = field(default_factory=Lattice)
+    lattice: Lattice = NO_LATTICE
     parts: tuple[PartPrint, ...] = ()
 
     @property

@@ -67,7 +67,7 @@ class Cache:
     def save(self, prints: Mapping[str, TensorPrint]) -> None:
         """Keep what was measured so far. A cache that cannot be written is none."""
         from lineage.fingerprints.base import Fingerprint
-        from lineage.fingerprints.writing import to_bytes
+        from lineage.fingerprints.writing import chunks_of
 
         if self._path is None or len(prints) <= self._saved:
             return
@@ -77,7 +77,7 @@ class Cache:
         kept = Fingerprint(tuple(tensors), self._scheme, self._artifact.size_bytes)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, to_bytes(kept))
+            write_whole(self._path, *chunks_of(kept))
             self._saved = len(tensors)
             _prune(self._path.parent)
         except OSError:

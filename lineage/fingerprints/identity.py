@@ -6,13 +6,14 @@ bytes, so a container, its header, its shards and its order can never change an 
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from lineage import merkle
 from lineage.artifacts.base import size_bytes
-from lineage.digest import blake3_digest, frame
+from lineage.digest import SIZE, blake3_digest, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,9 +23,8 @@ class ContentHasher:
     """BLAKE3 of a tensor's dtype, shape and bytes; the bytes come piece by piece."""
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
-        size = size_bytes(dtype, shape)
-        head = frame("lineage/content/v1", dtype.encode(), shape_bytes(shape))
-        self._hash = blake3(head + size.to_bytes(8, "little"))
+        counts = 8 * len(shape), *shape, size_bytes(dtype, shape)  # the shape is framed, too
+        self._hash = blake3(_head(dtype) + struct.pack(f"<{len(counts)}Q", *counts))
 
     def update(self, piece: memoryview | bytes) -> None:
         """Add the next bytes, in order."""
@@ -35,9 +35,9 @@ class ContentHasher:
         return self._hash.digest()
 
 
-def shape_bytes(shape: tuple[int, ...]) -> bytes:
-    """Each extent as an unsigned 64-bit little-endian."""
-    return b"".join(extent.to_bytes(8, "little") for extent in shape)
+@lru_cache(maxsize=64)
+def _head(dtype: str) -> bytes:
+    return frame("lineage/content/v1", dtype.encode())
 
 
 def root(named: Iterable[tuple[str, bytes]]) -> bytes:
@@ -45,6 +45,8 @@ def root(named: Iterable[tuple[str, bytes]]) -> bytes:
 
     The tree has the shape and the node prefix of RFC 9162; the hash is BLAKE3.
     """
+    from lineage import merkle  # only once all is hashed
+
     leaves = [
         (encoded, blake3_digest(frame("lineage/leaf/v1", encoded, content)))
         for encoded, content in ((name.encode("utf-8"), content) for name, content in named)
@@ -59,5 +61,8 @@ def unnamed_root(kind: str, digests: Iterable[bytes]) -> bytes:
         kind: `content` or `value`; it separates the two trees.
         digests: One per tensor.
     """
-    leaves = [blake3_digest(frame(f"lineage/{kind}-leaf/v1", digest)) for digest in digests]
+    from lineage import merkle
+
+    head = frame(f"lineage/{kind}-leaf/v1", bytes(SIZE))[:-SIZE]  # all digests are as long
+    leaves = [blake3_digest(head + digest) for digest in digests]
     return merkle.root(sorted(leaves), blake3_digest)

@@ -19,6 +19,9 @@ ROUNDING = {
 SAMPLED_ROWS, SAMPLED_VALUES = 24, 1 << 10
 """How many rows are looked at, and how much of each."""
 
+LOOKED_ROWS = SAMPLED_ROWS // 2
+"""How many the compiled loops look at first: most tensors have no lattice, which is soon seen."""
+
 MIN_VALUES = 16
 """In a row; fewer tell nothing."""
 
@@ -38,6 +41,9 @@ class Lattice:
     group: int = 0
 
 
+NO_LATTICE = Lattice()
+
+
 def lattice(piece: memoryview, layout: Layout, dtype: str) -> Lattice:
     """Look for a lattice in the whole rows of a matrix's first piece.
 
@@ -47,16 +53,16 @@ def lattice(piece: memoryview, layout: Layout, dtype: str) -> Lattice:
         dtype: What the values are; 8-bit values are a lattice as they are stored.
     """
     if layout.is_vector:
-        return Lattice()
+        return NO_LATTICE
     if dtype in _STORED:
         return Lattice(bits=8)
     if dtype not in ROUNDING or layout.cols < MIN_VALUES:
-        return Lattice()
+        return NO_LATTICE
     rows = len(piece) * 8 // BITS[dtype] // layout.cols
     if compiled is not None and not compiled.stepped(
-        piece, KINDS[dtype], layout.cols, rows, SAMPLED_ROWS // 2
+        piece, KINDS[dtype], layout.cols, rows, LOOKED_ROWS
     ):
-        return Lattice()
+        return NO_LATTICE
     from lineage.fingerprints import levels, values
 
     most = SAMPLED_ROWS, SAMPLED_VALUES

@@ -19,9 +19,8 @@ from lineage.artifacts.opened import Region
 from lineage.errors import FormatError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.identity import ContentHasher
-from lineage.fingerprints.lattice import Lattice, lattice
-from lineage.fingerprints.narrowing import TRIED, Narrower
-from lineage.fingerprints.parts import PartSketcher, sketchers
+from lineage.fingerprints.lattice import NO_LATTICE, Lattice, lattice
+from lineage.fingerprints.narrowing import ROUNDED, TRIED, Narrower
 from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
 
 if TYPE_CHECKING:
@@ -31,6 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.artifacts import Affine, Artifact, Item
+    from lineage.fingerprints.base import PartPrint
+    from lineage.fingerprints.parts import PartSketcher
+    from lineage.fingerprints.sketch import Sketch
+    from lineage.fingerprints.small import Glance
 
 PIECE = 1 << 20
 """Bytes read at once: they stay in a core's cache while they are hashed and sketched."""
@@ -132,28 +135,72 @@ class Pass:
             item = items[0]
             self.done[item.name] = self._tensor(item, _Pieces(item, scratch), narrowed)
             return
-        first, last = items[0], items[-1]
-        base, end = _start(first), _start(last) + last.size_bytes
-        both = first.source.piece(0, end - base, scratch)
-        for item in items:
-            at = _start(item) - base
+        base, end = _start(items[0]), _start(items[-1]) + items[-1].size_bytes
+        both = items[0].source.piece(0, end - base, scratch)
+        starts = [_start(item) - base for item in items]
+        glances = self._glances(items, starts, both)
+        for item, at in zip(items, starts, strict=True):
             piece = both[at : at + item.size_bytes]
-            self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
+            glance = glances.get(item.name)
+            if glance is None:
+                self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
+            else:
+                self.done[item.name] = self._small(item, piece, glance, narrowed)
+
+    def _glances(self, items: list[Item], starts: list[int], data: memoryview) -> dict[str, Glance]:
+        """Look at those of some neighbours that hold plain numbers, all at once."""
+        from lineage.fingerprints import small
+
+        every = {"exact": 0, "fast": 8}.get(self.tier, 1)
+        plain = [
+            (item, start)
+            for item, start in zip(items, starts, strict=True)
+            if small.is_plain(item)
+            and not (every and (item.name in self._affine or _sketchers(item, every)))
+        ]
+        return small.glances(plain, data, every) if plain else {}
+
+    def _small(
+        self, item: Item, piece: memoryview, glance: Glance, narrowed: memoryview
+    ) -> TensorPrint:
+        """Hash a tensor that was looked at already."""
+        if self._stop.is_set():
+            raise FormatError("interrupted", file=item.file, tensor=item.name)
+        content = ContentHasher(item.dtype, item.shape)
+        content.update(piece)
+        narrower = self._narrowers(item, glance.held)
+        for one in narrower:
+            one.update(piece, narrowed)
+        found = NO_LATTICE
+        if glance.has_steps and not glance.left_out:
+            found = lattice(piece, Layout.of(item.shape), item.dtype)
+        if self.progress is not None:
+            self.progress(len(piece))
+        return _print(item, content, narrower, glance.sketch, glance.left_out, found)
+
+    def _narrowers(self, item: Item, held: Iterable[str]) -> list[Narrower]:
+        """Return one for each dtype that may hold a tensor's values, or whose digest is kept."""
+        tried = TRIED.get(item.dtype, ())
+        rounded = ROUNDED.get(item.dtype, ()) if self.tier == "full" else ()
+        return [
+            Narrower(item, to, keeps_rounded=to in rounded)
+            for to in tried
+            if to in held or to in rounded
+        ]
 
     def _tensor(
         self, item: Item, pieces: Iterable[tuple[int, memoryview]], narrowed: memoryview
     ) -> TensorPrint:
         """Hash and sketch one tensor."""
         content = ContentHasher(item.dtype, item.shape)
-        is_full = self.tier == "full"
-        narrower = [Narrower(item, to, keeps_rounded=is_full) for to in TRIED.get(item.dtype, ())]
+        narrower = self._narrowers(item, TRIED.get(item.dtype, ()))
         layout = Layout.of(item.shape)
         sketcher: Sketcher | None = None
         parts: list[PartSketcher] = []
         if self.tier != "exact" and has_numbers(item.dtype) and item.size_bytes:
             every = 8 if self.tier == "fast" else 1
-            sketcher, parts = Sketcher(layout, every), sketchers(item, every)
-        found = Lattice()
+            sketcher, parts = Sketcher(layout, every), _sketchers(item, every)
+        found = NO_LATTICE
         width, size = _unit(item.dtype)
         for start, piece in pieces:
             if self._stop.is_set():
@@ -174,7 +221,10 @@ class Pass:
             content.update(piece)
             if self.progress is not None:
                 self.progress(len(piece))
-        return _print(item, content, narrower, (sketcher, parts), found)
+        left_out = 0 if sketcher is None else sketcher.left_out
+        sketch = None if sketcher is None else sketcher.finish()
+        finished = tuple(part.finish() for part in parts)
+        return _print(item, content, narrower, sketch, left_out, found, finished)
 
     def _numbers(
         self, item: Item, piece: memoryview, start: int
@@ -196,28 +246,27 @@ def _print(
     item: Item,
     content: ContentHasher,
     narrower: list[Narrower],
-    sketched: tuple[Sketcher | None, list[PartSketcher]],
+    sketch: Sketch | None,
+    left_out: int,
     found: Lattice,
+    parts: tuple[PartPrint, ...] = (),
 ) -> TensorPrint:
     """Put together what the pass over one tensor has found."""
-    sketcher, parts = sketched
-    exact = [n for n in narrower if n.exact]
-    left_out = 0 if sketcher is None else sketcher.left_out
-    digest = content.digest()
+    digest = value = content.digest()
+    rounded: tuple[tuple[str, bytes], ...] = ()
+    if narrower:
+        value = next((n.digest() for n in narrower if n.exact), digest)
+        kept = (n for n in narrower if n.is_rounded and not n.exact and not left_out)
+        rounded = tuple((n.to, n.digest()) for n in kept)
     return TensorPrint(
-        name=item.name,
-        dtype=item.dtype,
-        shape=item.shape,
-        content=digest,
-        value=exact[0].digest() if exact else digest,
-        rounded=tuple(
-            (n.to, n.digest()) for n in narrower if n.is_rounded and not n.exact and not left_out
-        ),
-        sketch=None if sketcher is None else sketcher.finish(),
-        nonfinite=left_out,
-        lattice=found,
-        parts=tuple(part.finish() for part in parts),
+        item.name, item.dtype, item.shape, digest, value, rounded, sketch, left_out, found, parts
     )
+
+
+def _sketchers(item: Item, every: int) -> list[PartSketcher]:
+    from lineage.fingerprints import parts  # brings the tables of dialects
+
+    return parts.sketchers(item, every)
 
 
 def _next(tasks: deque[list[Item]]) -> list[Item] | None:
@@ -279,6 +328,10 @@ def _start(item: Item) -> int:
     return item.source.start
 
 
+def _place(placed: tuple[str, int, Item]) -> tuple[str, int]:
+    return placed[:2]
+
+
 def _grouped(items: list[Item]) -> list[list[Item]]:
     """Put small tensors that lie next to each other in one file together, up to a piece."""
     tasks: list[list[Item]] = []
@@ -288,14 +341,14 @@ def _grouped(items: list[Item]) -> list[list[Item]]:
             small.append(item)
         else:
             tasks.append([item])
-    small.sort(key=lambda item: (item.file or "", _start(item)))
-    for item in small:
-        group = tasks[-1] if tasks else []
-        if group and group[0].size_bytes < _SMALL and isinstance(group[0].source, Region):
-            base, end = _start(group[0]), _start(group[-1]) + group[-1].size_bytes
-            is_next = group[0].file == item.file and _start(item) == end
-            if is_next and end + item.size_bytes - base <= PIECE:
-                group.append(item)
-                continue
-        tasks.append([item])
+    placed = sorted(((item.file or "", _start(item), item) for item in small), key=_place)
+    group: list[Item] = []
+    where, base, end = "", 0, 0
+    for file, start, item in placed:
+        after = start + item.size_bytes
+        if not group or file != where or start != end or after - base > PIECE:
+            group, where, base = [], file, start
+            tasks.append(group)
+        group.append(item)
+        end = after
     return tasks

@@ -22,6 +22,11 @@ TYPE = "urn:model-lineage:fingerprint:v1"
 
 def to_bytes(fingerprint: Fingerprint) -> bytes:
     """Return the stored form; the same fingerprint always gives the same bytes."""
+    return b"".join(chunks_of(fingerprint))
+
+
+def chunks_of(fingerprint: Fingerprint) -> list[bytes]:
+    """Return the stored form in pieces: joining them costs as much as making them."""
     rows: list[dict[str, Any]] = []
     sketches: list[Sketch] = []
     for tensor in fingerprint.tensors:
@@ -48,10 +53,10 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
         rows.append(row)
     sums = [number for s in sketches for number in (s.energy, s.fourth)]
     arrays = (  # widest first, as safetensors' own writer orders them
-        ("sums", "F64", struct.pack(f"<{len(sums)}d", *sums)),
-        ("cores", "F32", b"".join(s.raw[0] for s in sketches)),
-        ("energies", "F32", b"".join(s.raw[1] + s.raw[2] for s in sketches)),
-        ("manifest", "U8", canonical.dumps(rows)),
+        ("sums", "F64", [struct.pack(f"<{len(sums)}d", *sums)]),
+        ("cores", "F32", [s.raw[0] for s in sketches]),
+        ("energies", "F32", [raw for s in sketches for raw in s.raw[1:]]),
+        ("manifest", "U8", [canonical.dumps(rows)]),
     )
     head = {
         "_type": TYPE,
@@ -62,17 +67,21 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
     return _container(arrays, {"lineage": canonical.dumps(head).decode()})
 
 
-def _container(arrays: tuple[tuple[str, str, bytes], ...], metadata: dict[str, str]) -> bytes:
+def _container(
+    arrays: tuple[tuple[str, str, list[bytes]], ...], metadata: dict[str, str]
+) -> list[bytes]:
     """Return a safetensors file of flat arrays, each a name, a dtype and little-endian bytes."""
     header: dict[str, Any] = {"__metadata__": metadata}
     at = 0
-    for name, dtype, data in arrays:
-        shape = [len(data) * 8 // BITS[dtype]]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
-        at += len(data)
+    for name, dtype, chunks in arrays:
+        size = sum(map(len, chunks))
+        shape = [size * 8 // BITS[dtype]]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(data for *_, data in arrays)
+    head = len(text).to_bytes(8, "little") + text
+    return [head, *(chunk for *_, chunks in arrays for chunk in chunks)]
 
 
 def _counts(sketch: Sketch) -> dict[str, Any]:

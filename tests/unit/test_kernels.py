@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from makers import Array, write_model
 
 from lineage.artifacts.base import BLOCKS
-from lineage.fingerprints import fingerprint, folding, from_bytes, values
+from lineage.fingerprints import fingerprint, folding, from_bytes, measure, to_bytes, values
 from lineage.fingerprints.kernel import KINDS, NARROWED, compiled
 from lineage.fingerprints.narrowing import NARROW, narrow
 from lineage.fingerprints.sketch import Layout, Sketcher, sign_bits
@@ -234,3 +235,61 @@ def test_blocks_are_sketched_as_the_numbers_they_stand_for(dtype: str, are_sane:
     np.testing.assert_allclose(found[: 36 * 36], want[: 36 * 36], atol=2e-6 * energy**0.5)
     np.testing.assert_allclose(found[36 * 36 : -3], want[36 * 36 : -3], rtol=1e-5)
     np.testing.assert_array_equal(found[-3:-1], want[-3:-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tier=st.sampled_from(["full", "fast", "exact"]),
+    salt=st.sampled_from(["", "zeros", "nan", "huge", "same", "narrow", "levels"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_small_neighbours_are_measured_as_each_alone(tier: str, salt: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [(40, 50), (7,), (), (300,), (37, 145), (80, 20, 3), (0, 4), (400, 17), (1, 1)]
+    model: dict[str, Array] = {}
+    for number, name in enumerate(rng.permutation([*DTYPES] * 2)):
+        numbers = rng.normal(size=shapes[number % len(shapes)])
+        if salt in {"zeros", "nan", "huge"}:
+            salted = {"zeros": 0.0, "nan": np.nan, "huge": 1e30}[salt]
+            numbers = np.where(rng.random(numbers.shape) < 0.2, salted, numbers)
+        numbers = {"same": np.full_like(numbers, 2.0), "narrow": np.rint(2 * numbers)}.get(
+            salt, numbers
+        )
+        if salt == "levels":
+            numbers = 0.01 * rng.integers(-7, 8, numbers.shape)
+        with np.errstate(all="ignore"):
+            if name in {"I8", "U8"}:
+                numbers = np.nan_to_num(numbers, posinf=9, neginf=9).clip(0, 100)
+            model[f"{number}.{'attn.c_attn.weight' if number == 3 else 'w'}"] = np.asarray(
+                numbers, DTYPES[name]
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_model(Path(folder) / "m.safetensors", model)
+        together = fingerprint(path, tier=tier)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(measure, "_SMALL", 0)
+            alone = fingerprint(path, tier=tier)
+    assert to_bytes(together) == to_bytes(alone)
+
+
+@pytest.mark.skipif(compiled is None, reason="asks the compiled loops")
+@pytest.mark.parametrize(
+    "row",
+    [
+        (-1, 4, 0, 2, 2, 36, 0),
+        (0, 5, 0, 2, 2, 36, 0),
+        (4, 4, 0, 2, 2, 36, 0),
+        (0, 4, 8, 2, 2, 36, 0),
+        (0, 4, 0, 3, 2, 36, 0),
+        (0, 4, 0, 2, 0, 36, 0),
+        (0, 4, 0, 2, 2, 37, 0),
+        (0, 4, 0, 2, 2, 0, 0),
+        (0, 4, 0, 4, 1, 4, 1),
+        (0, 4, 4, 2, 2, 36, 2),
+        (0, 2**62, 0, 2, 2, 36, 0),
+    ],
+)
+def test_a_table_that_does_not_fit_the_bytes_is_refused(row: tuple[int, ...]) -> None:
+    data = np.ones(4, np.float32).tobytes()
+    with pytest.raises(ValueError, match="do not fit"):
+        compiled.many(data, np.array([(0, 4, 0, 2, 2, 36, 2), row], np.int64), 1, 12, sign_bits(64))
