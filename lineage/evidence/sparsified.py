@@ -55,8 +55,8 @@ _SPIKED = 0.2
 """Most that a rest exceeds white noise by, as a share of what trainings do."""
 
 _DILUTED = 0.4
-"""The same times the number of trainings that it might be a mean of: a model lies amid its children,
-and what they leave of it is white where they are many."""
+"""The same times the number of trainings that it might be a mean of: a model lies amid its
+children, and what they leave of it is white where they are many."""
 
 _RESOLVED = 0.02
 """Least that this limit must exceed white noise by: spikes of noise differ by as much."""
@@ -204,7 +204,9 @@ class _Seen:
         """Take from a child what it has of some parents."""
         parents = tuple(sorted(found))
         at = [ways.places.index(parent) for parent in parents]
-        weights = np.linalg.lstsq(ways.gram[np.ix_(at, at)], ways.goal[at], rcond=None)[0]
+        weights: NDArray[np.float64] = np.linalg.lstsq(
+            ways.gram[np.ix_(at, at)], ways.goal[at], rcond=None
+        )[0]
         steps = family.cores[list(parents)] - family.cores[ways.base]
         goal = family.cores[ways.child] - family.cores[ways.base]
         rest = goal - weights @ steps
@@ -257,11 +259,11 @@ class _Seen:
         least = _OVER_ROUNDING * float(family.rounding[self.child])
         if not least <= left <= (1 - _EXPLAINED) * whole:
             return None
-        if any(self.turned(family, place) <= self.spikes for place in self.parents):
-            return None
+        turned = list(self.parents)
         if 1 - weights.sum() > LEAST_COEFFICIENT:
-            if self.turned(family, self.base) <= self.spikes:
-                return None
+            turned.append(self.base)
+        if any(self.turned(family, place) <= self.spikes for place in turned):
+            return None
         shares = dict(zip(self.parents, weights.tolist(), strict=True))
         shares[self.base] = 1 - sum(shares.values())
         nearest = float(family.distances[self.child, list(self.parents)].min())
