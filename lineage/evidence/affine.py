@@ -68,6 +68,8 @@ must be white, as rounding is."""
 WHITE = 1.2
 """See `Stack.spikes`: roundings and masks leave .9 to 1.1, trainings of small networks 1.4 to 3."""
 
+_BASES = 3
+"""Models that are tried as the base of many: those before most others."""
 
 _EXHAUSTIVE = 40
 """Models of one relation up to which all threes are tried, and not only all pairs."""
@@ -161,7 +163,9 @@ def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Opt
     found = [places for size in sizes for places in _exact_sets(family, child, others, size)]
     if len(others) > 3 or len(sizes) == 1:
         found.append(_convex(family, child, others))
-        found += [_from_base(family, child, others, base) for base in _bases(family, others)]
+        found += [
+            _from_base(family, child, others, base) for base in family.starts_of(others, _BASES)
+        ]
     for parents in found:
         key = tuple(sorted(parents))
         if key in tried or not 2 <= len(key) <= MOST_PARENTS + 1:
@@ -241,12 +245,6 @@ def _positive(gram: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[n
     root = np.sqrt(values[kept])
     weights, _ = nnls(root[:, None] * vectors[:, kept].T, vectors[:, kept].T @ goal / root)
     return np.asarray(weights, np.float64)
-
-
-def _bases(family: Stack, others: Sequence[int], most: int = 3) -> list[int]:
-    """Return the models from which the ways to the others lean least."""
-    before = family.is_before[np.ix_(others, others)].sum(axis=1)
-    return [others[int(i)] for i in np.argsort(-before, kind="stable")[:most]]
 
 
 def _checked(family: Stack, child: int, parents: Sequence[int], base: int | None) -> Merge | None:

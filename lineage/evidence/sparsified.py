@@ -204,9 +204,7 @@ class _Seen:
         """Take from a child what it has of some parents."""
         parents = tuple(sorted(found))
         at = [ways.places.index(parent) for parent in parents]
-        weights: NDArray[np.float64] = np.linalg.lstsq(
-            ways.gram[np.ix_(at, at)], ways.goal[at], rcond=None
-        )[0]
+        weights = np.asarray(np.linalg.pinv(ways.gram[np.ix_(at, at)]) @ ways.goal[at], np.float64)
         steps = family.cores[list(parents)] - family.cores[ways.base]
         goal = family.cores[ways.child] - family.cores[ways.base]
         rest = goal - weights @ steps
