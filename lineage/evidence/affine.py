@@ -6,11 +6,13 @@ equations, one for each of b, m and n. The rule by which one of them is chosen:
 1. Where one weight alone is negative when all are brought to one side, its model is the child: it
    lies between the others, and none of them between the rest. (A model that was taken beyond its
    parent, c = b + 1.5 (m - b), makes m such a child: weights do not tell the two apart.)
-2. Otherwise the sum is task arithmetic: all weights are positive but that of the base, and the base
-   came before all others, as far as the ways to them lean (see `Stack.leans`). A convex sum with
-   the start of the whole family in it, and two others or more, is task arithmetic as well.
-3. Of several ways to write one child, the one with the fewest parents; parents that are no merges
-   themselves and weights in round numbers count for a part of one parent.
+2. Otherwise the sum is task arithmetic: all weights are positive but that of the base, and all are
+   smaller than 1, or the base came before all others, as far as the ways to them lean (see
+   `Stack.leans`). A convex sum with the start of the whole family in it, and two others or more, is
+   task arithmetic as well.
+3. Of several ways to write one child, or to choose it, the one with the fewest parents; parents
+   that are no merges themselves, weights in round numbers and small ones count for a part of one
+   parent. Solved for a model that it was made from, a sum has larger weights than for its child.
 4. No model is among its own ancestors.
 """
 
@@ -38,6 +40,12 @@ LEAST_COEFFICIENT = 0.02
 MOST_COEFFICIENT = 2.0
 """A difference is not added more often than this."""
 
+_MOST_ADDED = 1.3
+"""A difference is not added more often than this where the base's weight is negative."""
+
+_SMALL = 0.97
+"""Weights below this are clearly smaller than the child's own, which is 1."""
+
 MOST_PARENTS = 8
 
 FLOOR = 9.0
@@ -47,6 +55,12 @@ it was computed in the precision in which it is stored."""
 NEEDED = 5.0
 """Without any one parent it must leave this many times as much."""
 
+_UNNATURAL = 0.5
+"""What weights count, as parts of a parent, by how much their sizes sum to more than 1."""
+
+_COARSE = 0.1
+"""What a rest of twice what rounding leaves counts, as a part of a parent."""
+
 PLAIN = 1e-3
 """A residual below this share of the distance to the nearest parent is no training's. A larger one
 must be white, as rounding is."""
@@ -54,6 +68,8 @@ must be white, as rounding is."""
 WHITE = 1.2
 """See `Stack.spikes`: roundings and masks leave .9 to 1.1, trainings of small networks 1.4 to 3."""
 
+_BASES = 3
+"""Models that are tried as the base of many: those before most others."""
 
 _EXHAUSTIVE = 40
 """Models of one relation up to which all threes are tried, and not only all pairs."""
@@ -147,7 +163,9 @@ def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Opt
     found = [places for size in sizes for places in _exact_sets(family, child, others, size)]
     if len(others) > 3 or len(sizes) == 1:
         found.append(_convex(family, child, others))
-        found += [_from_base(family, child, others, base) for base in _bases(family, others)]
+        found += [
+            _from_base(family, child, others, base) for base in family.starts_of(others, _BASES)
+        ]
     for parents in found:
         key = tuple(sorted(parents))
         if key in tried or not 2 <= len(key) <= MOST_PARENTS + 1:
@@ -156,7 +174,16 @@ def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Opt
         for base in (None, *key):
             merge = _checked(family, child, key, base)
             if merge is not None:
-                yield _Option(child, merge, _cost(merge))
+                yield _Option(child, merge, _cost(merge) + _COARSE * _over(family, child, merge))
+
+
+def _over(family: Stack, child: int, merge: Merge) -> float:
+    """Return how often what is left is twice what rounding is expected to leave."""
+    parents = list(merge.parents)
+    left = merge.residual**2 * float(family.distances[child, parents].min())
+    shares = np.array(merge.coefficients)
+    allowed = float(family.rounding[child] + shares**2 @ family.rounding[parents])
+    return float(np.log2(max(1.0, left / allowed)))
 
 
 def _exact_sets(
@@ -220,12 +247,6 @@ def _positive(gram: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[n
     return np.asarray(weights, np.float64)
 
 
-def _bases(family: Stack, others: Sequence[int], most: int = 3) -> list[int]:
-    """Return the models from which the ways to the others lean least."""
-    before = family.is_before[np.ix_(others, others)].sum(axis=1)
-    return [others[int(i)] for i in np.argsort(-before, kind="stable")[:most]]
-
-
 def _checked(family: Stack, child: int, parents: Sequence[int], base: int | None) -> Merge | None:
     """Return the merge if the parents, one of them the base or none, explain the child exactly."""
     if len(parents) < (2 if base is None else 3):
@@ -269,6 +290,10 @@ def _are_plausible(
     own = float(fit[~tasks][0])
     if abs(own) < LEAST_COEFFICIENT or (own > 0 and (base != family.start or np.ptp(fit) < 2e-3)):
         return False  # a mean that is as good without a base
+    if own < 0 and np.any(np.abs(fit) > _MOST_ADDED):
+        return False
+    if own < 0 and np.all(np.abs(fit) < _SMALL):
+        return True  # solved for any of the others the weights are larger
     return bool(np.all(family.is_before[base, np.array(parents)[tasks]]))
 
 
@@ -300,4 +325,4 @@ def _cost(merge: Merge) -> float:
         cost += 0.4
     if merge.base is not None:
         cost -= 0.1  # of a convex sum the same holds without a base
-    return cost
+    return cost + _UNNATURAL * (float(np.abs(shares).sum()) - 1)

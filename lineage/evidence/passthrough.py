@@ -5,6 +5,10 @@ be wholly one parent's, and three layers in four must be one parent's alone: a f
 with frozen tensors has some that are nobody's, and two in a row that trained two small parts agree
 in all the rest. There is no error rate: a digest either is one of the other's or is not.
 
+Where all that the parents have is in the child, the child is no merge of them but what they were
+cut from: one lost the layers at the top, another those at the bottom. A child that has layers twice
+was put together all the same.
+
 What it cannot tell: whether a model in the middle of two steps, of which one trained the first half
 of the layers and the other the second half, is a child or the first step.
 """
@@ -69,6 +73,9 @@ def passthrough(child: Fingerprint, others: Sequence[Fingerprint]) -> Passthroug
         return None
     if frozenset().union(*(alone[unit] for unit in layers if unit in alone)) != parents:
         return None
+    mine = frozenset(tensor.value for tensor in child.tensors)
+    if not _repeats(of, units) and all(_weights(others[p]) <= mine for p in parents):
+        return None
     total = sum(size.values())
     shares = {
         p: sum(size[u] / len(who & parents) for u, who in owners.items() if p in who) / total
@@ -87,6 +94,21 @@ def held_by_others(models: Sequence[Fingerprint]) -> list[int]:
         if places and all(holders[of.tensors[place].value] > 1 for place in places):
             found.append(number)
     return found
+
+
+def _weights(model: Fingerprint) -> frozenset[bytes]:
+    of = table(model)
+    return frozenset(of.tensors[n].value for n in range(of.whole) if _is_weight(of, n))
+
+
+def _repeats(of: Table, units: Mapping[_Unit, Sequence[int]]) -> bool:
+    """Whether two layers of a model have the same weights."""
+    layers = [
+        frozenset(of.tensors[n].value for n in places)
+        for unit, places in units.items()
+        if isinstance(unit, tuple)
+    ]
+    return len(set(layers)) < len(layers)
 
 
 def _is_weight(of: Table, place: int) -> bool:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _LEAST_SIDE = 16
 """Of a core whose singular values are looked at."""
 
+_BEYOND = 30.0
+"""Squared distance over what rounding leaves, from which two models differ by something else."""
+
+_LOOKED_AT = 60
+"""Pairs whose difference tells what trainings look like, at most."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -88,6 +94,35 @@ class Stack:
             found.append(ratio * (rows * cols) / (rows + cols + 1))
         every = np.concatenate([*found, np.zeros(0)])
         return float(np.median(every)) if every.size else np.inf
+
+    def strengths(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return for each number of a row the root mean square of its matrix; inf for nothing."""
+        cells = np.diff(np.append(self.starts, len(row)))
+        each = np.sqrt(self.per_matrix(row, row) / cells)
+        found: NDArray[np.float64] = np.repeat(np.where(each > 0, each, np.inf), cells)
+        return found
+
+    @cached_property
+    def directed(self) -> float:
+        """The median of `spikes` over what lies between a model and the one nearest to it.
+
+        That is mostly what one training added, or what two that began at one place do not share.
+        """
+        away = self.distances + np.diag(np.full(len(self.cores), np.inf))
+        away[away <= _BEYOND * (self.rounding[:, None] + self.rounding)] = np.inf
+        pairs = {
+            (min(i, int(j)), max(i, int(j)))
+            for i, j in enumerate(away.argmin(axis=1))
+            if np.isfinite(away[i, j])
+        }
+        looked = sorted(pairs)[:: -(-len(pairs) // _LOOKED_AT) or 1]
+        found = [self.spikes(self.cores[i] - self.cores[j]) for i, j in looked]
+        return float(np.median(found)) if found else 0.0
+
+    def starts_of(self, places: Sequence[int], most: int) -> list[int]:
+        """Return the models of some that came before most of them, as far as `leans` tells."""
+        before = self.is_before[np.ix_(places, places)].sum(axis=1)
+        return [places[int(i)] for i in np.argsort(-before, kind="stable")[:most]]
 
     @cached_property
     def gram(self) -> NDArray[np.float64]:
