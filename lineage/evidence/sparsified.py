@@ -93,7 +93,7 @@ def sparsified_merge(family: Stack, child: int, others: Sequence[int]) -> Merge 
         if ways is None:
             continue
         left_out: set[int] = set()
-        nearest = np.inf
+        nearly = False
         for _ in range(_TRIED):
             parents = ways.support(left_out)
             if len(parents) < 2:
@@ -103,10 +103,10 @@ def sparsified_merge(family: Stack, child: int, others: Sequence[int]) -> Merge 
             if merge is not None:
                 found.append((seen.cost(family) + _SURE * rank, merge))
                 break
-            nearest = min(nearest, seen.stands_out(family))
+            nearly = nearly or seen.stands_out(family) < _HOPELESS
             # What was trained on from the child explains it better than its parents do.
             left_out.add(parents[0])
-        if not found and _HOPELESS < nearest < np.inf:
+        if not found and not nearly:
             break  # another base leaves about the same rest
     return min(found, key=lambda one: one[0])[1] if found else None
 
