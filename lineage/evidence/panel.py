@@ -165,11 +165,6 @@ class Pairs:
     share: NDArray[np.float64]
     log10_p: NDArray[np.float64]
 
-    def among(self, places: NDArray[np.intp]) -> Pairs:
-        """Return the same of some of the models, in the order of `places`."""
-        at = np.ix_(places, places)
-        return Pairs(*(getattr(self, name)[at] for name in self.__slots__))
-
 
 def _pooled(panel: Panel) -> Pairs:
     from scipy.special import log_ndtr

@@ -49,9 +49,6 @@ two models with one mask differ at most."""
 _CLEARLY_FURTHER = 0.2
 """From which the rest of a family tells which of two models was changed; see `_further`."""
 
-_CLOSEST = 6
-"""Models that a difference of low rank is looked for to: the nearest."""
-
 
 class Family:
     """One family's edges, found in steps; each step takes models out of the rest.
@@ -207,7 +204,7 @@ class Family:
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
-        tree = grow(seen, parents, self._low_rank(members, panel, parents), root=first)
+        tree = grow(seen, parents, root=first)
         children = set(merges)
         for parent, child, probability in tree.best(_LEAST_EDGE):
             found = self.between(members[parent], members[child])
@@ -271,30 +268,6 @@ class Family:
                 self._add(members[parent], members[child], seen.relation, seen.how, _LIKELY)
                 found.add(child)
         return found
-
-    def _low_rank(
-        self, members: Sequence[str], panel: Panel, merges: Mapping[int, Sequence[int]]
-    ) -> dict[int, int]:
-        """Return the models that are another one with an adapter merged into it: child -> parent.
-
-        The difference has a low rank from the base alone; from a sibling it has that and more.
-        """
-        squared, everyone = panel.pairs.squared, set(range(len(members)))
-        fixed = {}
-        for c in range(len(members)):
-            if c in merges:
-                continue
-            near = [int(i) for i in np.argsort(squared[c], kind="stable") if i != c][:_CLOSEST]
-            ranked = [
-                (found.rank, squared[c, i], i)
-                for i in near
-                if (found := self.between(members[i], members[c])).step == "low_rank"
-                and found.rank is not None
-                and _further(panel, i, c, everyone) > 0
-            ]
-            if ranked:
-                fixed[c] = min(ranked)[-1]
-        return fixed
 
     def _leave_open(
         self, members: Sequence[str], panel: Panel, tree: Tree, children: set[int]

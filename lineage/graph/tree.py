@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Tree", "grow", "marginals"]
 
-KNOWN = 0.95
-"""Probability of a parent that a mechanical pattern names, where nothing else speaks for a ring."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -76,7 +73,6 @@ def _leads_to(parent: Mapping[int, int], place: int, ancestor: int) -> bool:
 def grow(
     seen: Evidence,
     merges: Mapping[int, Sequence[int]] | None = None,
-    known: Mapping[int, int] | None = None,
     *,
     root: int | None = None,
     leaf: int | None = None,
@@ -87,14 +83,13 @@ def grow(
         seen: Of models of one structure, and of one family.
         merges: Those that are made of several others: place -> its parents' places. They may have
             children, and get no parent here.
-        known: Those whose parent a mechanical pattern names: place -> its parent's place.
         root: The one that the others come from, where that is known otherwise.
         leaf: One that has a parent and no children, where that is known otherwise.
     """
     first, second = fitted()
 
     def weighed(score: NDArray[np.float64]) -> NDArray[np.float64]:
-        return marginals(_bound(score, merges or {}, known or {}, root, leaf))
+        return marginals(_bound(score, merges or {}, root, leaf))
 
     arcs = weighed(second(in_view_of(seen, weighed(first(seen)))))
     return Tree((1 - arcs.sum(axis=0)).clip(0, 1), arcs)
@@ -103,7 +98,6 @@ def grow(
 def _bound(
     score: NDArray[np.float64],
     merges: Mapping[int, Sequence[int]],
-    known: Mapping[int, int],
     root: int | None,
     leaf: int | None,
 ) -> NDArray[np.float64]:
@@ -118,10 +112,6 @@ def _bound(
     if leaf is not None:
         score[leaf] = -np.inf
         score[-1, leaf] = -np.inf
-    for c, w in known.items():
-        if c != root and c not in merges:
-            rest = float(np.logaddexp.reduce(score[:, c]))
-            score[w, c] = rest + np.log(KNOWN / (1 - KNOWN))
     return score
 
 

@@ -54,11 +54,6 @@ def test_the_arrays_hold_what_each_pair_has(models: list[Fingerprint]) -> None:
             assert pairs.share[i, j] == pytest.approx(lean.share, abs=1e-3)
 
 
-def test_some_of_the_models_have_the_same_numbers(models: list[Fingerprint]) -> None:
-    some = Panel(models).pairs.among(np.array([3, 1]))
-    np.testing.assert_allclose(some.squared, Panel([models[3], models[1]]).pairs.squared)
-
-
 def test_other_structures_are_refused(models: list[Fingerprint]) -> None:
     with pytest.raises(ValueError, match="same tensors"):
         Panel([models[0], fingerprint({"embed": np.ones((4, 4), np.float32)})])
