@@ -6,7 +6,7 @@ Needs torch. Every tuning family of the zoos, of one structure and one root, is 
 with members left out by lot; families by lot come from `python benchmarks/zoo --drawn N --out DIR`.
 What is fitted is the share of the weight of all trees that the right ones have, by the matrix-tree
 theorem. Report families are never read. Families whose steps are
-drawn numbers are added. With `--held-out` nothing is written: a fifth of the
+drawn numbers are added. With `--held-out` nothing is written: a third of the
 families is left out in turn, and what is right in it is printed.
 """
 

@@ -550,7 +550,7 @@ def test_distillation_is_declared_and_not_measured(first: Family) -> None:
 
 def test_a_lone_pair_is_never_certain(first: Family) -> None:
     (edge,) = first.only("base", "base-sft-code").edges
-    assert 0.35 < edge.probability < 0.95
+    assert 0.35 < edge.probability <= 0.8
     graph = first.only("base", "base-sft-code")
     (verdict,) = audit.judge(graph, {"base": pointing("base-sft-code")})
     assert verdict.verdict == "undetermined"
