@@ -5,9 +5,9 @@
 Needs torch. Every tuning family of the zoos, of one structure and one root, is a case, whole and
 with members left out by lot; families by lot come from `python benchmarks/zoo --drawn N --out DIR`.
 What is fitted is the share of the weight of all trees that the right ones have, by the matrix-tree
-theorem. Report families are never read. Families whose steps are
-drawn numbers are added. With `--held-out` nothing is written: a third of the
-families is left out in turn, and what is right in it is printed.
+theorem. Families whose steps are drawn numbers are added; report families are never read. With
+`--held-out` nothing is written: a third of the families is left out in turn, and what is right in
+it is printed.
 """
 
 from __future__ import annotations
