@@ -6,8 +6,9 @@ with frozen tensors has some that are nobody's, and two in a row that trained tw
 in all the rest. There is no error rate: a digest either is one of the other's or is not.
 
 Where all that the parents have is in the child, the child is no merge of them but what they were
-cut from: one lost the layers at the top, another those at the bottom. A child that has layers twice
-was put together all the same.
+cut from: one lost the layers at the top, another those at the bottom. So it is where others were
+cut from it and one of its own form holds the layers that they lost: that was trained with these
+frozen. A child that has layers twice was put together all the same.
 
 What it cannot tell: whether a model in the middle of two steps, of which one trained the first half
 of the layers and the other the second half, is a child or the first step.
@@ -74,8 +75,10 @@ def passthrough(child: Fingerprint, others: Sequence[Fingerprint]) -> Passthroug
     if frozenset().union(*(alone[unit] for unit in layers if unit in alone)) != parents:
         return None
     mine = frozenset(tensor.value for tensor in child.tensors)
-    if not _repeats(of, units) and all(_weights(others[p]) <= mine for p in parents):
-        return None
+    rest = [others[p] for p in parents if not _weights(others[p]) <= mine]
+    is_whole = len(rest) < 2 and all(_form(other) == _form(child) for other in rest)
+    if is_whole and not _repeats(of, units):
+        return None  # the others were cut from it, and what is left was trained with frozen layers
     total = sum(size.values())
     shares = {
         p: sum(size[u] / len(who & parents) for u, who in owners.items() if p in who) / total
@@ -99,6 +102,10 @@ def held_by_others(models: Sequence[Fingerprint]) -> list[int]:
 def _weights(model: Fingerprint) -> frozenset[bytes]:
     of = table(model)
     return frozenset(of.tensors[n].value for n in range(of.whole) if _is_weight(of, n))
+
+
+def _form(model: Fingerprint) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((tensor.name, tensor.shape) for tensor in model.tensors)
 
 
 def _repeats(of: Table, units: Mapping[_Unit, Sequence[int]]) -> bool:

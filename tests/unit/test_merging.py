@@ -293,6 +293,19 @@ def test_what_was_cut_from_a_model_is_no_parent_of_it() -> None:
     }
 
 
+def test_what_kept_the_layers_that_another_lost_is_no_parent_either() -> None:
+    base = layered_network(0)
+    moved = tuned(base, 71, 0.1)
+    kept = {n for n in base if ".0." in n or ".1." in n or ".2." in n}
+    rest = set(base) - kept
+    frozen = {n: w if n in kept else moved[n] for n, w in base.items()}
+    models = [fingerprint(m) for m in (cut(base, range(3, 6)), frozen)]
+    assert passthrough(fingerprint(base), models) is None
+    put = {n: w if n in kept else moved[n] for n, w in base.items()}
+    whole = [fingerprint(base), fingerprint(tuned(moved, 72, 0.1) | {n: moved[n] for n in rest})]
+    assert passthrough(fingerprint(put), whole) is not None
+
+
 def test_a_model_that_has_layers_twice_was_put_together() -> None:
     base = layered_network(0)
     parts = [fingerprint(cut(base, layers)) for layers in (range(3), range(3, 6))]
