@@ -38,6 +38,9 @@ _NEAREST = 8
 """Models of another structure that one model is compared with at most, beside those that share
 tensors with it: what is related to one member of a family is related to all."""
 
+_SOME = 0.25
+"""Share of the pairs of two parts that suffices to say that both moved alike from one start."""
+
 
 class Comparisons:
     """What pairs of models are to each other, found when it is asked for."""
@@ -202,9 +205,9 @@ class Screen:
 def _begun_together(related: NDArray[np.bool_], pairs: Pairs) -> NDArray[np.bool_]:
     """Return the related pairs that only an initialisation joins.
 
-    Far models are parted into what is near to each other. Of two such parts the nearest two models
-    tell: a step from one part to the other has one way, and two trainings from one start are about
-    as far from it. Other pairs of the two cannot tell, as some of them moved on.
+    Far models are parted into what is near to each other. A step from one such part to another has
+    one way, whoever it is seen from. Of two trainings from one start some pairs are about as far
+    from it, though others stopped early or moved on.
     """
     is_far = related & (pairs.cosine < SHARED_INIT_COSINE) & (pairs.equal_share == 0)
     near = nx.from_numpy_array(related & ~is_far)
@@ -215,8 +218,6 @@ def _begun_together(related: NDArray[np.bool_], pairs: Pairs) -> NDArray[np.bool
     places = np.argwhere(np.triu(is_far))
     for one, other in {(int(part[i]), int(part[j])) for i, j in places}:
         at = np.ix_(part == one, part == other)
-        cosine = np.where(is_far[at], pairs.cosine[at], -1)
-        nearest = np.unravel_index(int(cosine.argmax()), cosine.shape)
-        if abs(pairs.share[at][nearest]) < EVEN_SHARE:
+        if np.quantile(np.abs(pairs.share[at][is_far[at]]), _SOME) < EVEN_SHARE:
             apart[at] = True
     return (apart | apart.T) & related

@@ -31,7 +31,7 @@ def related() -> dict[frozenset[str], bool | None]:
     return {frozenset((pair.a, pair.b)): pair.related for pair in graph.pairs}
 
 
-def test_the_nearest_two_tell_of_all_that_came_from_them() -> None:
+def test_some_pairs_tell_of_all_that_came_from_two() -> None:
     found = related()
     one, two = ("early", "base", "tuned", "far"), ("other", "other tuned")
     assert {found[frozenset((a, b))] for a in one for b in two} == {False}
