@@ -41,8 +41,9 @@ __all__ = ["Evidence", "evidence", "in_view_of"]
 _RIDGE = 1e-3
 """Added to the Gram matrix, as a share of each model's squared distance to the nearest."""
 
-_LEAST_NEAR = 1e-6
-"""A model's distance to the nearest counts as this share of the median at least: some are equal."""
+_LEAST_NEAR = (1e-6, 1e-3, 1.0)
+"""A model's distance to the nearest counts as this share of the median at least, as some are equal;
+as more where that is not enough."""
 
 _DAMPING, _LIKELY = 0.98, 0.3
 """Of arcs one after the other, so that a ring of likely ones adds up; and what is likely."""
@@ -245,7 +246,7 @@ def _affine(squared: Square) -> Square:
     Returns:
         [w, c]: the coefficient of w for c; 0 on the diagonal.
     """
-    from scipy.linalg import cho_factor, cho_solve
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     n = len(squared)
     if n < 2:
@@ -255,16 +256,21 @@ def _affine(squared: Square) -> Square:
     scale = float(np.median(squared[away]))
     if scale <= 0:
         return np.zeros_like(squared)
-    load = _RIDGE * np.maximum(nearest, _LEAST_NEAR * scale)
-    centred = -squared / 2 + np.diag(load)
-    centred -= centred.mean(axis=0)
-    centred -= centred.mean(axis=1)[:, None]
-    # The constant direction, which centring empties, gets a weight of its own and leaves again.
-    lifted = (centred + centred.T) / 2 + scale / n
-    inverse = cho_solve(cho_factor(lifted), np.eye(n)) - 1 / scale / n
-    found: Square = -inverse / np.diagonal(inverse)
-    found[~away] = 0
-    return found
+    for least in _LEAST_NEAR:
+        load = _RIDGE * np.maximum(nearest, least * scale)
+        centred = -squared / 2 + np.diag(load)
+        centred -= centred.mean(axis=0)
+        centred -= centred.mean(axis=1)[:, None]
+        # The constant direction, which centring empties, gets a weight of its own and leaves again.
+        lifted = (centred + centred.T) / 2 + scale / n
+        try:
+            inverse = cho_solve(cho_factor(lifted), np.eye(n)) - 1 / scale / n
+        except LinAlgError:  # distances as short as the rounding of the norms they come from
+            continue
+        found: Square = -inverse / np.diagonal(inverse)
+        found[~away] = 0
+        return found
+    return np.zeros_like(squared)
 
 
 def _turns(squared: Square) -> dict[str, Square]:

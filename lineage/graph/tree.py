@@ -1,6 +1,6 @@
 """One family's tree: each model's parent among the others, or none, with probabilities.
 
-Every arc between two models has a weight by all the evidence there is for it (`odds.log_odds`), and
+Every arc between two models has a weight by all the evidence there is for it (`odds.Nets`), and
 so has a model's having no parent here; a second look has new weights, in view of what the first
 made likely (`ancestry.in_view_of`). A tree weighs what its arcs weigh together, and an arc's
 probability is its share of the weight of all trees, by the directed matrix-tree theorem. Models
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lineage.evidence.ancestry import Evidence
 
 __all__ = ["Tree", "grow", "marginals"]
-
 
 LONE = 0.8
 """How often the direction of a lone pair is right at most: 194 of 240 public pairs. Strong weight

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineage.evidence.ancestry import Evidence, evidence, in_view_of
+from lineage.evidence.ancestry import Evidence, _affine, evidence, in_view_of
 from lineage.evidence.panel import Panel
 from lineage.fingerprints import fingerprint
 from lineage.graph.odds import fitted
@@ -98,6 +98,27 @@ def test_few_models_and_equal_ones_have_finite_features(names: tuple[str, ...]) 
     assert np.isfinite(seen.nodes).all()
     arcs = grow(seen).arcs
     assert arcs.sum(axis=0).max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-7, 1e-5])
+def test_models_that_differ_by_next_to_nothing_have_finite_features(size: float) -> None:
+    models = []
+    for seed in range(12):
+        model = step(MODELS["base"], seed, size)
+        models.append(model | {"gain": MODELS["base"]["gain"] + seed})
+    for some in (models, [*models, MODELS["deep"]], [*models, MODELS["deep"], MODELS["frozen"]]):
+        seen = evidence(Panel([fingerprint(model) for model in some]), {})
+        assert np.isfinite(seen.arcs).all()
+        assert np.isfinite(grow(seen).arcs).all()
+
+
+def test_distances_that_are_rounding_alone_tell_nothing_and_fail_nothing() -> None:
+    draw = np.random.default_rng(0)
+    for scale in (1e-30, 1e-8, 1.0):
+        squared = scale * np.abs(draw.normal(size=(20, 20)))
+        squared += squared.T
+        np.fill_diagonal(squared, 0)
+        assert np.isfinite(_affine(squared)).all()
 
 
 def test_the_tree_of_noise_is_found() -> None:
