@@ -13,210 +13,24 @@ it is printed.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cases import NO_PARENT, UNKNOWN, Case, cases, families, invented
 from numpy.typing import NDArray
 
-from lineage.evidence.ancestry import Evidence, evidence, in_view_of
-from lineage.evidence.panel import Panel, structure
-from lineage.fingerprints import Fingerprint, fingerprint
+from lineage.evidence.ancestry import in_view_of
 from lineage.graph import odds
 from lineage.graph.odds import Nets
-from lineage.graph.tree import marginals
+from lineage.graph.tree import LEAST_EDGE, marginals
 
-Array = NDArray[np.float64]
 HIDDEN, NETS, FOLDS = 24, 3, 3
 EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 64, 0.01, 0.1, 0.1
-PARTS = 16
 INVENTED = 90
-LEAST_EDGE = 0.4
-NO_PARENT, UNKNOWN = -1, -2
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models of one structure that come from one root.
-
-    Attributes:
-        name: Of the zoo's family.
-        truth: Model -> what the truth file says of it.
-        prints: Model -> its fingerprint, those that belong here.
-    """
-
-    name: str
-    truth: Mapping[str, Mapping[str, Any]]
-    prints: Mapping[str, Fingerprint]
-
-    def is_merge(self, model: str) -> bool:
-        """Return whether a model was merged."""
-        return bool(self.truth[model]["relation"] == "merge")
-
-    def parent(self, model: str, among: Sequence[str]) -> int:
-        """Return the place of the nearest ancestor at hand, if there is one."""
-        while parents := self.truth[model]["parents"]:
-            if len(parents) > 1:
-                return UNKNOWN  # behind a merge that is not at hand
-            (model,) = parents
-            if model in among:
-                return among.index(model)
-        return NO_PARENT
-
-
-class Case(NamedTuple):
-    """Some members of a family.
-
-    Attributes:
-        family: Its name.
-        is_whole: Whether all are there.
-        seen: The evidence.
-        merges: Places of merges, which have no parent to find.
-        parents: Of each the place of its parent, `NO_PARENT` or `UNKNOWN`.
-    """
-
-    family: str
-    is_whole: bool
-    seen: Evidence
-    merges: frozenset[int]
-    parents: list[int]
-
-
-def families(zoo: Path) -> Iterator[Family]:
-    """Yield the parts of the tuning families that inference solves as one tree."""
-    for path in sorted(zoo.glob("*.truth.json")):
-        document = json.loads(path.read_text())
-        if document["split"] != "tuning":
-            continue
-        truth = {model["id"]: model for model in document["models"]}
-        groups: dict[object, dict[str, Fingerprint]] = {}
-        for model, told in truth.items():
-            is_trained = told["relation"] in {"finetune", "merge"} or not told["parents"]
-            if told["path"] is None or not is_trained:
-                continue
-            found = fingerprint(zoo / document["family"] / told["path"], cache=True)
-            if _zeros(found) < 0.05:
-                at = structure(found), _root(truth, model)
-                groups.setdefault(at, {})[model] = found
-        for prints in groups.values():
-            if len(prints) > 1:
-                yield Family(document["family"], truth, dict(sorted(prints.items())))
-
-
-def invented(number: int) -> Family:
-    """Return a family whose steps are drawn: noise, with what siblings have of one signal.
-
-    Trained networks are not all there is: these have exact right angles, many members, and steps of
-    any size.
-    """
-    rng = np.random.default_rng([77, number])
-    shapes = {"a.weight": (96, 64), "b.weight": (64, 96), "c.weight": (128, 48)}
-    spread = {name: rng.gamma(4, 0.25, shape[1]) for name, shape in shapes.items()}
-    base = {name: rng.normal(size=shape) * spread[name] for name, shape in shapes.items()}
-    signals = [{name: rng.normal(size=shape) for name, shape in shapes.items()} for _ in range(3)]
-    common = rng.choice([0.0, 0.2, 0.5, 0.7])
-    decay = rng.choice([0.0, 0.0, 0.1])
-    count = int(rng.integers(2, 9) if number % 2 else rng.integers(8, 40) if number % 30 else 90)
-    made: dict[str, dict[str, Array]] = {"m000": base}
-    truth: dict[str, dict[str, Any]] = {"m000": {"parents": [], "relation": None}}
-    liking, hidden = {"m000": float(rng.choice([2.0, 6.0]))}, set()
-    for k in range(1, count):
-        model, parent = f"m{k:03}", str(rng.choice(list(liking), p=_shares(liking)))
-        size, data = 10 ** rng.uniform(-2.5, 0), signals[rng.integers(3)]
-        frozen = rng.choice(list(shapes)) if rng.random() < 0.12 else None
-        made[model] = {
-            name: values
-            if name == frozen
-            else (1 - decay * size) * values
-            + size
-            * (common**0.5 * data[name] + (1 - common) ** 0.5 * rng.normal(size=values.shape))
-            * spread[name]
-            for name, values in made[parent].items()
-        }
-        truth[model] = {"parents": [parent], "relation": "finetune"}
-        liking[model] = float(rng.choice([0.2, 1.0]))
-        if count > 8 and rng.random() < 0.1:
-            hidden.add(model)
-    prints = {
-        model: fingerprint({name: v.astype(np.float32) for name, v in weights.items()})
-        for model, weights in made.items()
-        if model not in hidden
-    }
-    return Family(f"invented-{number:02}", truth, prints)
-
-
-def _shares(liking: Mapping[str, float]) -> Array:
-    found = np.array(list(liking.values()))
-    return found / found.sum()
-
-
-def _root(truth: Mapping[str, Mapping[str, Any]], model: str) -> str:
-    while parents := truth[model]["parents"]:
-        model = parents[0]
-    return model
-
-
-def _zeros(model: Fingerprint) -> float:
-    matrices = [t for t in model.tensors if t.sketch is not None and len(t.shape) > 1]
-    return sum(t.sketch.zeros for t in matrices if t.sketch) / max(1, sum(t.size for t in matrices))
-
-
-def cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
-    """Yield the family whole, and parts of it."""
-    everyone = list(family.prints)
-    yield _case(family, everyone, is_whole=True)
-    for part in range(min(PARTS, 2 * len(everyone))):
-        members = _WAYS[part % len(_WAYS)](family, rng)
-        if 1 < len(members) < len(everyone):
-            yield _case(family, members, is_whole=False)
-
-
-def _without_leaves(family: Family, rng: np.random.Generator) -> list[str]:
-    inner = {p for m in family.prints for p in family.truth[m]["parents"]}
-    return [m for m in family.prints if rng.random() > (0.04 if m in inner else 0.35)]
-
-
-def _by_share(family: Family, rng: np.random.Generator) -> list[str]:
-    share = rng.uniform(0.15, 0.6)
-    return [m for m in family.prints if rng.random() < share]
-
-
-def _few(family: Family, rng: np.random.Generator) -> list[str]:
-    everyone = list(family.prints)
-    count = int(rng.integers(2, min(5, len(everyone)) + 1))
-    return sorted(map(str, rng.choice(everyone, count, replace=False)))
-
-
-def _with_ancestors(family: Family, rng: np.random.Generator) -> list[str]:
-    """Return a few, and most of those they come from: what people have at hand is no random lot."""
-    some = {str(m) for m in rng.choice(list(family.prints), int(rng.integers(1, 5)))}
-    left = list(some)
-    while left:
-        for parent in family.truth[left.pop()]["parents"]:
-            if parent not in some:
-                left.append(parent)
-                some.add(parent)
-    return [m for m in family.prints if m in some and rng.random() < 0.9]
-
-
-_WAYS = (_without_leaves, _with_ancestors, _by_share, _with_ancestors, _without_leaves, _few)
-
-
-def _case(family: Family, members: Sequence[str], *, is_whole: bool) -> Case:
-    place = {m: n for n, m in enumerate(members)}
-    merges = {
-        place[m]: [place[p] for p in family.truth[m]["parents"] if p in place]
-        for m in members
-        if family.is_merge(m)
-    }
-    seen = evidence(Panel([family.prints[m] for m in members]), merges)
-    parents = [UNKNOWN if family.is_merge(m) else family.parent(m, members) for m in members]
-    return Case(family.name, is_whole, seen, frozenset(merges), parents)
 
 
 class Scorer(torch.nn.Module):
@@ -236,8 +50,10 @@ class Scorer(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return a score for the features along the last axis."""
-        z = ((features - self.mean) / self.spread).clamp(-5, 5)
-        found: torch.Tensor = (self.linear(z) + self.hidden(z)).squeeze(-1).clamp(-15, 15)
+        z = ((features - self.mean) / self.spread).clamp(-odds.MOST_SPREAD, odds.MOST_SPREAD)
+        found: torch.Tensor = (
+            (self.linear(z) + self.hidden(z)).squeeze(-1).clamp(-odds.MOST, odds.MOST)
+        )
         return found
 
     def plain(self) -> odds.Net:
@@ -321,7 +137,7 @@ def fit(of: Sequence[Case], seed: int, nets: int) -> Nets:
     """Fit networks of arcs and of models without a parent, each pair from another start."""
     data = batches(of)
     pairs = [_fit_one(data, seed + k) for k in range(nets)]
-    return Nets(tuple(arcs for arcs, _ in pairs), tuple(nodes for _, nodes in pairs))
+    return Nets(*zip(*pairs, strict=True), names=of[0].seen.names)
 
 
 def _fit_one(data: Sequence[Batch], seed: int) -> tuple[odds.Net, odds.Net]:

@@ -23,7 +23,7 @@ from lineage.graph.structure import (
     weighed,
     without_rings,
 )
-from lineage.graph.tree import Tree, grow
+from lineage.graph.tree import LEAST_EDGE, Tree, grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 _CERTAIN = 0.99
 """No probability above this is printed: nothing here is calibrated finer."""
-
-_LEAST_EDGE = 0.35
-"""Arcs less probable than this are no edges: then it is undetermined where the model comes from."""
 
 _LIKELY = 0.95
 """For a parent that a mechanical pattern names among the models at hand."""
@@ -176,7 +173,7 @@ class Family:
             shape = structure(self.models[step.parent])
             kin = [path for path in self.rest if structure(self.models[path]) == shape]
             step, probability = weighed(step, kin, self.models, self.between)
-            self.edges.append(step.edge(min(_LIKELY, max(probability, _LEAST_EDGE))))
+            self.edges.append(step.edge(min(_LIKELY, max(probability, LEAST_EDGE))))
         if len(group.members) > 1:
             members = sorted(group.members, key=self._by_content)
             self._solve(members, group.seed)
@@ -206,7 +203,7 @@ class Family:
             seen = evidence(panel, parents)
         tree = grow(seen, parents, root=first)
         children = set(merges)
-        for parent, child, probability in tree.best(_LEAST_EDGE):
+        for parent, child, probability in tree.best(LEAST_EDGE):
             found = self.between(members[parent], members[child])
             relation, how = _step(found)
             self._add(members[parent], members[child], relation, how, probability)
@@ -274,7 +271,7 @@ class Family:
     ) -> None:
         """Say of models without a parent whom they are nearest to, unless they surely have none."""
         for place in range(len(members)):
-            if place in children or tree.roots[place] >= 1 - _LEAST_EDGE:
+            if place in children or tree.roots[place] >= 1 - LEAST_EDGE:
                 continue
             squared = panel.pairs.squared[place].copy()
             squared[place] = np.inf

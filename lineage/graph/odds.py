@@ -4,7 +4,7 @@ A few small networks turn the features of an arc, and of a model without a paren
 logarithms of weights; `tree` makes probabilities of them. There are some for a first look and some
 for a second. They were fitted by `python benchmarks/quality/fit.py`: the weight of all trees that
 are right, over that of all trees, in the tuning families of `benchmarks/zoo`, in families drawn by
-lot, and in parts of both.
+lot and in families of drawn numbers, whole and in parts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
     from lineage.evidence.ancestry import Evidence
 
-__all__ = ["WEIGHTS", "Net", "Nets", "fitted", "save"]
+__all__ = ["MOST", "MOST_SPREAD", "WEIGHTS", "Net", "Nets", "fitted", "save"]
 
 WEIGHTS = "odds.npz"
 """The fitted networks, beside this file."""
 
-_MOST_SPREAD = 5.0
+MOST_SPREAD = 5.0
 """Features further than this from their mean, in deviations, say no more than there."""
 
-_MOST = 15.0
+MOST = 15.0
 """Bound of every weight's logarithm."""
 
 
@@ -59,13 +59,13 @@ class Net(NamedTuple):
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return a score for the features along the last axis."""
-        z = ((features - self.mean) / self.spread).clip(-_MOST_SPREAD, _MOST_SPREAD)
+        z = ((features - self.mean) / self.spread).clip(-MOST_SPREAD, MOST_SPREAD)
         hidden = np.tanh(z @ self.first.T + self.first_constants)
         hidden = np.tanh(hidden @ self.second.T + self.second_constants)
         score: NDArray[np.float64] = (z @ self.linear + hidden @ self.last + self.constant).astype(
             np.float64
         )
-        return score.clip(-_MOST, _MOST)
+        return score.clip(-MOST, MOST)
 
 
 class Nets(NamedTuple):
@@ -74,10 +74,12 @@ class Nets(NamedTuple):
     Attributes:
         arcs: Of the features of arcs.
         nodes: Of those of models without a parent.
+        names: Of the arcs' features, as they were when the networks were fitted.
     """
 
     arcs: tuple[Net, ...]
     nodes: tuple[Net, ...]
+    names: tuple[str, ...]
 
     def __call__(self, seen: Evidence) -> NDArray[np.float64]:
         """Return the logarithm of every arc's weight.
@@ -85,7 +87,12 @@ class Nets(NamedTuple):
         Returns:
             float64, shape (models + 1, models): [w, c] of the arc w -> c, and in the last row that
             of c having no parent among the models.
+
+        Raises:
+            ValueError: If the networks were fitted on other features.
         """
+        if seen.names != self.names:
+            raise ValueError(f"{WEIGHTS} was fitted on other features than these")
         of_arcs = sum(net(seen.arcs) for net in self.arcs) / len(self.arcs)
         of_nodes = sum(net(seen.nodes) for net in self.nodes) / len(self.nodes)
         found: NDArray[np.float64] = np.vstack([of_arcs, of_nodes])
@@ -101,9 +108,10 @@ def save(looks: tuple[Nets, Nets], path: Path) -> None:
         **{
             f"{look}.{kind}.{field}": np.stack([getattr(net, field) for net in nets])
             for look, both in enumerate(looks)
-            for kind, nets in both._asdict().items()
+            for kind, nets in (("arcs", both.arcs), ("nodes", both.nodes))
             for field in Net._fields
         },
+        **{f"{look}.names": np.array(both.names) for look, both in enumerate(looks)},
     )
 
 
@@ -117,5 +125,8 @@ def fitted() -> tuple[Nets, Nets]:
         fields = [stored[f"{at}.{field}"] for field in Net._fields]
         return tuple(Net(*one) for one in zip(*fields, strict=True))
 
-    first, second = (Nets(nets(f"{look}.arcs"), nets(f"{look}.nodes")) for look in range(2))
+    first, second = (
+        Nets(nets(f"{look}.arcs"), nets(f"{look}.nodes"), tuple(stored[f"{look}.names"].tolist()))
+        for look in range(2)
+    )
     return first, second

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     from lineage.evidence.ancestry import Evidence
 
-__all__ = ["Tree", "grow", "marginals"]
+__all__ = ["LEAST_EDGE", "Tree", "grow", "marginals"]
+
+LEAST_EDGE = 0.35
+"""Arcs less probable than this are no edges: then it is undetermined where the model comes from."""
 
 LONE = 0.8
 """How often the direction of a lone pair is right at most: 194 of 240 public pairs. Strong weight

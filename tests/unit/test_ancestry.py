@@ -165,3 +165,10 @@ def test_the_networks_were_fitted_on_these_features() -> None:
         assert np.isneginf(np.diagonal(score)).all()
         for net, features in (*((n, seen.arcs) for n in nets.arcs), (nets.nodes[0], seen.nodes)):
             assert net.linear.shape == features.shape[-1:]
+
+
+def test_other_features_are_refused() -> None:
+    first, _ = fitted()
+    names = (SEEN.names[1], SEEN.names[0], *SEEN.names[2:])
+    with pytest.raises(ValueError, match="other features"):
+        first(SEEN._replace(names=names))
