@@ -15,12 +15,9 @@ _BUSY = 0.5
 """A load average above which figures are no results."""
 
 _MAPPED = """
-import runpy, sys
-sys.argv = ["lineage", "fingerprint", sys.argv[1]]
-try:
-    runpy.run_module("lineage", run_name="__main__")
-except SystemExit:
-    pass
+import sys
+from lineage.fingerprints import fingerprint
+fingerprint(sys.argv[1])
 with open("/proc/self/maps") as maps:
     mapped = {line.split(maxsplit=5)[-1].strip() for line in maps}
 print("\\n".join(path for path in sorted(mapped) if ".so" in path.rpartition("/")[2]))

@@ -13,7 +13,10 @@ from lineage.errors import LineageError, printable
 from lineage.files import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lineage.audit import Verdict
+    from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.graph import LineageGraph
 
@@ -112,14 +115,23 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: 
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the graph into this file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page about it here.")
 @click.option("--mermaid", type=click.Path(path_type=Path), help="Write it as Mermaid text here.")
+@click.option("--deep", is_flag=True, help="Read some weights again, for what fingerprints lack.")
 @json_option
 def infer(
-    paths: tuple[str, ...], svg: Path | None, html: Path | None, mermaid: Path | None, as_json: bool
+    paths: tuple[str, ...],
+    svg: Path | None,
+    html: Path | None,
+    mermaid: Path | None,
+    *,
+    deep: bool,
+    as_json: bool,
 ) -> int:
     """Infer who came from whom among models, from their weights alone.
 
     PATH is a model, a saved fingerprint, or a folder of either. Parents that model cards declare
     are held against the weights. A model that cannot be read is left out, and the exit status is 3.
+    With --deep some rows of the models that matter are read besides their fingerprints: which model
+    decayed further, and which values of a merge are whose.
 
     \b
     Example:
@@ -145,7 +157,7 @@ def infer(
             what = "its card" if path in models else "the model"
             say.note(f"lineage: {what} is left out: {prints.described(error, path)}")
             status = 3
-    graph = infer_graph(models)
+    graph = infer_graph(models, weights=_weights(models) if deep else None)
     verdicts = judge(graph, declared_by)
     document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)
@@ -155,6 +167,12 @@ def infer(
             say.note(f"wrote {target}")
     say.result(document, lambda: graph_text(graph, verdicts), as_json=as_json)
     return status
+
+
+def _weights(paths: Iterable[str]) -> Weights:
+    from lineage.evidence.weights import Weights
+
+    return Weights.of({path: path for path in paths})
 
 
 def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:

@@ -180,6 +180,7 @@ class Merge:
         residual: What they leave unexplained, as a share of the distance to the nearest parent.
         how: A detail from `relation.HOW`.
         base: The parent that the others' differences were taken from, where there is one.
+        is_seen: Whether it was seen in single values, not only in sketches.
     """
 
     parents: tuple[int, ...]
@@ -187,6 +188,7 @@ class Merge:
     residual: float
     how: str = "linear"
     base: int | None = None
+    is_seen: bool = False
 
 
 def rounded(value: float | None) -> float | None:

@@ -10,24 +10,31 @@ from lineage.evidence.sparsified import sparsified_merge
 from lineage.evidence.spherical import arc_of, plane_merge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lineage.evidence.stacked import Stack
+
+    Detector = Callable[[Stack, int, Sequence[int]], Merge | None]
 
 __all__ = ["Merge", "find_merges", "linear_merge"]
 
 
-def find_merges(family: Stack) -> dict[int, Merge]:
+def find_merges(family: Stack, by_value: Detector | None = None) -> dict[int, Merge]:
     """Find the merges of a family: child -> what it was merged from.
 
     The surest first: sums that are exact down to rounding, over all matrices together or matrix by
-    matrix; then those that leave a white rest. Nothing is among its own ancestors. The order of
-    the models never changes the answer.
+    matrix; then those seen value by value; then those that leave a white rest. Nothing is among its
+    own ancestors. The order of the models never changes the answer.
+
+    Args:
+        family: The sketches of its models.
+        by_value: Finds a child's parents among others, from the weights.
     """
     merges = affine_merges(family)
     merges |= {child: arc_of(family, child, merge) for child, merge in merges.items()}
     every = range(len(family.cores))
-    for detector in (plane_merge, sparsified_merge):
+    detectors = (by_value, plane_merge, sparsified_merge)
+    for detector in filter(None, detectors):
         found = {}
         for child in every:
             if child not in merges:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.artifacts import models_in
 from lineage.evidence.adapters import adapter_of, merged
+from lineage.evidence.weights import Weights
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
 from lineage.graph.family import Family
@@ -22,12 +23,16 @@ __all__ = ["Edge", "LineageGraph", "Node", "Pair", "Undetermined", "infer", "inf
 
 def infer(
     sources: Mapping[str, Any] | Iterable[str | PathLike[str]],
+    *,
+    deep: bool = False,
 ) -> LineageGraph:
     """Infer who came from whom among models.
 
     Args:
         sources: Paths of models, of saved fingerprints or of folders of either; or a mapping of
             names to anything `fingerprint` takes.
+        deep: Whether to read some of the weights once more where that can sharpen the answer; of
+            saved fingerprints there are none.
 
     Raises:
         FormatError: If a model cannot be read, or a folder holds none.
@@ -40,21 +45,26 @@ def infer(
         >>> graph.edges[0].relation
         <Relation.IDENTICAL: 'identical'>
     """
-    if isinstance(sources, Mapping):
-        return infer_graph({name: fingerprint(source) for name, source in sources.items()})
-    paths = [found for source in sources for found in models_in(source)]
-    return infer_graph({path: fingerprint(path) for path in dict.fromkeys(paths)})
+    if not isinstance(sources, Mapping):
+        paths = [found for source in sources for found in models_in(source)]
+        sources = {path: path for path in paths}
+    models = {name: fingerprint(source) for name, source in sources.items()}
+    return infer_graph(models, weights=Weights.of(sources) if deep else None)
 
 
 def infer_graph(
-    models: Mapping[str, Fingerprint], *, progress: Callable[[int], None] | None = None
+    models: Mapping[str, Fingerprint],
+    *,
+    weights: Weights | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> LineageGraph:
-    """Infer who came from whom among models, from their fingerprints alone.
+    """Infer who came from whom among models, from their fingerprints.
 
     The order of `models` never changes the answer.
 
     Args:
         models: Path (any name) -> fingerprint.
+        weights: Of those whose weights may be read to sharpen the answer; none are read without.
         progress: Called with the number of pairs just compared.
 
     Raises:
@@ -66,7 +76,7 @@ def infer_graph(
     unclear: list[Undetermined] = []
     family_of: dict[str, int] = {}
     for number, members in enumerate(screen.families):
-        solved = Family(members, models, comparisons)
+        solved = Family(members, models, comparisons, weights)
         edges += solved.edges
         unclear += solved.unclear
         family_of.update(dict.fromkeys(members, number))

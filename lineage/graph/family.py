@@ -12,6 +12,7 @@ from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
+from lineage.graph.deep import Deep
 from lineage.graph.structure import (
     Group,
     followers,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lineage.evidence import Comparison
+    from lineage.evidence.ancestry import Evidence
+    from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.graph.base import Between
 
@@ -42,6 +45,9 @@ _LIKELY = 0.95
 _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
 two models with one mask differ at most."""
+
+_MATTERS, _ROUNDS = 0.02, 4
+"""Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
 _CLEARLY_FURTHER = 0.2
 """From which the rest of a family tells which of two models was changed; see `_further`."""
@@ -57,9 +63,14 @@ class Family:
     """
 
     def __init__(
-        self, members: Sequence[str], models: Mapping[str, Fingerprint], comparisons: Between
+        self,
+        members: Sequence[str],
+        models: Mapping[str, Fingerprint],
+        comparisons: Between,
+        weights: Weights | None = None,
     ) -> None:
         self.models = models
+        self.weights = weights
         self.between = comparisons.between
         self.edges: list[Edge] = []
         self.unclear: list[Undetermined] = []
@@ -195,13 +206,14 @@ class Family:
                 self._solve(rest, seed if seed in rest else None)
             return
         first = None if seed is None else members.index(seed)
+        deep = None if self.weights is None else Deep(self.weights, members, panel)
         seen = evidence(panel, {})
         likely = int(np.argmax(grow(seen, root=first).roots))
-        merges = self._attach_merges(members, panel, first, likely)
+        merges = self._attach_merges(members, panel, first, likely, deep)
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
-        tree = grow(seen, parents, root=first)
+        tree = _grown(seen, parents, first, deep)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):
             found = self.between(members[parent], members[child])
@@ -283,7 +295,12 @@ class Family:
                 self.unclear.append(found)
 
     def _attach_merges(
-        self, members: Sequence[str], panel: Panel, start: int | None, likely: int
+        self,
+        members: Sequence[str],
+        panel: Panel,
+        start: int | None,
+        likely: int,
+        deep: Deep | None,
     ) -> dict[int, Merge]:
         """Hang what was merged on what it was merged from.
 
@@ -292,11 +309,14 @@ class Family:
             panel: The same.
             start: The place of the root, where it is known.
             likely: The place of the likeliest root.
+            deep: The weights, where they may be read.
         """
         family = stack(panel.models)
-        merges = {} if family is None else find_merges(family)
+        by_value = None if deep is None else deep.merge_of
+        merges = {} if family is None else find_merges(family, by_value)
         if likely in merges and merges[likely].how in {"ties", "dare"}:
-            del merges[likely]  # a start lies amid its children too
+            if not merges[likely].is_seen:
+                del merges[likely]  # a start lies amid its children too
         if start is not None:
             merges.pop(start, None)
         for child, merge in merges.items():
@@ -307,6 +327,23 @@ class Family:
                 edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, _CERTAIN)
                 self.edges.append(edge)
         return merges
+
+
+def _grown(
+    seen: Evidence, merges: Mapping[int, Sequence[int]], root: int | None, deep: Deep | None
+) -> Tree:
+    """Weigh the trees, and again without the arcs that the weights rule out of those that matter."""
+    tree = grow(seen, merges, root=root)
+    ruled_out: list[tuple[int, int]] = []
+    for _ in range(_ROUNDS if deep is not None else 0):
+        asked = np.argwhere(tree.arcs >= _MATTERS).tolist()
+        pairs = [(w, c) for w, c in asked if w not in merges and c not in merges]
+        found = sorted(deep.not_from(pairs))
+        if found == ruled_out:
+            break
+        ruled_out = found
+        tree = grow(seen, merges, root=root, not_from=ruled_out)
+    return tree
 
 
 def _equal(panel: Panel, i: int, j: int) -> int:

@@ -1,0 +1,89 @@
+"""Some of the weights themselves, for what no sketch can tell: whose values are whose, one by one."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lineage.artifacts import read
+from lineage.evidence.pairing import ROUNDING_RMS
+from lineage.fingerprints import SUFFIX, Fingerprint
+from lineage.fingerprints.lattice import ROUNDING
+from lineage.fingerprints.values import as_float32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from lineage.artifacts import Item
+
+__all__ = ["Weights", "rounding_of", "some_rows"]
+
+
+class Weights:
+    """The weights of some models, opened when they are asked for; nothing is kept.
+
+    Attributes:
+        sources: Name of a model -> anything `read` takes.
+    """
+
+    def __init__(self, sources: Mapping[str, Any]) -> None:
+        self.sources = dict(sources)
+
+    @classmethod
+    def of(cls, sources: Mapping[str, Any]) -> Weights:
+        """Return those of models; what is a fingerprint, saved or not, has none."""
+        return cls({name: source for name, source in sources.items() if not _is_print(source)})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.sources
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[dict[str, Item]]:
+        """Open a model: name of a tensor -> the tensor, of those with plain values.
+
+        Raises:
+            FormatError: If it can no longer be read, or changes meanwhile.
+        """
+        with read(self.sources[name]) as artifact:
+            yield {item.name: item for item in artifact.items if item.dtype in ROUNDING}
+            artifact.check_unchanged()
+
+
+def _is_print(source: Any) -> bool:
+    if isinstance(source, str | PathLike):
+        return Path(source).suffix == SUFFIX and Path(source).is_file()
+    return isinstance(source, Fingerprint)
+
+
+def some_rows(item: Item, rows: int, cols: int) -> NDArray[np.float32]:
+    """Read rows of a tensor seen as a matrix, evenly spread: the same of all tensors of one shape.
+
+    Args:
+        item: Of a plain floating dtype, with two extents or more.
+        rows: How many, at most.
+        cols: How many values of each, at most: the first.
+
+    Returns:
+        float32, shape (rows, cols).
+    """
+    height, width = item.shape[0], prod(item.shape[1:])
+    size = item.size_bytes // (height * width)
+    count = min(width, cols)
+    scratch = memoryview(bytearray(count * size))
+    places = np.unique(np.linspace(0, height - 1, min(height, rows)).astype(np.intp))
+    found = np.empty((len(places), count), np.float32)
+    for row, place in zip(found, places.tolist(), strict=True):
+        row[:] = as_float32(item.source.piece(place * width * size, len(scratch), scratch), item.dtype)
+    return found
+
+
+def rounding_of(dtype: str) -> float:
+    """Return the root mean square of what storing in a plain dtype changes, relative to a value."""
+    return ROUNDING_RMS * ROUNDING[dtype]

@@ -1,0 +1,127 @@
+"""What the weights add to their fingerprints, for the pairs of a family that matter.
+
+Fingerprints suffice for most of a family. Reading some of the weights again tells two things more:
+which of two models decayed further (`evidence.decay`), and which merges took their values from whom
+(`evidence.masked`).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.evidence.decay import decayed
+from lineage.evidence.masked import Values, masked_merge
+from lineage.evidence.weights import rounding_of, some_rows
+from lineage.fingerprints.lattice import ROUNDING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lineage.evidence.base import Merge
+    from lineage.evidence.panel import Panel
+    from lineage.evidence.stacked import Stack
+    from lineage.evidence.weights import Weights
+
+__all__ = ["Deep"]
+
+_ROWS, _COLS = 256, 512
+"""Of a matrix, at most, to see which rows decayed."""
+
+_VALUES, _ALL_VALUES = 1 << 17, 1 << 26
+"""Of a model, and of all models together, to see which are whose."""
+
+_NEAREST = 40
+"""Models that one may be merged from: those nearest to it."""
+
+_TOGETHER = 32
+"""Pairs that are read together, at most."""
+
+
+class Deep:
+    """The weights of a panel's models, as far as they are at hand."""
+
+    def __init__(self, weights: Weights, members: Sequence[str], panel: Panel) -> None:
+        self._weights, self._members, self._panel = weights, members, panel
+        self._names = [matrix.name for matrix in panel.matrices]
+        self._order: dict[tuple[int, int], int] = {}  # 1 where the first decayed further
+
+    def not_from(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Say of which pairs the first cannot be an ancestor of the second, having decayed further.
+
+        Args:
+            pairs: Of places; the order within a pair does not matter.
+
+        Returns:
+            Pairs (later, earlier), of those that were asked for now or before.
+        """
+        asked = {(min(pair), max(pair)) for pair in pairs} - self._order.keys()
+        known = sorted(p for p in asked if all(self._members[i] in self._weights for i in p))
+        for start in range(0, len(known), _TOGETHER):
+            self._compare(known[start : start + _TOGETHER])
+        told = self._order.items()
+        return [pair if sign > 0 else pair[::-1] for pair, sign in told if sign]
+
+    def _compare(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Find for each pair whether the first (+1) or the second (-1) decayed further; 0 if open."""
+        seen: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
+        with ExitStack() as stack:
+            models = {
+                place: stack.enter_context(self._weights.opened(self._members[place]))
+                for place in sorted({place for pair in pairs for place in pair})
+            }
+            for name in self._names:
+                rows = {
+                    place: (some_rows(items[name], _ROWS, _COLS), rounding_of(items[name].dtype))
+                    for place, items in models.items()
+                    if name in items
+                }
+                for a, b in pairs:
+                    if a in rows and b in rows:
+                        found = decayed(rows[a][0], rows[b][0], max(rows[a][1], rows[b][1]))
+                        seen[a, b] += [] if found is None else [found.factor]
+        for pair, factors in seen.items():
+            later = {factor > 1 for factor in factors}
+            self._order[pair] = 0 if len(later) != 1 else 1 if later == {True} else -1
+
+    def merge_of(self, family: Stack, child: int, others: Sequence[int]) -> Merge | None:
+        """Find the parents of a masked merge; see `evidence.masked`."""
+        values = self._values
+        if values is None:
+            return None
+        away = self._panel.pairs.squared[child]
+        near = sorted(others, key=lambda place: (away[place], place))[:_NEAREST]
+        return masked_merge(values, child, family.starts_of(near, len(near)))
+
+    @cached_property
+    def _values(self) -> Values | None:
+        """Read some values of every model; those of a model that is not at hand are NaN."""
+        known = [path in self._weights for path in self._members]
+        if sum(known) < 3:
+            return None
+        budget = min(_VALUES, _ALL_VALUES // len(known)) // len(self._names)
+        rows = max(1, budget // _COLS)
+        numbers: list[NDArray[np.float32] | None] = []
+        rounding = np.full(len(known), ROUNDING["F32"])
+        for place, path in enumerate(self._members):
+            numbers.append(None)
+            if not known[place]:
+                continue
+            with self._weights.opened(path) as items:
+                if not all(name in items for name in self._names):
+                    continue
+                parts = [some_rows(items[name], rows, _COLS).reshape(-1) for name in self._names]
+                rounding[place] = max(ROUNDING[items[name].dtype] for name in self._names)
+            sizes = [len(part) for part in parts]
+            numbers[-1] = np.concatenate(parts)
+        found = [one for one in numbers if one is not None]
+        if len(found) < 3:
+            return None
+        nothing = np.full(len(found[0]), np.nan, np.float32)
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
+        return Values(np.stack([nothing if x is None else x for x in numbers]), starts, rounding)
