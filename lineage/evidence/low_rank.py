@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.fingerprints.sketch import SIDE
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lineage.evidence.pairing import Pairing
 
 _SMALLEST_SIDE = 8
 
 _MOST_FULL = 0.1
-"""Share of the matrices whose difference may have a full rank."""
+"""Share of the matrices whose difference may have a full rank, or a higher one than the rest."""
+
+_OVER_NOISE = 1.5
+"""How far above the norm of white noise a singular value must be."""
+
+_NEAR, _AT_RANK = 0.8, 0.8
+"""A matrix has the rank where it shows this share of it, and this share of them must."""
+
+_MOST_LEFT = 1.5
+"""What the rank leaves, over what rounding does."""
+
+_ROUNDED = 2.0
+"""Roundings between two models at most: either may have been rounded by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +39,7 @@ class LowRank:
     """A difference whose every changed matrix has a low rank.
 
     Attributes:
-        rank: The commonest rank.
+        rank: The rank that few matrices exceed.
         modules: How many matrices changed.
     """
 
@@ -36,34 +54,92 @@ def low_rank(pairing: Pairing) -> LowRank | None:
     wherever that is below the core's side. The floor is what rounding to the stored dtype leaves:
     a Gaussian matrix of side m and entries of variance s^2 has a norm of about 2 s sqrt(m).
 
+    The same rounding hides most of a light training of everything, whose few strongest directions
+    stand out. But these are more in one matrix and fewer in another, and what they leave is more
+    than rounding, where an adapter has one rank and leaves nothing.
+
     Returns:
-        None unless at least nine in ten changed matrices have a rank of at most half their side.
+        None unless the changed matrices have one rank, of at most half of nearly all their sides.
     """
-    ranks: list[int] = []
+    seen: list[_Seen] = []
     full = 0
     changed = np.flatnonzero(pairing.is_matrix & ~pairing.same)
     for place in changed:
         if full > _MOST_FULL * len(changed):
             return None  # whatever the rest is
         core = pairing.difference(int(place))
-        side = min(core.shape)
-        if side < _SMALLEST_SIDE:
+        if min(core.shape) < _SMALLEST_SIDE:
             continue
-        sides = pairing.first.shapes[pairing.a[place]]
-        exact_side = min(sides[0], int(np.prod(sides[1:])))
-        values = np.linalg.svd(core, compute_uv=False)
-        floor = 6 * 2 * np.sqrt(max(core.shape) * _noise(pairing, int(place)) / core.size)
-        rank = int(np.count_nonzero(values > floor))
-        if rank == 0:
-            continue  # it differs by rounding alone
-        if rank <= min(side, exact_side) // 2:
-            ranks.append(rank)
-        else:
-            full += 1
-    if not ranks or full > _MOST_FULL * (full + len(ranks)):
+        one = _Seen.of(core, _noise(pairing, int(place)), pairing.first.shapes[pairing.a[place]])
+        full += one.rank(_ROUNDED) > SIDE // 2
+        seen.append(one)
+    rounded = _roundings(seen)
+    ranks = [(one, rank) for one in seen if (rank := one.rank(rounded))]  # 0: rounding alone
+    low = sorted(rank for one, rank in ranks if rank <= one.side // 2)
+    if not low:
         return None
-    counted = np.bincount(ranks)
-    return LowRank(int(counted.argmax()), len(ranks) + full)
+    rank = low[math.ceil((1 - _MOST_FULL) * len(low)) - 1]
+    have_it = sum(_NEAR * rank <= found <= rank for _, found in ranks)
+    have_more = sum(found > rank for _, found in ranks)
+    if have_it < _AT_RANK * len(ranks) or have_more > _MOST_FULL * len(ranks):
+        return None
+    left = [one.left(rank) for one, _ in ranks if rank <= one.side // 2]
+    if sum(rest for rest, _ in left) > _MOST_LEFT * rounded * sum(noise for _, noise in left):
+        return None
+    return LowRank(rank, len(ranks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One changed matrix.
+
+    Attributes:
+        side: The most singular values that there could be.
+        cells: Rows and columns of the core of its difference.
+        values: Singular values of that, the largest first.
+        noise: Squared norm that one rounding leaves.
+    """
+
+    side: int
+    cells: tuple[int, ...]
+    values: NDArray[np.float64]
+    noise: float
+
+    @classmethod
+    def of(cls, core: NDArray[np.float64], noise: float, shape: tuple[int, ...]) -> _Seen:
+        side = min(*core.shape, shape[0], math.prod(shape[1:]))
+        return cls(side, core.shape, np.linalg.svd(core, compute_uv=False), noise)
+
+    def rank(self, rounded: float) -> int:
+        """Return how many singular values are above what so many roundings leave."""
+        floor = _OVER_NOISE * 2 * np.sqrt(rounded * self.noise / min(self.cells))
+        return int(np.count_nonzero(self.values > floor))
+
+    def left(self, rank: int) -> tuple[float, float]:
+        """Return the squared norm beyond a rank, and what one rounding leaves of it."""
+        rows, cols = self.cells
+        share = (rows - rank) * (cols - rank) / (rows * cols)
+        return float((self.values[rank:] ** 2).sum()), share * self.noise
+
+
+def _roundings(seen: list[_Seen]) -> float:
+    """Estimate by how many roundings two models differ, from the weaker half of what is seen.
+
+    Of a low rank that half is nothing but rounding.
+    """
+    some = [one for one in seen if one.side == min(one.cells)]
+    weak = sum(float((one.values[one.side // 2 :] ** 2).sum()) for one in some)
+    expected = sum(_weaker_half(*sorted(one.cells)) * one.noise for one in some)
+    return min(max(weak / expected, 1.0), _ROUNDED) if expected else 1.0
+
+
+@cache
+def _weaker_half(rows: int, cols: int) -> float:
+    """Return the share of a Gaussian matrix's squared norm in the smaller half of its singular
+    values, from a simulation."""
+    drawn = np.random.default_rng(0).standard_normal((64, rows, cols))
+    squares = np.linalg.svd(drawn, compute_uv=False) ** 2
+    return float((squares[:, rows // 2 :].sum(axis=1) / squares.sum(axis=1)).mean())
 
 
 def _noise(pairing: Pairing, place: int) -> float:

@@ -97,11 +97,18 @@ def masked_merge(values: Values, child: int, others: Sequence[int]) -> Merge | N
     kept = values.kept(child)
     is_mixed = np.mean((kept >= _KEPT[0]) & (kept <= _KEPT[1]), axis=1) >= _MATRICES
     for base in [place for place in others if is_mixed[place]][:_BASES]:
-        found = _Rest(values, child, base)
-        found.explain([place for place in others if place != base])
+        found = _explained(values, child, base, others)
         if len(found.parents) > 1 and found.explained >= _EXPLAINED:
-            return found.merge()
+            # Where parents are kept whole, the base and they look alike, but for where they mix.
+            turned = [_explained(values, child, place, others) for place in found.parents]
+            return max([found, *turned], key=lambda one: one.explained).merge()
     return None
+
+
+def _explained(values: Values, child: int, base: int, others: Sequence[int]) -> _Rest:
+    rest = _Rest(values, child, base)
+    rest.explain([place for place in others if place != base])
+    return rest
 
 
 @dataclass(slots=True)
