@@ -48,7 +48,7 @@ def main() -> int:
     except zoo.ZooError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 3
-    lineage = Lineage(options.work / "run", seed=options.seed)
+    lineage = Lineage(options.work / "run", seed=options.seed, deep=options.deep)
     scored = {tables.OURS: Scored()}
     most = None if options.all_pairs else _ALONE
     failed = _score_lineage(lineage, families, scored[tables.OURS], options.seed, most)
@@ -303,6 +303,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, metavar="DIR", nargs="?", const=_PICTURES,
                         help="draw the plots here; without DIR, beside the README")  # fmt: skip
     parser.add_argument("--baselines", action="store_true", help="let the baselines answer too")
+    parser.add_argument("--deep", action="store_true", help="let `lineage` read weights again")
     parser.add_argument("--all-pairs", action="store_true",
                         help=f"compare all siblings alone, not {_ALONE} a family")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the models' order and of lots")

@@ -108,8 +108,9 @@ class Lineage:
         notes: What the commands said on stderr, and how they failed.
     """
 
-    def __init__(self, work: Path, *, seed: int) -> None:
+    def __init__(self, work: Path, *, seed: int, deep: bool = False) -> None:
         self._work = work
+        self._more = ("--deep",) if deep else ()
         self._seed = seed
         self.seconds: list[dict[str, Any]] = []
         self.notes: list[str] = []
@@ -122,7 +123,7 @@ class Lineage:
         """
         place = Nameless(self._work / f"run-{len(self.seconds)}", models, seed=self._seed)
         started = perf_counter()
-        told = self._run("infer", str(place.folder))
+        told = self._run("infer", str(place.folder), *self._more)
         took = perf_counter() - started
         self.seconds.append({"title": title, "models": len(models), "seconds": round(took, 2)})
         missing = models.keys() - {place.name(m["path"]) for m in told["models"]}
@@ -167,7 +168,7 @@ class Lineage:
     ) -> list[dict[str, str]]:
         """Run a command on pairs in one process; where that ends early, it says so of the rest."""
         lines = [
-            json.dumps([command, str(place.paths[a]), str(place.paths[b]), "--json"])
+            json.dumps([command, str(place.paths[a]), str(place.paths[b]), "--json", *self._more])
             for a, b in pairs
         ]
         done = self._python(str(Path(__file__).with_name("many.py")), words="\n".join(lines))

@@ -13,7 +13,7 @@ from lineage.errors import LineageError, printable
 from lineage.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from lineage.audit import Verdict
     from lineage.evidence.weights import Weights
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _OUTPUT = click.Path(path_type=Path, readable=False)
 """Where something is written: what lies there need not be readable."""
+
+_DEEP = "Read some weights again, for what fingerprints do not tell."
 
 
 @click.command()
@@ -61,8 +63,9 @@ def fingerprint(
 @click.argument("a")
 @click.argument("b")
 @click.option("--explain", is_flag=True, help="Tell all that was looked at, with controls.")
+@click.option("--deep", is_flag=True, help=_DEEP)
 @json_option
-def compare(a: str, b: str, *, explain: bool, as_json: bool) -> int:
+def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
     """Say what two models are to each other, and why.
 
     A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
@@ -78,6 +81,10 @@ def compare(a: str, b: str, *, explain: bool, as_json: bool) -> int:
 
     one, other = load(a, cache=True), load(b, cache=True)
     found = compare_fingerprints(one, other)
+    if deep:
+        from lineage.evidence.deeper import deepened
+
+        found = deepened(found, one, other, _weights({"a": a, "b": b}))
     document = {"a": a, "b": b, **found.to_json()}
     told = [f"- {evidence.told(_name(a), _name(b))}" for evidence in found.evidence]
     more = []
@@ -115,7 +122,7 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: 
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the graph into this file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page about it here.")
 @click.option("--mermaid", type=click.Path(path_type=Path), help="Write it as Mermaid text here.")
-@click.option("--deep", is_flag=True, help="Read some weights again, for what fingerprints lack.")
+@click.option("--deep", is_flag=True, help=_DEEP)
 @json_option
 def infer(
     paths: tuple[str, ...],
@@ -157,7 +164,7 @@ def infer(
             what = "its card" if path in models else "the model"
             say.note(f"lineage: {what} is left out: {prints.described(error, path)}")
             status = 3
-    graph = infer_graph(models, weights=_weights(models) if deep else None)
+    graph = infer_graph(models, weights=_weights({path: path for path in models}) if deep else None)
     verdicts = judge(graph, declared_by)
     document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)
@@ -169,10 +176,10 @@ def infer(
     return status
 
 
-def _weights(paths: Iterable[str]) -> Weights:
+def _weights(sources: Mapping[str, str]) -> Weights:
     from lineage.evidence.weights import Weights
 
-    return Weights.of({path: path for path in paths})
+    return Weights.of(sources)
 
 
 def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:

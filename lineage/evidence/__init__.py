@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence, Layers
+from lineage.evidence.deeper import deepened
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
     CLEAR_SHARE,
@@ -24,6 +25,7 @@ from lineage.evidence.noise import noise
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import Reduction, pruned, quantized
 from lineage.evidence.vocabulary import vocabulary
+from lineage.evidence.weights import Weights
 from lineage.evidence.width import width
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.relation import Relation
@@ -48,19 +50,26 @@ CONTINUED_CHANGE = 0.5
 
 
 def compare(
-    a: Fingerprint | str | PathLike[str] | Any, b: Fingerprint | str | PathLike[str] | Any
+    a: Fingerprint | str | PathLike[str] | Any,
+    b: Fingerprint | str | PathLike[str] | Any,
+    *,
+    deep: bool = False,
 ) -> Comparison:
     """Say what two models are to each other.
 
     Args:
         a: A model or a fingerprint, anything `fingerprint` takes.
         b: Likewise.
+        deep: Whether to read some rows of the two again for what fingerprints do not tell; of
+            saved fingerprints there are none.
 
     Raises:
         FormatError: If one of them cannot be read.
         SchemeError: If their sketches were made by two schemes.
     """
-    return compare_fingerprints(fingerprint(a), fingerprint(b))
+    one, other = fingerprint(a), fingerprint(b)
+    found = compare_fingerprints(one, other)
+    return deepened(found, one, other, Weights.of({"a": a, "b": b})) if deep else found
 
 
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:

@@ -31,13 +31,21 @@ _STRANGE = 0.02
 all."""
 
 _ROUNDINGS = 4.0
-"""The same, over the squared norm that rounding leaves."""
+"""The same, over the squared norm that rounding leaves; and over all rows together:"""
+
+_ROUNDINGS_OF_ALL, _LEAST_OVER_ROUNDING = 1.2, 0.5
+"""What is no multiple over what rounding leaves, at most, and what is one, at least: of changes as
+small as that nothing can be said."""
 
 _AGREES = 0.05
 """How much the rows' numbers may differ, as a share of what they differ from 1."""
 
 _SURE = 8.0
 """Standard errors by which the number must differ from 1."""
+
+_DIRECTIONS = 4
+"""Main directions of the rows that are left out: outputs that never come up are all pushed the same
+way, so their rows lie along few directions, and then any push looks like a multiple of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +72,45 @@ def decayed(
         rounding: Root mean square of the relative error of the coarser of the two dtypes.
     """
     a, b = first.astype(np.float64), second.astype(np.float64)
-    energy, other = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
-    usable = (energy > 0) & np.isfinite(energy) & np.isfinite(other)
-    a, b, energy, other = a[usable], b[usable], energy[usable], other[usable]
-    factor = np.einsum("ij,ij->i", a, b) / energy
-    change = np.einsum("ij,ij->i", b - a, b - a)
-    rest = b - factor[:, None] * a
-    noise = rounding**2 * (energy + other)
-    fits = np.einsum("ij,ij->i", rest, rest) <= _STRANGE * change + _ROUNDINGS * noise
+    usable = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1) & (a != 0).any(axis=1)
+    a, b = a[usable], b[usable]
+    noise = rounding**2 * (_squares(a) + _squares(b))
+    fits = _multiples(a, b, noise)[1]
+    if np.count_nonzero(fits) < _LEAST_ROWS or a.shape[1] <= 2 * _DIRECTIONS:
+        return None
+    main = np.linalg.svd(a[fits] / np.sqrt(_squares(a[fits]))[:, None], full_matrices=False)[2]
+    main = main[:_DIRECTIONS]
+    a, b = a[fits] - a[fits] @ main.T @ main, b[fits] - b[fits] @ main.T @ main
+    noise = noise[fits] * (1 - _DIRECTIONS / a.shape[1])
+    factor, fits = _multiples(a, b, noise)
     if np.count_nonzero(fits) < _LEAST_ROWS:
         return None
     middle = float(np.median(factor[fits]))
-    error = np.sqrt(noise / energy / a.shape[1])
+    error = np.sqrt(noise / np.maximum(_squares(a), 1e-300) / a.shape[1])
     agree = fits & (np.abs(factor - middle) <= _AGREES * abs(1 - middle) + 4 * error)
     rows = int(np.count_nonzero(agree))
-    if rows < _LEAST_ROWS or 2 * rows <= np.count_nonzero(fits):
+    if rows < _LEAST_ROWS or 2 * rows <= len(a):
         return None
     found = float(np.mean(factor[agree]))
-    if not 0 < found or abs(1 - found) <= _SURE * float(np.mean(error[agree])) / rows**0.5:
+    energy, left = _squares(a[agree]).sum(), _squares(b[agree] - found * a[agree]).sum()
+    moved, hidden = (1 - found) ** 2 * energy, noise[agree].sum()
+    if left > _ROUNDINGS_OF_ALL * hidden + _STRANGE * moved:
+        return None
+    if moved < _LEAST_OVER_ROUNDING * hidden or found <= 0:
+        return None
+    if abs(1 - found) <= _SURE * float(np.mean(error[agree])) / rows**0.5:
         return None
     return Decay(found, rows)
+
+
+def _squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
+
+
+def _multiples(
+    a: NDArray[np.float64], b: NDArray[np.float64], noise: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return for each row by what it is multiplied, and whether that is all that changed it."""
+    factor = np.einsum("ij,ij->i", a, b) / np.maximum(_squares(a), 1e-300)
+    rest = _squares(b - factor[:, None] * a)
+    return factor, rest <= _STRANGE * _squares(b - a) + _ROUNDINGS * noise

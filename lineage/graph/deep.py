@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.decay import decayed
+from lineage.evidence.deeper import further
 from lineage.evidence.masked import Values, masked_merge
-from lineage.evidence.weights import rounding_of, some_rows
+from lineage.evidence.weights import some_rows
 from lineage.fingerprints.lattice import ROUNDING
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Deep"]
 
-_ROWS, _COLS = 256, 512
-"""Of a matrix, at most, to see which rows decayed."""
+_COLS = 512
+"""Values of a row that are read, at most."""
 
 _VALUES, _ALL_VALUES = 1 << 17, 1 << 26
 """Of a model, and of all models together, to see which are whose."""
@@ -69,25 +69,15 @@ class Deep:
 
     def _compare(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Find for each pair whether the first (+1) or the second (-1) decayed further; 0 if open."""
-        seen: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
+        names = [(name, name) for name in self._names]
         with ExitStack() as stack:
             models = {
                 place: stack.enter_context(self._weights.opened(self._members[place]))
                 for place in sorted({place for pair in pairs for place in pair})
             }
-            for name in self._names:
-                rows = {
-                    place: (some_rows(items[name], _ROWS, _COLS), rounding_of(items[name].dtype))
-                    for place, items in models.items()
-                    if name in items
-                }
-                for a, b in pairs:
-                    if a in rows and b in rows:
-                        found = decayed(rows[a][0], rows[b][0], max(rows[a][1], rows[b][1]))
-                        seen[a, b] += [] if found is None else [found.factor]
-        for pair, factors in seen.items():
-            later = {factor > 1 for factor in factors}
-            self._order[pair] = 0 if len(later) != 1 else 1 if later == {True} else -1
+            for a, b in pairs:
+                found = further(models[a], models[b], names)
+                self._order[a, b] = 0 if found is None else 1 if found.factor > 1 else -1
 
     def merge_of(self, family: Stack, child: int, others: Sequence[int]) -> Merge | None:
         """Find the parents of a masked merge; see `evidence.masked`."""
