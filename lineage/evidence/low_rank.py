@@ -108,7 +108,8 @@ class _Seen:
     @classmethod
     def of(cls, core: NDArray[np.float64], noise: float, shape: tuple[int, ...]) -> _Seen:
         side = min(*core.shape, shape[0], math.prod(shape[1:]))
-        return cls(side, core.shape, np.linalg.svd(core, compute_uv=False), noise)
+        values = np.asarray(np.linalg.svd(core, compute_uv=False), np.float64)
+        return cls(side, core.shape, values, noise)
 
     def rank(self, rounded: float) -> int:
         """Return how many singular values are above what so many roundings leave."""
@@ -135,8 +136,7 @@ def _roundings(seen: list[_Seen]) -> float:
 
 @cache
 def _weaker_half(rows: int, cols: int) -> float:
-    """Return the share of a Gaussian matrix's squared norm in the smaller half of its singular
-    values, from a simulation."""
+    """Simulate how much of a Gaussian matrix's squared norm the smaller singular values have."""
     drawn = np.random.default_rng(0).standard_normal((64, rows, cols))
     squares = np.linalg.svd(drawn, compute_uv=False) ** 2
     return float((squares[:, rows // 2 :].sum(axis=1) / squares.sum(axis=1)).mean())

@@ -32,16 +32,14 @@ _MATRICES = 0.6
 """Share of the matrices in which that must be so."""
 
 _EXPLAINED = 0.95
-"""Share of the values that the base and the parents must explain to the last digit but one or two."""
+"""Share of the values that the base and the parents must explain, to the last digits."""
 
-_ROUNDINGS = 6.0
-"""Of a value computed and stored, over the rounding of one of its size."""
+_ROUNDINGS, _STEPS = 1.5, 6.0
+"""Error of a value of the child: roundings of its dtype, and of the arithmetic in float32."""
 
-_CLEAR = 100.0
-"""A difference is told from the rounding where it is this much larger."""
-
-_WIDTH = 0.01
-"""Ratios within this share of each other are one."""
+_CLEAR = ((100.0, 0.01), (12.0, 0.08))
+"""How much larger than that error a difference must be, and within which share of each other ratios
+are then one. The coarser is for coarse dtypes."""
 
 _LEAST, _FEW = 0.02, 30
 """Share of the values, and how many, that one number must stand out by."""
@@ -80,7 +78,7 @@ class Values:
     rounding: NDArray[np.float64]
 
     def kept(self, child: int) -> NDArray[np.float64]:
-        """Return the share of the child's values that are each model's, shape (models, matrices)."""
+        """Return the share of the child's values that each model has, shape (models, matrices)."""
         same = self.numbers == self.numbers[child]
         sizes = np.diff(np.append(self.starts, self.numbers.shape[1]))
         return np.asarray(np.add.reduceat(same, self.starts, axis=1, dtype=np.float64) / sizes)
@@ -131,10 +129,10 @@ class _Rest:
 
     def __post_init__(self) -> None:
         numbers = self.values.numbers.astype(np.float64, copy=False)
-        rounding = max(self.values.rounding[self.child], 2.0**-24)
+        rounding = _ROUNDINGS * self.values.rounding[self.child] + _STEPS * 2.0**-24
         self.goal = numbers[self.child] - numbers[self.base]
         size = np.maximum(np.abs(numbers[self.child]), np.abs(numbers[self.base]))
-        self.error = _ROUNDINGS * rounding * size + 1e-30
+        self.error = rounding * size + 1e-30
         self.left = self.goal != 0
 
     @property
@@ -176,23 +174,13 @@ class _Rest:
 
     def _ratio(self, step: NDArray[np.float64]) -> tuple[float, float] | None:
         """Return the number that a step was multiplied with, after how far it stands out."""
-        clear = self.left & (np.abs(step) > _CLEAR * self.error)
-        places = np.flatnonzero(clear)
-        places = places[:: max(1, len(places) // _LOOKED)]
-        ratios = np.sort(self.goal[places] / step[places])
-        ratios = ratios[(ratios > _RATIOS[0]) & (ratios < _RATIOS[1])]
-        if len(ratios) < _FEW:
-            return None
-        ends = np.searchsorted(ratios, ratios * (1 + _WIDTH), side="right")
-        first = int(np.argmax(ends - np.arange(len(ratios))))
-        ratio = float(np.median(ratios[first : ends[first]]))
-        near = np.abs(ratios / ratio - 1)
-        inside = int(np.count_nonzero(near <= _WIDTH))
-        beside = np.count_nonzero(near <= 5 * _WIDTH) - inside
-        excess = inside - beside / 4
-        if excess < _LEAST * len(places) + _FEW or inside < _OVER_BACKGROUND * beside / 4:
-            return None
-        return excess / len(places), ratio
+        for clear, width in _CLEAR:
+            places = np.flatnonzero(self.left & (np.abs(step) > clear * self.error))
+            places = places[:: max(1, len(places) // _LOOKED)]
+            found = _outstanding(self.goal[places] / step[places], width)
+            if found is not None:
+                return found
+        return None
 
     def _mix(self, some: Sequence[int]) -> None:
         """Take away the values in which several parents count, each with a number of its own."""
@@ -251,3 +239,21 @@ class _Rest:
             counts[1] += kept[~is_large & (size > 0)].sum(), (~is_large & (size > 0)).sum()
         shares = counts[:, 0] / np.maximum(counts[:, 1], 1)
         return bool(shares[0] > _BY_SIZE * shares[1])
+
+
+def _outstanding(ratios: NDArray[np.float64], width: float) -> tuple[float, float] | None:
+    """Find the ratio that many values share: its excess over those beside it, and the ratio."""
+    count = len(ratios)
+    ratios = np.sort(ratios[(ratios > _RATIOS[0]) & (ratios < _RATIOS[1])])
+    if len(ratios) < _FEW:
+        return None
+    ends = np.searchsorted(ratios, ratios * (1 + width), side="right")
+    first = int(np.argmax(ends - np.arange(len(ratios))))
+    ratio = float(np.median(ratios[first : ends[first]]))
+    near = np.abs(ratios / ratio - 1)
+    inside = int(np.count_nonzero(near <= width))
+    beside = (np.count_nonzero(near <= 5 * width) - inside) / 4
+    excess = inside - beside
+    if excess < _LEAST * count + _FEW or inside < _OVER_BACKGROUND * beside:
+        return None
+    return excess / count, ratio

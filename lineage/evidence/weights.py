@@ -1,4 +1,4 @@
-"""Some of the weights themselves, for what no sketch can tell: whose values are whose, one by one."""
+"""Some of the weights themselves, for what no sketch can tell: whose each single value is."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def some_rows(item: Item, rows: int, cols: int) -> NDArray[np.float32]:
     places = np.unique(np.linspace(0, height - 1, min(height, rows)).astype(np.intp))
     found = np.empty((len(places), count), np.float32)
     for row, place in zip(found, places.tolist(), strict=True):
-        row[:] = as_float32(item.source.piece(place * width * size, len(scratch), scratch), item.dtype)
+        row[:] = as_float32(
+            item.source.piece(place * width * size, len(scratch), scratch), item.dtype
+        )
     return found
 
 

@@ -45,11 +45,12 @@ def infer(
         >>> graph.edges[0].relation
         <Relation.IDENTICAL: 'identical'>
     """
-    if not isinstance(sources, Mapping):
-        paths = [found for source in sources for found in models_in(source)]
-        sources = {path: path for path in paths}
-    models = {name: fingerprint(source) for name, source in sources.items()}
-    return infer_graph(models, weights=Weights.of(sources) if deep else None)
+    if isinstance(sources, Mapping):
+        named: dict[str, Any] = dict(sources)
+    else:
+        named = {path: path for source in sources for path in models_in(source)}
+    models = {name: fingerprint(source) for name, source in named.items()}
+    return infer_graph(models, weights=Weights.of(named) if deep else None)
 
 
 def infer_graph(

@@ -68,7 +68,7 @@ class Deep:
         return [pair if sign > 0 else pair[::-1] for pair, sign in told if sign]
 
     def _compare(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Find for each pair whether the first (+1) or the second (-1) decayed further; 0 if open."""
+        """Find for each pair whether the first (1) or the second (-1) decayed further."""
         names = [(name, name) for name in self._names]
         with ExitStack() as stack:
             models = {

@@ -314,9 +314,9 @@ class Family:
         family = stack(panel.models)
         by_value = None if deep is None else deep.merge_of
         merges = {} if family is None else find_merges(family, by_value)
-        if likely in merges and merges[likely].how in {"ties", "dare"}:
-            if not merges[likely].is_seen:
-                del merges[likely]  # a start lies amid its children too
+        first = merges.get(likely)
+        if first is not None and first.how in {"ties", "dare"} and not first.is_seen:
+            del merges[likely]  # a start lies amid its children too
         if start is not None:
             merges.pop(start, None)
         for child, merge in merges.items():
@@ -332,10 +332,12 @@ class Family:
 def _grown(
     seen: Evidence, merges: Mapping[int, Sequence[int]], root: int | None, deep: Deep | None
 ) -> Tree:
-    """Weigh the trees, and again without the arcs that the weights rule out of those that matter."""
+    """Weigh the trees, and again without those arcs that the weights rule out."""
     tree = grow(seen, merges, root=root)
+    if deep is None:
+        return tree
     ruled_out: list[tuple[int, int]] = []
-    for _ in range(_ROUNDS if deep is not None else 0):
+    for _ in range(_ROUNDS):
         asked = np.argwhere(tree.arcs >= _MATTERS).tolist()
         pairs = [(w, c) for w, c in asked if w not in merges and c not in merges]
         found = sorted(deep.not_from(pairs))
