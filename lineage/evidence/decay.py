@@ -75,8 +75,11 @@ def decayed(
     usable = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1) & (a != 0).any(axis=1)
     a, b = a[usable], b[usable]
     noise = rounding**2 * (_squares(a) + _squares(b))
-    fits = _multiples(a, b, noise)[1]
+    factor, fits = _multiples(a, b, noise)
     if np.count_nonzero(fits) < _LEAST_ROWS or a.shape[1] <= 2 * _DIRECTIONS:
+        return None
+    far = (1 - float(np.median(factor[fits]))) ** 2 * _squares(a[fits]).sum()
+    if far < _LEAST_OVER_ROUNDING * noise[fits].sum():
         return None
     main = np.linalg.svd(a[fits] / np.sqrt(_squares(a[fits]))[:, None], full_matrices=False)[2]
     main = main[:_DIRECTIONS]

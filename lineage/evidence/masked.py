@@ -39,7 +39,10 @@ _ROUNDINGS, _STEPS = 1.5, 6.0
 
 _CLEAR = ((100.0, 0.01), (12.0, 0.08))
 """How much larger than that error a difference must be, and within which share of each other ratios
-are then one. The coarser is for coarse dtypes."""
+are then one; the second is for coarse dtypes alone."""
+
+_COARSE = 2.0**-16
+"""Half a unit in the last place, relative, above which a dtype is coarse."""
 
 _LEAST, _FEW = 0.02, 30
 """Share of the values, and how many, that one number must stand out by."""
@@ -174,7 +177,8 @@ class _Rest:
 
     def _ratio(self, step: NDArray[np.float64]) -> tuple[float, float] | None:
         """Return the number that a step was multiplied with, after how far it stands out."""
-        for clear, width in _CLEAR:
+        is_coarse = self.values.rounding[self.child] > _COARSE
+        for clear, width in _CLEAR[: 1 + is_coarse]:
             places = np.flatnonzero(self.left & (np.abs(step) > clear * self.error))
             places = places[:: max(1, len(places) // _LOOKED)]
             found = _outstanding(self.goal[places] / step[places], width)

@@ -69,14 +69,15 @@ class Deep:
 
     def _compare(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Find for each pair whether the first (1) or the second (-1) decayed further."""
-        names = [(name, name) for name in self._names]
+        codes = [(matrix.name, matrix.code) for matrix in self._panel.matrices]
         with ExitStack() as stack:
             models = {
                 place: stack.enter_context(self._weights.opened(self._members[place]))
                 for place in sorted({place for pair in pairs for place in pair})
             }
             for a, b in pairs:
-                found = further(models[a], models[b], names)
+                moved = [(name, name) for name, code in codes if code[a] != code[b]]
+                found = further(models[a], models[b], moved)
                 self._order[a, b] = 0 if found is None else 1 if found.factor > 1 else -1
 
     def merge_of(self, family: Stack, child: int, others: Sequence[int]) -> Merge | None:
