@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lineage.evidence.base import Comparison, Direction, Evidence
-from lineage.evidence.decay import Decay, decayed
 from lineage.evidence.pairing import pair
+from lineage.evidence.untouched import Decay, decayed
 from lineage.evidence.weights import rounding_of, some_rows
 from lineage.relation import Relation
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
 
-__all__ = ["deepened", "further"]
+__all__ = ["COLS", "ROWS", "deepened", "further"]
 
-_ROWS, _COLS = 256, 512
-"""Of a matrix, at most."""
+ROWS, COLS = 256, 512
+"""Of a matrix that are read, at most."""
 
 
 def deepened(found: Comparison, a: Fingerprint, b: Fingerprint, weights: Weights) -> Comparison:
@@ -85,7 +85,7 @@ def further(
         if a not in first or b not in second or first[a].shape != second[b].shape:
             continue
         rounding = max(rounding_of(first[a].dtype), rounding_of(second[b].dtype))
-        rows = some_rows(first[a], _ROWS, _COLS), some_rows(second[b], _ROWS, _COLS)
+        rows = some_rows(first[a], ROWS, COLS), some_rows(second[b], ROWS, COLS)
         found = decayed(*rows, rounding)
         if found is not None:
             seen.append(found)

@@ -1,8 +1,8 @@
 """What the weights add to their fingerprints, for the pairs of a family that matter.
 
 Fingerprints suffice for most of a family. Reading some of the weights again tells two things more:
-which of two models decayed further (`evidence.decay`), and which merges took their values from whom
-(`evidence.masked`).
+by the rows that no example touched, who is nobody's parent (`evidence.untouched`); and which merges
+took their values from whom (`evidence.masked`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.deeper import further
+from lineage.evidence.deeper import COLS, ROWS, further
 from lineage.evidence.masked import Values, masked_merge
+from lineage.evidence.untouched import apart, in_common
 from lineage.evidence.weights import some_rows
 from lineage.fingerprints.lattice import ROUNDING
 
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Deep"]
 
-_COLS = 512
-"""Values of a row that are read, at most."""
-
 _VALUES, _ALL_VALUES = 1 << 17, 1 << 26
 """Of a model, and of all models together, to see which are whose."""
 
 _NEAREST = 40
 """Models that one may be merged from: those nearest to it."""
+
+_MOST_AT_ONCE, _PROBES, _SOME = 256, 12, 3
+"""Models whose rows are compared, at most; of how many a matrix is looked at first, and rows in common
+from which all are."""
 
 _TOGETHER = 32
 """Pairs that are read together, at most."""
@@ -51,7 +53,50 @@ class Deep:
         self._names = [matrix.name for matrix in panel.matrices]
         self._order: dict[tuple[int, int], int] = {}  # 1 where the first decayed further
 
-    def not_from(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    def apart(self, merges: Iterable[int]) -> set[tuple[int, int]]:
+        """Say of which ordered pairs the rows that no example touched rule out an arc.
+
+        Args:
+            merges: Places of models with more parents than one.
+        """
+        if self._common is None:
+            return set()
+        found = np.argwhere(apart(self._common, merges))
+        return {(int(w), int(c)) for w, c in found}
+
+    @cached_property
+    def _common(self) -> NDArray[np.intp] | None:
+        """Rows in common of all pairs, over the matrices in which some pairs have some but not all."""
+        if not 3 <= len(self._members) <= _MOST_AT_ONCE:
+            return None
+        if not all(path in self._weights for path in self._members):
+            return None
+        total = np.zeros((len(self._members),) * 2, np.intp)
+        probes = np.unique(np.linspace(0, len(self._members) - 1, _PROBES).astype(np.intp))
+        for matrix in self._panel.matrices:
+            moved = matrix.code[:, None] != matrix.code
+            some = self._rows(matrix.name, probes.tolist())
+            if some is None:
+                return None
+            if np.any(in_common(some)[moved[np.ix_(probes, probes)]] >= _SOME):
+                every = self._rows(matrix.name, range(len(self._members)))
+                assert every is not None
+                total += in_common(every)
+            else:
+                total += np.where(moved, 0, some.shape[1])
+        return total
+
+    def _rows(self, name: str, places: Sequence[int]) -> NDArray[np.float32] | None:
+        """Read the same rows of some models; None where one lacks the tensor."""
+        found = []
+        for place in places:
+            with self._weights.opened(self._members[place]) as items:
+                if name not in items:
+                    return None
+                found.append(some_rows(items[name], ROWS, COLS))
+        return np.stack(found)
+
+    def not_from(self, pairs: Iterable[Sequence[int]]) -> set[tuple[int, int]]:
         """Say of which pairs the first cannot be an ancestor of the second, having decayed further.
 
         Args:
@@ -60,12 +105,12 @@ class Deep:
         Returns:
             Pairs (later, earlier), of those that were asked for now or before.
         """
-        asked = {(min(pair), max(pair)) for pair in pairs} - self._order.keys()
+        asked = {(min(a, b), max(a, b)) for a, b in pairs} - self._order.keys()
         known = sorted(p for p in asked if all(self._members[i] in self._weights for i in p))
         for start in range(0, len(known), _TOGETHER):
             self._compare(known[start : start + _TOGETHER])
         told = self._order.items()
-        return [pair if sign > 0 else pair[::-1] for pair, sign in told if sign]
+        return {(a, b) if sign > 0 else (b, a) for (a, b), sign in told if sign}
 
     def _compare(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Find for each pair whether the first (1) or the second (-1) decayed further."""
@@ -96,7 +141,7 @@ class Deep:
         if sum(known) < 3:
             return None
         budget = min(_VALUES, _ALL_VALUES // len(known)) // len(self._names)
-        rows = max(1, budget // _COLS)
+        rows = max(1, budget // COLS)
         numbers: list[NDArray[np.float32] | None] = []
         rounding = np.full(len(known), ROUNDING["F32"])
         for place, path in enumerate(self._members):
@@ -106,7 +151,7 @@ class Deep:
             with self._weights.opened(path) as items:
                 if not all(name in items for name in self._names):
                     continue
-                parts = [some_rows(items[name], rows, _COLS).reshape(-1) for name in self._names]
+                parts = [some_rows(items[name], rows, COLS).reshape(-1) for name in self._names]
                 rounding[place] = max(ROUNDING[items[name].dtype] for name in self._names)
             sizes = [len(part) for part in parts]
             numbers[-1] = np.concatenate(parts)

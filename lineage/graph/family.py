@@ -336,15 +336,17 @@ def _grown(
     tree = grow(seen, merges, root=root)
     if deep is None:
         return tree
-    ruled_out: list[tuple[int, int]] = []
+    apart = deep.apart(merges)
+    ruled_out = apart
+    if apart:
+        tree = grow(seen, merges, root=root, ruled_out=apart)
     for _ in range(_ROUNDS):
         asked = np.argwhere(tree.arcs >= _MATTERS).tolist()
-        pairs = [(w, c) for w, c in asked if w not in merges and c not in merges]
-        found = sorted(deep.not_from(pairs))
+        found = apart | deep.not_from(pair for pair in asked if not merges.keys() & set(pair))
         if found == ruled_out:
             break
         ruled_out = found
-        tree = grow(seen, merges, root=root, not_from=ruled_out)
+        tree = grow(seen, merges, root=root, ruled_out=ruled_out)
     return tree
 
 

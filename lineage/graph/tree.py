@@ -21,7 +21,7 @@ from lineage.evidence.ancestry import in_view_of
 from lineage.graph.odds import fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -83,7 +83,7 @@ def grow(
     *,
     root: int | None = None,
     leaf: int | None = None,
-    not_from: Sequence[tuple[int, int]] = (),
+    ruled_out: Collection[tuple[int, int]] = (),
 ) -> Tree:
     """Weigh the trees of a family's models.
 
@@ -93,17 +93,17 @@ def grow(
             children, and get no parent here.
         root: The one that the others come from, where that is known otherwise.
         leaf: One that has a parent and no children, where that is known otherwise.
-        not_from: Pairs of which the first is known not to be the second's ancestor.
+        ruled_out: Arcs (from, to) that are known not to be.
     """
     first, second = fitted()
 
     def weighed(score: NDArray[np.float64]) -> NDArray[np.float64]:
-        for later, earlier in not_from:
-            score[later, earlier] = -np.inf
+        for w, c in ruled_out:
+            score[w, c] = -np.inf
         return marginals(_bound(score, merges or {}, root, leaf))
 
     arcs = weighed(second(in_view_of(seen, weighed(first(seen)))))
-    if len(arcs) == 2 and root is None and leaf is None and not not_from:
+    if len(arcs) == 2 and root is None and leaf is None and not ruled_out:
         arcs = np.minimum(arcs, LONE)
     return Tree((1 - arcs.sum(axis=0)).clip(0, 1), arcs)
 

@@ -18,8 +18,8 @@ from lineage import compare, fingerprint, infer
 from lineage.artifacts import read
 from lineage.cli import run
 from lineage.errors import FormatError
-from lineage.evidence.decay import decayed
 from lineage.evidence.pairing import ROUNDING_RMS
+from lineage.evidence.untouched import decayed
 from lineage.evidence.weights import Weights, some_rows
 from lineage.fingerprints import save
 from lineage.fingerprints.lattice import ROUNDING
