@@ -9,10 +9,10 @@ follow.
   the smaller ones was trained on further, and by how much in all does not depend on the data. That
   tells the order of any two models with a common start, siblings too: of two siblings the one that
   decayed less cannot come from the other.
-- *Who is no parent.* The rows that two models still have in common, up to one number each, are those
-  that no step between them touched. From a parent to a child that is one step. So where a third
-  model has more rows in common with both than they have with each other, it, or a model that is not
-  at hand, lies between the two.
+- *Who is no parent.* The rows that two models still have in common, up to one number each, are
+  those that no step between them touched. From a parent to a child that is one step. So where a
+  third model has more rows in common with both than they have with each other, it, or a model that
+  is not at hand, lies between the two.
 """
 
 from __future__ import annotations

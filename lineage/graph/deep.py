@@ -38,8 +38,8 @@ _NEAREST = 40
 """Models that one may be merged from: those nearest to it."""
 
 _MOST_AT_ONCE, _PROBES, _SOME = 256, 12, 3
-"""Models whose rows are compared, at most; of how many a matrix is looked at first, and rows in common
-from which all are."""
+"""Models whose rows are compared, at most; of how many a matrix is looked at first; and rows in
+common from which it is of all."""
 
 _TOGETHER = 32
 """Pairs that are read together, at most."""
@@ -66,7 +66,7 @@ class Deep:
 
     @cached_property
     def _common(self) -> NDArray[np.intp] | None:
-        """Rows in common of all pairs, over the matrices in which some pairs have some but not all."""
+        """Rows in common of all pairs, over all matrices."""
         if not 3 <= len(self._members) <= _MOST_AT_ONCE:
             return None
         if not all(path in self._weights for path in self._members):

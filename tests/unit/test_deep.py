@@ -19,7 +19,7 @@ from lineage.artifacts import read
 from lineage.cli import run
 from lineage.errors import FormatError
 from lineage.evidence.pairing import ROUNDING_RMS
-from lineage.evidence.untouched import decayed
+from lineage.evidence.untouched import apart, decayed, in_common
 from lineage.evidence.weights import Weights, some_rows
 from lineage.fingerprints import save
 from lineage.fingerprints.lattice import ROUNDING
@@ -105,13 +105,65 @@ def test_rows_with_values_that_are_not_finite_are_left_out() -> None:
     assert found.rows == 148
 
 
+# Rows in common
+
+
+def grown(seed: int, count: int, dtype: str, decay: float) -> tuple[Array, list[int]]:
+    """Grow a tree of tables, each step touching some rows; return them and the parents."""
+    draw = np.random.default_rng([11, seed])
+    tables, above = [stored(embedding(240, 32, seed), dtype)], [-1]
+    for number in range(1, count):
+        parent = int(draw.integers(number))
+        table = tables[parent].astype(np.float64) * (1 - decay * draw.integers(2))
+        touched = draw.random(len(table)) < draw.uniform(0.02, 0.5)
+        table[touched] += draw.normal(0, 0.002, (int(touched.sum()), table.shape[1]))
+        tables.append(stored(table.astype(np.float32), dtype))
+        above.append(parent)
+    return np.stack(tables), above
+
+
+@pytest.mark.parametrize(("dtype", "decay"), [("F32", 0.0), ("F32", 0.003), ("BF16", 0.0)])
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_in_common_part_those_that_are_not_parent_and_child(
+    dtype: str, decay: float, seed: int
+) -> None:
+    tables, above = grown(seed, 14, dtype, decay)
+    common = in_common(tables)
+    assert np.array_equal(common, common.T)
+    assert np.all(np.diag(common) == tables.shape[1])
+    found = apart(common)
+    is_step = np.zeros_like(found)
+    for child, parent in enumerate(above[1:], start=1):
+        is_step[parent, child] = is_step[child, parent] = True
+    assert not np.any(found & is_step)
+    assert np.count_nonzero(found) > 0.8 * (found.size - len(found) - np.count_nonzero(is_step))
+
+
+def test_what_has_two_parents_is_between_nobody() -> None:
+    base = embedding(240, 32)
+    child = trained(base, 200, 1)
+    both = np.concatenate([base[:120], child[120:]])
+    common = in_common(np.stack([base, child, both]))
+    assert apart(common)[0, 1]
+    assert not apart(common, leave_out=[2])[0, 1]
+
+
+def test_rows_of_nothing_and_of_what_is_not_finite_are_in_common_with_none() -> None:
+    tables = np.stack([embedding(20, 8)] * 2)
+    tables[:, 0], tables[:, 1, 0], tables[:, 2, 0] = 0, np.nan, np.inf
+    tables[1, 3] *= -1
+    assert in_common(tables)[0, 1] == 16
+
+
 # Two models
 
 
 def words(model: Model, seed: int, decay: float, seen: int = 30) -> Model:
     """Tune a model: of its table only some rows, besides decay, and everything else."""
-    tuned_ = tuned(model, seed, 0.03)
-    return {**tuned_, "embed.weight": trained(model["embed.weight"], seen, seed, decay)}
+    order = np.random.default_rng([13, seed]).permutation(len(model["embed.weight"]))
+    table = np.empty_like(model["embed.weight"])
+    table[order] = trained(model["embed.weight"][order], seen, seed, decay)
+    return {**tuned(model, seed, 0.03), "embed.weight": table}
 
 
 def test_compare_reads_rows_for_the_direction_when_it_is_asked_to() -> None:
@@ -153,6 +205,15 @@ def test_of_two_alone_the_order_is_told() -> None:
     models = {"one": words(base, 1, 0.01), "other": base}
     (edge,) = infer(models, deep=True).edges
     assert (edge.parent, edge.child) == ("other", "one")
+
+
+def test_a_chain_is_not_hung_on_its_first() -> None:
+    base = network(8)
+    models = {"base": base, "one": words(base, 1, 0.0, seen=50)}
+    for seed, (child, parent) in enumerate([("two", "one"), ("three", "two"), ("side", "base")], 2):
+        models[child] = words(models[parent], seed, 0.0, seen=50 + 8 * seed)
+    found = {edge.child: edge.parent for edge in infer(models, deep=True).edges}
+    assert found == {"one": "base", "two": "one", "three": "two", "side": "base"}
 
 
 def parents(models: Model | dict[str, Model], child: str) -> dict[str, tuple[str, str | None]]:
