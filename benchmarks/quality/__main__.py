@@ -224,6 +224,7 @@ def _document(scored: Mapping[str, Scored], about: Mapping[str, Any]) -> dict[st
 
 
 def _draw(ours: Scored, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     cases = figures.probable(ours)
     if cases:
         picture = plots.reliability(figures.reliability(cases))
