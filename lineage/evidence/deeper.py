@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
 
-__all__ = ["COLS", "ROWS", "deepened", "further"]
+__all__ = ["COLS", "DECAY", "ROWS", "deepened", "further"]
+
+DECAY = "decay-v1"
+"""The detector's name."""
 
 ROWS, COLS = 256, 512
 """Of a matrix that are read, at most."""
@@ -56,7 +59,7 @@ def deepened(found: Comparison, a: Fingerprint, b: Fingerprint, weights: Weights
         f"{seen.rows} of the rows looked at are in {later} those of {earlier} times {factor:.6g}: "
         f"no example touched them, and weight decay made them smaller, so {later} is the later one"
     )
-    told = (Evidence("decay-v1", words, statistic=seen.factor), *found.evidence)
+    told = (Evidence(DECAY, words, statistic=seen.factor), *found.evidence)
     direction = found.direction
     if found.relation is Relation.FINETUNE:
         direction = _direction(seen)

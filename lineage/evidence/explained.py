@@ -14,6 +14,7 @@ import numpy as np
 
 from lineage.evidence.base import rounded
 from lineage.evidence.controls import ONCE_IN, SIGNS_NULL, Control, Test, controls, relatedness
+from lineage.evidence.deeper import DECAY
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
     CLEAR_CHANGE,
@@ -355,10 +356,12 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
     first, second = ("{a}", "{b}") if lean.margin >= 0 else ("{b}", "{a}")
     growth = slope(pairing)
     agree = int(np.count_nonzero(each > 0 if lean.margin >= 0 else each < 0))
+    said = f"{first} -> {second}: a lean and no proof, strong weight decay turns it round"
+    if any(seen.detector == DECAY for seen in found.evidence):
+        ends = ("{a}", "{b}") if found.direction == "a->b" else ("{b}", "{a}")
+        said = f"{ends[0]} -> {ends[1]}: by the rows that no example touched, whatever is below"
     return [
-        "undetermined"
-        if found.direction is None
-        else f"{first} -> {second}: a lean and no proof, strong weight decay turns it round",
+        "undetermined" if found.direction is None else said,
         f"the difference is nearer to orthogonal to {first} in {agree} of {len(each)} matrices",
         f"the margin is {abs(lean.margin):.3f}; a direction is said from {CLEAR_MARGIN:g} on",
         f"that is {abs(lean.share):.2f} of what one step would have, where 0 is siblings; said "

@@ -18,6 +18,7 @@ from lineage import compare, fingerprint, infer
 from lineage.artifacts import read
 from lineage.cli import run
 from lineage.errors import FormatError
+from lineage.evidence.explained import explain
 from lineage.evidence.pairing import ROUNDING_RMS
 from lineage.evidence.untouched import apart, decayed, in_common
 from lineage.evidence.weights import Weights, some_rows
@@ -174,12 +175,13 @@ def test_compare_reads_rows_for_the_direction_when_it_is_asked_to() -> None:
     assert deep.direction == "a->b"
     assert compare(child, base, deep=True).direction == "b->a"
     assert deep.evidence[0].detector == "decay-v1"
-    assert (
-        deep.evidence[0].told("A", "B").startswith("66 of the rows looked at are in B those of A")
-    )
+    told = deep.evidence[0].told("A", "B")
+    assert told.startswith("66 of the rows looked at are in B those of A")
     assert all(e.detector != "decay-v1" for e in shallow.evidence)
     prints = fingerprint(base), fingerprint(child)
     assert compare(*prints, deep=True) == compare(*prints)
+    assert explain(*prints, deep).direction[0].startswith("{a} -> {b}: by the rows")
+    assert not explain(*prints, shallow).direction[0].endswith("below")
 
 
 def test_what_is_not_related_stays_so() -> None:
