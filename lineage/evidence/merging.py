@@ -42,18 +42,21 @@ def find_merges(family: Stack, by_value: Detector | None = None) -> dict[int, Me
                 plain = [i for i in others if i not in merges]
                 # Another merge of the same models explains a part of this one as well.
                 merge = detector(family, child, plain) or detector(family, child, others)
-                if merge is not None and not _is_nearer_to_one(family, child, merge, merges):
-                    found[child] = merge
+                if merge is None:
+                    continue
+                if detector is sparsified_merge and _has_mask(family, child, merge, merges):
+                    continue
+                found[child] = merge
         for child, merge in sorted(found.items(), key=lambda one: (one[1].residual, one[0])):
             if not set(merge.parents) & _after(merges, child):
                 merges[child] = merge
     return merges
 
 
-def _is_nearer_to_one(family: Stack, child: int, merge: Merge, merges: Mapping[int, Merge]) -> bool:
-    """Whether a model is nearer to one of the masked merges known than to its own parents.
+def _has_mask(family: Stack, child: int, merge: Merge, merges: Mapping[int, Merge]) -> bool:
+    """Whether a model is nearer to a masked merge that was seen than to its own parents.
 
-    Then it was trained on from there, and has that one's mask.
+    Then it was trained on from there, and the white rest is that one's mask.
     """
     nearest = family.distances[child, list(merge.parents)].min()
     return any(one.is_seen and family.distances[child, m] < nearest for m, one in merges.items())
