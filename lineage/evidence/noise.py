@@ -50,8 +50,9 @@ def noise(pairing: Pairing) -> Noise | None:
     training leaves is far from that in nearly every matrix.
 
     Returns:
-        None unless at least four matrices moved, nearly all matrices did, the mean excess is within
-        what chance leaves, and the noise has one strength, by itself or as a share of the weights.
+        None unless at least four matrices moved, nearly all matrices did (of a rounding some are
+        left out by choice), the mean excess is within what chance leaves, and the noise has one
+        strength, by itself or as a share of the weights.
         A mask that drops values at random leaves white differences too, but of many strengths.
     """
     if pairing.change > _LARGEST:
@@ -64,13 +65,13 @@ def noise(pairing: Pairing) -> Noise | None:
             continue
         energy = float(np.sum(core**2))
         if energy <= 100 * float(pairing.noise[place]):
-            return None  # rounding looks like noise
+            continue  # what storing it changes looks like noise
         shares.append(np.sqrt(pairing.energy_d[place] / pairing.energy_a[place]))
         sizes.append(np.sqrt(pairing.energy_d[place] / pairing.size[place]))
         m, n = core.shape
         top = float(np.linalg.norm(core, 2)) / np.sqrt(energy)
         excesses.append(top - (np.sqrt(m) + np.sqrt(n)) / np.sqrt(m * n))
-    if len(excesses) < max(_LEAST_MATRICES, 0.9 * int(sized.sum()) - 1):
+    if len(excesses) < _LEAST_MATRICES:
         return None
     excess = float(np.mean(excesses))
     if excess > _TOP:
@@ -79,6 +80,8 @@ def noise(pairing: Pairing) -> Noise | None:
     if min(_spread(shares), _spread(sizes)) > _ALIKE:
         return None
     is_rounding = _FLOAT8[0] <= share <= _FLOAT8[1] and _spread(shares) <= _ALIKE
+    if not is_rounding and len(excesses) < 0.9 * int(sized.sum()) - 1:
+        return None
     return Noise(excess, len(excesses), is_rounding)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lineage.evidence.ancestry import evidence
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
+from lineage.evidence.reduced import levels
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
@@ -380,7 +381,7 @@ def _energy(model: Fingerprint) -> float:
 
 def _has_levels(model: Fingerprint) -> bool:
     """Whether the values of most matrices lie on a quantizer's levels."""
-    sizes = [(t.size, t.lattice.bits > 0) for t in model.tensors if len(t.shape) > 1]
+    sizes = [(t.size, levels(t) > 0) for t in model.tensors if len(t.shape) > 1]
     on = [size for size, has in sizes if has]
     return 2 * sum(on) >= max(1, sum(size for size, _ in sizes)) or 2 * len(on) >= len(sizes) > 0
 

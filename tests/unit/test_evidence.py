@@ -591,3 +591,23 @@ def test_words_seen_from_the_other_side_name_both_models() -> None:
 def test_weights_stored_as_8_bit_floats_are_quantized_to_them(dtype: Any) -> None:
     child = {name: w.astype(dtype) if w.ndim > 1 else w for name, w in BASE.items()}
     assert kind(both_ways(BASE, child)) == (True, "quantized", "fp8", "a->b")
+
+
+def test_8_bit_floats_are_seen_in_bfloat16() -> None:
+    values = cast(cast(BASE, ml_dtypes.float8_e4m3fn), ml_dtypes.bfloat16)
+    child = {name: w if w.ndim > 1 else BASE[name] for name, w in values.items()}
+    assert kind(both_ways(BASE, child)) == (True, "quantized", "fp8", "a->b")
+    assert kind(both_ways(child, tuned(child, 1, 0.1)))[1] != "quantized"
+
+
+def test_scaled_8_bit_floats_are_seen_where_some_matrices_are_left_out() -> None:
+    base = network(0, blocks=4)
+
+    def scaled(name: str, weights: Array) -> Array:
+        if "embed" in name or "layers.3" in name:
+            return weights.astype(ml_dtypes.bfloat16).astype(np.float32)
+        steps = 448 / np.abs(weights).max(axis=1, keepdims=True)
+        return (weights * steps).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) / steps
+
+    child = cast(changed(base, scaled), ml_dtypes.bfloat16)
+    assert kind(both_ways(base, child))[:3] == (True, "quantized", "fp8")
