@@ -17,7 +17,7 @@ from lineage.evidence.direction import (
     is_against,
     orthogonality,
 )
-from lineage.evidence.exact import converted, identical, left_over, rounded_copy
+from lineage.evidence.exact import converted, identical, left_over, rounded_copy, underflowed
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
@@ -89,7 +89,7 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
         return found
     pairing = pair(a, b)
     # 2. Rounded, digest for digest, or laid out anew.
-    found = rounded_copy(pairing) or converted(pairing)
+    found = rounded_copy(pairing) or converted(pairing) or underflowed(pairing)
     if found is not None:
         return found
     # 3. Related at all?

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from lineage.artifacts.dialects import is_no_weight
 from lineage.evidence.base import Comparison, Evidence
 from lineage.evidence.matching import COUNTS
+from lineage.evidence.pairing import SAME_WITHIN
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
     from lineage.evidence.matching import Table
     from lineage.evidence.pairing import Pairing
     from lineage.fingerprints import Fingerprint, TensorPrint
+
+_UNDERFLOW = 2.0**-25
+"""The most that half precision changes a value too small for its normal range: half its step."""
 
 _SPELLED = {"BF16": "bf16", "F16": "fp16"}
 
@@ -116,6 +120,39 @@ def rounded_copy(pairing: Pairing) -> Comparison | None:
         score=1.0,
         is_exact=True,
         evidence=(Evidence("rounded-digests-v1", words),),
+    )
+
+
+def underflowed(pairing: Pairing) -> Comparison | None:
+    """Find a copy of a bfloat16 model in half precision, which holds all but its smallest values.
+
+    No digest of a bfloat16 tensor in half precision is kept. What such a cast changes is below its
+    least step, and less than any training leaves.
+    """
+    places = [n for n, same in enumerate(pairing.same) if not same]
+    stored = {
+        (pairing.first.tensors[pairing.a[n]].dtype, pairing.second.tensors[pairing.b[n]].dtype)
+        for n in places
+    }
+    whole = {pairing.first.whole, pairing.second.whole}
+    if stored not in ({("BF16", "F16")}, {("F16", "BF16")}) or whole != {len(pairing.a)}:
+        return None
+    forward = stored == {("BF16", "F16")}
+    most = _UNDERFLOW**2 * pairing.size + SAME_WITHIN**2 * pairing.energy_a
+    if not (pairing.energy_d <= most)[places].all():
+        return None
+    child, parent = ("{b}", "{a}") if forward else ("{a}", "{b}")
+    words = f"{child} is {parent} but for values too small for half precision"
+    return Comparison(
+        related=True,
+        relation=Relation.QUANTIZED,
+        how="fp16",
+        direction="a->b" if forward else "b->a",
+        margin=1.0 if forward else -1.0,
+        distance=pairing.distance,
+        change=pairing.change,
+        score=1.0,
+        evidence=(Evidence("underflow-v1", words),),
     )
 
 

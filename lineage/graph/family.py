@@ -157,7 +157,7 @@ class Family:
         """Return the models of which one may be a quantized one's source."""
         model = self.models[child]
         others = [path for path in members if path != child]
-        if _has_levels(model):
+        if _has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
             return others
         mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
         return [
