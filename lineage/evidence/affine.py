@@ -102,7 +102,8 @@ def affine_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | No
     Method: non-negative least squares on the sketches (Lawson and Hanson 1974), the sum of the
     coefficients held at 1; then a plain fit on the support.
     """
-    return _checked(family, child, _convex(family, child, others), None)
+    fit = _Fit.of(family, child, _convex(family, child, others))
+    return None if fit is None else fit.merge(family, None)
 
 
 def _related(family: Stack) -> list[list[int]]:
@@ -171,8 +172,11 @@ def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Opt
         if key in tried or not 2 <= len(key) <= MOST_PARENTS + 1:
             continue
         tried.add(key)
+        fit = _Fit.of(family, child, key)
+        if fit is None:
+            continue
         for base in (None, *key):
-            merge = _checked(family, child, key, base)
+            merge = fit.merge(family, base)
             if merge is not None:
                 yield _Option(child, merge, _cost(merge) + _COARSE * _over(family, child, merge))
 
@@ -247,34 +251,63 @@ def _positive(gram: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[n
     return np.asarray(weights, np.float64)
 
 
-def _checked(family: Stack, child: int, parents: Sequence[int], base: int | None) -> Merge | None:
-    """Return the merge if the parents, one of them the base or none, explain the child exactly."""
-    if len(parents) < (2 if base is None else 3):
-        return None
-    parents = sorted(parents)
-    away = family.cores[parents] - family.cores[child]
-    fit = affine_fit(away)
-    if not _are_plausible(family, parents, fit, base):
-        return None
-    left = fit @ away
-    residual = float(left @ left)
-    allowed = float(family.rounding[child] + fit**2 @ family.rounding[parents])
-    if residual > FLOOR * allowed:
-        return None
-    inner = away @ away.T
-    for place in range(len(parents)):
-        rest = np.delete(np.delete(inner, place, 0), place, 1)
-        if _left(rest) < NEEDED * max(residual, allowed):
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Some models' affine combination nearest to a child.
+
+    Attributes:
+        parents: In ascending order.
+        weights: Theirs, which sum to 1.
+        left: The row that is left.
+        residual: Its squared norm.
+        nearest: Squared distance to the nearest parent.
+    """
+
+    parents: list[int]
+    weights: NDArray[np.float64]
+    left: NDArray[np.float64]
+    residual: float
+    nearest: float
+
+    @classmethod
+    def of(cls, family: Stack, child: int, parents: Sequence[int]) -> _Fit | None:
+        """Fit the parents if they explain the child exactly, and each of them is needed."""
+        parents = sorted(parents)
+        least = NEEDED * float(family.rounding[child])
+        if len(parents) > 1 and _is_needless(_inner(family, child, parents), least / 2):
+            return None  # seen without looking at the rows
+        away = family.cores[parents] - family.cores[child]
+        weights = affine_fit(away)
+        left = weights @ away
+        residual = float(left @ left)
+        allowed = float(family.rounding[child] + weights**2 @ family.rounding[parents])
+        inner = away @ away.T
+        if residual > FLOOR * allowed or _is_needless(inner, NEEDED * max(residual, allowed)):
             return None
-    nearest = float(np.einsum("ij,ij->i", away, away).min())
-    if residual > PLAIN * nearest and family.spikes(left) > WHITE:
-        return None
-    return Merge(
-        tuple(parents),
-        tuple(float(w) for w in fit),
-        float(np.sqrt(residual / nearest)),
-        "linear" if base is None else "task_arithmetic",
-        base,
+        return cls(parents, weights, left, residual, float(np.diag(inner).min()))
+
+    def merge(self, family: Stack, base: int | None) -> Merge | None:
+        """Return the merge, one of the parents being the base or none, if the weights allow it."""
+        if len(self.parents) < (2 if base is None else 3):
+            return None
+        if not _are_plausible(family, self.parents, self.weights, base):
+            return None
+        if self.residual > PLAIN * self.nearest and family.spikes(self.left) > WHITE:
+            return None
+        return Merge(
+            tuple(self.parents),
+            tuple(float(w) for w in self.weights),
+            float(np.sqrt(self.residual / self.nearest)),
+            "linear" if base is None else "task_arithmetic",
+            base,
+        )
+
+
+def _is_needless(inner: NDArray[np.float64], least: float) -> bool:
+    """Whether without one of some models the others come as near to a child, from products."""
+    return any(
+        _left(np.delete(np.delete(inner, place, 0), place, 1)) < least
+        for place in range(len(inner))
     )
 
 
@@ -310,7 +343,7 @@ def _left(inner: NDArray[np.float64]) -> float:
 def affine_fit(away: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights that sum to 1 and bring the weighted sum of rows nearest to 0."""
     base, rest = away[-1], away[:-1] - away[-1]
-    solution = np.linalg.lstsq(rest.T, -base, rcond=None)[0]
+    solution = np.linalg.lstsq(rest @ rest.T, -rest @ base, rcond=None)[0]
     weights: NDArray[np.float64] = np.append(solution, 1 - solution.sum())
     return weights
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _BITS = {8: "int8", 7: "int8", 6: "int8", 5: "int8", 4: "int4", 3: "int3", 2: "int2", 1: "int2"}
 
 _LEAST = 0.64
-"""What b bits change at least, as a share of the norm, times 2^b: the range of 16 values of a normal
-law is about 3.5 deviations, a step 3.5 / 2^b of one, and its error that over the root of 12."""
+"""What b bits change at least, as a share of the norm, times 2^b: the range of 16 values of a
+normal law is about 3.5 deviations, a step 3.5 / 2^b, and the error that over the root of 12."""
 
 _FLOAT8 = 0.07, 7e-4
 """What rounding to an 8-bit float changes at most: a share of the norm (.053 where two digits are

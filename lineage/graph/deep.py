@@ -7,23 +7,25 @@ took their values from whom (`evidence.masked`).
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lineage.evidence.deeper import COLS, ROWS, further
 from lineage.evidence.masked import Values, masked_merge
-from lineage.evidence.untouched import apart, in_common
-from lineage.evidence.weights import some_rows
+from lineage.evidence.untouched import apart, decayed, in_common
+from lineage.evidence.weights import rounding_of, some_rows
 from lineage.fingerprints.lattice import ROUNDING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from lineage.artifacts import Item
     from lineage.evidence.base import Merge
     from lineage.evidence.panel import Panel
     from lineage.evidence.stacked import Stack
@@ -37,9 +39,12 @@ _VALUES, _ALL_VALUES = 1 << 17, 1 << 26
 _NEAREST = 40
 """Models that one may be merged from: those nearest to it."""
 
-_MOST_AT_ONCE, _PROBES, _SOME = 256, 12, 3
-"""Models whose rows are compared, at most; of how many a matrix is looked at first; and rows in
-common from which it is of all."""
+_MOST_AT_ONCE = 256
+"""Models whose rows are compared with all others', at most."""
+
+_PROBES, _GLANCE, _SOME = 6, (128, 256), 3
+"""Models of which a matrix is looked at first, and rows and values of each; and rows in common from
+which it is looked at in others."""
 
 _TOGETHER = 32
 """Pairs that are read together, at most."""
@@ -65,6 +70,27 @@ class Deep:
         return {(int(w), int(c)) for w, c in found}
 
     @cached_property
+    def _telling(self) -> list[str]:
+        """The matrices of which some rows were left alone, in a few pairs looked at."""
+        known = [i for i, path in enumerate(self._members) if path in self._weights]
+        if len(known) < 2:
+            return []
+        places = np.unique(np.linspace(0, len(known) - 1, _PROBES).astype(np.intp))
+        found = []
+        with self._opened(known[int(i)] for i in places) as models:
+            for matrix in self._panel.matrices:
+                if not all(matrix.name in items for items in models.values()):
+                    continue
+                rows = {
+                    place: (some_rows(items[matrix.name], *_GLANCE), items[matrix.name].dtype)
+                    for place, items in models.items()
+                }
+                pairs = [p for p in combinations(models, 2) if len(set(matrix.code[list(p)])) > 1]
+                if any(_tells(*rows[a], *rows[b]) for a, b in pairs):
+                    found.append(matrix.name)
+        return found
+
+    @cached_property
     def _common(self) -> NDArray[np.intp] | None:
         """Rows in common of all pairs, over all matrices."""
         if not 3 <= len(self._members) <= _MOST_AT_ONCE:
@@ -72,29 +98,24 @@ class Deep:
         if not all(path in self._weights for path in self._members):
             return None
         total = np.zeros((len(self._members),) * 2, np.intp)
-        probes = np.unique(np.linspace(0, len(self._members) - 1, _PROBES).astype(np.intp))
-        for matrix in self._panel.matrices:
-            moved = matrix.code[:, None] != matrix.code
-            some = self._rows(matrix.name, probes.tolist())
-            if some is None:
-                return None
-            if np.any(in_common(some)[moved[np.ix_(probes, probes)]] >= _SOME):
-                every = self._rows(matrix.name, range(len(self._members)))
-                assert every is not None
-                total += in_common(every)
-            else:
-                total += np.where(moved, 0, some.shape[1])
+        telling = set(self._telling)
+        with self._opened(range(len(self._members))) as models:
+            for matrix in self._panel.matrices:
+                if matrix.name in telling:
+                    rows = [some_rows(items[matrix.name], ROWS, COLS) for items in models.values()]
+                    total += in_common(np.stack(rows))
+                else:
+                    same = matrix.code[:, None] == matrix.code
+                    total += np.where(same, ROWS, 0)
         return total
 
-    def _rows(self, name: str, places: Sequence[int]) -> NDArray[np.float32] | None:
-        """Read the same rows of some models; None where one lacks the tensor."""
-        found = []
-        for place in places:
-            with self._weights.opened(self._members[place]) as items:
-                if name not in items:
-                    return None
-                found.append(some_rows(items[name], ROWS, COLS))
-        return np.stack(found)
+    @contextmanager
+    def _opened(self, places: Iterable[int]) -> Iterator[dict[int, dict[str, Item]]]:
+        with ExitStack() as stack:
+            yield {
+                place: stack.enter_context(self._weights.opened(self._members[place]))
+                for place in places
+            }
 
     def not_from(self, pairs: Iterable[Sequence[int]]) -> set[tuple[int, int]]:
         """Say of which pairs the first cannot be an ancestor of the second, having decayed further.
@@ -114,12 +135,12 @@ class Deep:
 
     def _compare(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Find for each pair whether the first (1) or the second (-1) decayed further."""
-        codes = [(matrix.name, matrix.code) for matrix in self._panel.matrices]
-        with ExitStack() as stack:
-            models = {
-                place: stack.enter_context(self._weights.opened(self._members[place]))
-                for place in sorted({place for pair in pairs for place in pair})
-            }
+        telling = set(self._telling)
+        if not telling:
+            self._order.update(dict.fromkeys(pairs, 0))
+            return
+        codes = [(m.name, m.code) for m in self._panel.matrices if m.name in telling]
+        with self._opened(sorted({place for pair in pairs for place in pair})) as models:
             for a, b in pairs:
                 moved = [(name, name) for name, code in codes if code[a] != code[b]]
                 found = further(models[a], models[b], moved)
@@ -161,3 +182,10 @@ class Deep:
         nothing = np.full(len(found[0]), np.nan, np.float32)
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
         return Values(np.stack([nothing if x is None else x for x in numbers]), starts, rounding)
+
+
+def _tells(one: NDArray[np.float32], dtype: str, other: NDArray[np.float32], its: str) -> bool:
+    """Whether two models have rows in common, up to one number each, or up to one for all."""
+    if in_common(np.stack([one, other]))[0, 1] >= _SOME:
+        return True
+    return decayed(one, other, max(rounding_of(dtype), rounding_of(its))) is not None
