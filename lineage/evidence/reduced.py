@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _BITS = {8: "int8", 7: "int8", 6: "int8", 5: "int8", 4: "int4", 3: "int3", 2: "int2", 1: "int2"}
 
+_ZEROS = 0.05
+"""Share of the values by which the zeros of a pruned model differ at least."""
+
 _LEAST = 0.64
 """What b bits change at least, as a share of the norm, times 2^b: the range of 16 values of a
 normal law is about 3.5 deviations, a step 3.5 / 2^b, and the error that over the root of 12."""
@@ -57,7 +60,8 @@ def quantized(pairing: Pairing) -> Reduction | None:
 
     Nearness: a quantizer with 2^b levels over the range moves a value by at most half a step, so a
     difference much larger than that has another cause besides. And one much smaller is no
-    quantizer's: then the model on levels came first, and the other was trained on from it.
+    quantizer's: then the model on levels came first, and the other was trained on from it. Nor does
+    one fill zeros in.
     """
     use = pairing.is_matrix & ~pairing.same
     if not np.any(use):
@@ -86,6 +90,10 @@ def quantized(pairing: Pairing) -> Reduction | None:
         else _most_rounding(pairing, use, forward=direction == "a->b")[on] / 4**commonest
     )
     if float(d[on].sum()) > float(most.sum()):
+        return None
+    zeros_a, zeros_b = _zeros(pairing, use)
+    lost = zeros_a - zeros_b if direction == "a->b" else zeros_b - zeros_a
+    if lost > _ZEROS * float(size.sum()):
         return None
     if float(d[on].sum()) < (_LEAST / 2**commonest) ** 2 * float(energy[on].sum()):
         return None
@@ -125,7 +133,7 @@ def pruned(pairing: Pairing) -> Reduction | None:
     zeros_a, zeros_b = _zeros(pairing, use)
     size = pairing.size[use].sum()
     added = float((zeros_b - zeros_a) / size)
-    if abs(added) < 0.05:
+    if abs(added) < _ZEROS:
         return None
     inner, d = pairing.inner[use].sum(), pairing.energy_d[use].sum()
     a, b = pairing.energy_a[use].sum(), pairing.energy_b[use].sum()
