@@ -71,6 +71,9 @@ WHITE = 1.2
 _BASES = 3
 """Models that are tried as the base of many: those before most others."""
 
+_MOST_SETS = 24
+"""Sets of one size that are looked at closely for a child."""
+
 _EXHAUSTIVE = 40
 """Models of one relation up to which all threes are tried, and not only all pairs."""
 
@@ -193,7 +196,11 @@ def _over(family: Stack, child: int, merge: Merge) -> float:
 def _exact_sets(
     family: Stack, child: int, others: Sequence[int], size: int
 ) -> list[tuple[int, ...]]:
-    """Return all sets of so many others of which the child is an affine combination."""
+    """Return the sets of so many others of which the child is an affine combination.
+
+    Where many are, in a family that moved little more than rounding does, those that explain the
+    child best, with weights that may be a merge's: negative for one at most, the base.
+    """
     sets = np.array(list(combinations(others, size)), np.intp)
     if not len(sets):
         return []
@@ -208,7 +215,11 @@ def _exact_sets(
     weights = raw / total[:, None]
     allowed = noise + (weights**2 * family.rounding[sets]).sum(axis=1)
     passed = (1 / total <= 2 * FLOOR * allowed) & (np.abs(weights) >= LEAST_COEFFICIENT / 2).all(1)
-    return [tuple(int(i) for i in found) for found in sets[passed]]
+    passed &= np.count_nonzero(weights < 0, axis=1) <= 1
+    order = np.flatnonzero(passed)
+    if len(order) > _MOST_SETS:
+        order = np.sort(order[np.argsort((1 / total / allowed)[order], kind="stable")[:_MOST_SETS]])
+    return [tuple(int(i) for i in found) for found in sets[order]]
 
 
 def _convex(family: Stack, child: int, others: Sequence[int]) -> tuple[int, ...]:
@@ -273,9 +284,8 @@ class _Fit:
     def of(cls, family: Stack, child: int, parents: Sequence[int]) -> _Fit | None:
         """Fit the parents if they explain the child exactly, and each of them is needed."""
         parents = sorted(parents)
-        least = NEEDED * float(family.rounding[child])
-        if len(parents) > 1 and _is_needless(_inner(family, child, parents), least / 2):
-            return None  # seen without looking at the rows
+        if len(parents) < 2 or not _is_worth_a_look(family, child, parents):
+            return None
         away = family.cores[parents] - family.cores[child]
         weights = affine_fit(away)
         left = weights @ away
@@ -301,6 +311,21 @@ class _Fit:
             "linear" if base is None else "task_arithmetic",
             base,
         )
+
+
+def _is_worth_a_look(family: Stack, child: int, parents: Sequence[int]) -> bool:
+    """Whether some models may explain a child, from distances alone: rows are long.
+
+    In a family that moved little more than rounding does, any few explain any other.
+    """
+    inner = _inner(family, child, parents)
+    if _is_needless(inner, NEEDED / 2 * float(family.rounding[child])):
+        return False
+    raised = inner + 1e-13 * float(np.trace(inner)) * np.eye(len(inner))
+    weights = np.asarray(np.linalg.solve(raised, np.ones(len(inner))), np.float64)
+    weights /= weights.sum()
+    bases = (None, *parents) if len(parents) > 2 else (None,)
+    return any(_are_plausible(family, parents, weights, base) for base in bases)
 
 
 def _is_needless(inner: NDArray[np.float64], least: float) -> bool:
