@@ -30,6 +30,9 @@ _NEAR, _AT_RANK = 0.8, 0.8
 _MOST_LEFT = 1.5
 """What the rank leaves, over what rounding does."""
 
+_LEAST_TAKEN = 2.0
+"""What the rank takes, over what rounding leaves: of less the first direction alone may be seen."""
+
 _ROUNDED = 2.0
 """Roundings between two models at most: either may have been rounded by itself."""
 
@@ -84,7 +87,9 @@ def low_rank(pairing: Pairing) -> LowRank | None:
     if have_it < _AT_RANK * len(ranks) or have_more > _MOST_FULL * len(ranks):
         return None
     left = [one.left(rank) for one, _ in ranks if rank <= one.side // 2]
-    if sum(rest for rest, _ in left) > _MOST_LEFT * rounded * sum(noise for _, noise in left):
+    noise = rounded * sum(noise for _, noise in left)
+    taken = sum(float((one.values[:rank] ** 2).sum()) for one, _ in ranks)
+    if sum(rest for rest, _ in left) > _MOST_LEFT * noise or taken < _LEAST_TAKEN * noise:
         return None
     return LowRank(rank, len(ranks))
 

@@ -611,3 +611,41 @@ def test_scaled_8_bit_floats_are_seen_where_some_matrices_are_left_out() -> None
 
     child = cast(changed(base, scaled), ml_dtypes.bfloat16)
     assert kind(both_ways(base, child))[:3] == (True, "quantized", "fp8")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_was_trained_on_from_levels_is_not_their_source(bits: int) -> None:
+    base = quantized(BASE, bits)
+    for size in (0.0005, 0.1 / 2**bits):
+        found = both_ways(base, tuned(base, 1, size))
+        assert found.related
+        assert found.relation != "quantized"
+    assert both_ways(base, pruned(base, 0.5)).relation != "quantized"
+
+
+def test_a_bfloat16_model_in_half_precision_is_a_rounding() -> None:
+    tiny = changed(BASE, lambda _, w: np.where(np.arange(w.size).reshape(w.shape) % 9, w, 1.3e-7))
+    base = cast(cast(tiny, np.float32), ml_dtypes.bfloat16)
+    child = cast(cast(base, np.float32), np.float16)
+    assert kind(both_ways(base, child)) == (True, "quantized", "fp16", "a->b")
+    moved = cast(tuned(cast(base, np.float32), 1, 0.001), np.float16)
+    assert both_ways(base, moved).relation != "quantized"
+
+
+@pytest.mark.parametrize("size", [0.002, 0.005, 0.02])
+def test_light_full_finetunes_in_bfloat16_have_no_low_rank(size: float) -> None:
+    base = cast(network(0, blocks=6), ml_dtypes.bfloat16)
+    for seed in range(5):
+        draw = np.random.default_rng([17, seed])
+
+        def step(_: str, weights: Array, draw: np.random.Generator = draw) -> Array:
+            # Directions of falling strength, more or less of them, as gradients leave them.
+            rows, cols = weights.shape
+            count = min(rows, cols)
+            strengths = np.arange(1, count + 1) ** -draw.uniform(0.5, 1.5)
+            left, right = draw.normal(size=(rows, count)), draw.normal(size=(count, cols))
+            moved = (left * strengths) @ right
+            return weights + size * moved * np.linalg.norm(weights) / np.linalg.norm(moved)
+
+        child = cast(changed(cast(base, np.float32), step), ml_dtypes.bfloat16)
+        assert both_ways(base, child).how != "low_rank"
