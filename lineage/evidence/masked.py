@@ -131,10 +131,10 @@ class _Rest:
     left: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        numbers = self.values.numbers.astype(np.float64, copy=False)
+        child, base = self.values.numbers[[self.child, self.base]].astype(np.float64)
         rounding = _ROUNDINGS * self.values.rounding[self.child] + _STEPS * 2.0**-24
-        self.goal = numbers[self.child] - numbers[self.base]
-        size = np.maximum(np.abs(numbers[self.child]), np.abs(numbers[self.base]))
+        self.goal = child - base
+        size = np.maximum(np.abs(child), np.abs(base))
         self.error = rounding * size + 1e-30
         self.left = self.goal != 0
 

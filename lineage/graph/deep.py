@@ -101,7 +101,8 @@ class Deep:
         telling = set(self._telling)
         with self._opened(range(len(self._members))) as models:
             for matrix in self._panel.matrices:
-                if matrix.name in telling:
+                is_in_all = all(matrix.name in items for items in models.values())
+                if matrix.name in telling and is_in_all:
                     rows = [some_rows(items[matrix.name], ROWS, COLS) for items in models.values()]
                     total += in_common(np.stack(rows))
                 else:

@@ -202,6 +202,20 @@ def test_who_decayed_further_is_nobodys_ancestor() -> None:
     assert all(depth[edge.parent] < depth[edge.child] for edge in found.edges)
 
 
+def test_a_member_without_plain_values_is_no_hindrance() -> None:
+    base = network(7)
+    models = {"base": base}
+    for seed, parent in enumerate(["base", "base", "1"], start=1):
+        models[str(seed)] = words(models[parent], seed, 0.004, seen=20 + 4 * seed)
+    models["coarse"] = cast(models["2"], ml_dtypes.float8_e4m3fn)
+    found = infer(models, deep=True)
+    assert ("2", "coarse") in {(edge.parent, edge.child) for edge in found.edges}
+    values = {**models["3"], "embed.weight": models["3"]["embed.weight"].astype(np.float64)}
+    infer({**models, "wide": values}, deep=True)
+    odd = {**models["3"], "embed.weight": cast(models["3"], ml_dtypes.float8_e5m2)["embed.weight"]}
+    assert len(infer({**models, "odd": odd}, deep=True).nodes) == 6
+
+
 def test_of_two_alone_the_order_is_told() -> None:
     base = network(5)
     models = {"one": words(base, 1, 0.01), "other": base}
