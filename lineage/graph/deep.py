@@ -79,13 +79,12 @@ class Deep:
         found = []
         with self._opened(known[int(i)] for i in places) as models:
             for matrix in self._panel.matrices:
-                if not all(matrix.name in items for items in models.values()):
-                    continue
                 rows = {
                     place: (some_rows(items[matrix.name], *_GLANCE), items[matrix.name].dtype)
                     for place, items in models.items()
+                    if matrix.name in items
                 }
-                pairs = [p for p in combinations(models, 2) if len(set(matrix.code[list(p)])) > 1]
+                pairs = [p for p in combinations(rows, 2) if len(set(matrix.code[list(p)])) > 1]
                 if any(_tells(*rows[a], *rows[b]) for a, b in pairs):
                     found.append(matrix.name)
         return found
@@ -101,10 +100,10 @@ class Deep:
         telling = set(self._telling)
         with self._opened(range(len(self._members))) as models:
             for matrix in self._panel.matrices:
-                is_in_all = all(matrix.name in items for items in models.values())
-                if matrix.name in telling and is_in_all:
-                    rows = [some_rows(items[matrix.name], ROWS, COLS) for items in models.values()]
-                    total += in_common(np.stack(rows))
+                if matrix.name in telling:
+                    having = [i for i, items in models.items() if matrix.name in items]
+                    rows = [some_rows(models[i][matrix.name], ROWS, COLS) for i in having]
+                    total[np.ix_(having, having)] += in_common(np.stack(rows))
                 else:
                     same = matrix.code[:, None] == matrix.code
                     total += np.where(same, ROWS, 0)

@@ -212,8 +212,13 @@ def test_a_member_without_plain_values_is_no_hindrance() -> None:
     assert ("2", "coarse") in {(edge.parent, edge.child) for edge in found.edges}
     values = {**models["3"], "embed.weight": models["3"]["embed.weight"].astype(np.float64)}
     infer({**models, "wide": values}, deep=True)
-    odd = {**models["3"], "embed.weight": cast(models["3"], ml_dtypes.float8_e5m2)["embed.weight"]}
-    assert len(infer({**models, "odd": odd}, deep=True).nodes) == 6
+    for seed in range(4, 14):
+        models[str(seed)] = words(base, seed, 0.004)
+    for name in ("1", "2", "3"):  # whichever of them are looked at first
+        odd = tuned(models[name], 99, 0.02)
+        odd["embed.weight"] = odd["embed.weight"].astype(ml_dtypes.float8_e5m2)
+        found = infer(models | {"odd": odd}, deep=True)
+        assert len(found.nodes) == 16
 
 
 def test_of_two_alone_the_order_is_told() -> None:
