@@ -107,20 +107,8 @@ def rounded_copy(pairing: Pairing) -> Comparison | None:
     how = forward or backward
     if how is None:
         return None
-    child, parent = ("{b}", "{a}") if forward else ("{a}", "{b}")
-    words = f"every tensor of {child} is {parent}'s rounded to {how}, digest for digest"
-    return Comparison(
-        related=True,
-        relation=Relation.QUANTIZED,
-        how=how,
-        direction="a->b" if forward else "b->a",
-        margin=1.0 if forward else -1.0,
-        distance=pairing.distance,
-        change=pairing.change,
-        score=1.0,
-        is_exact=True,
-        evidence=(Evidence("rounded-digests-v1", words),),
-    )
+    words = f"every tensor of {{child}} is {{parent}}'s rounded to {how}, digest for digest"
+    return _rounding(pairing, "rounded-digests-v1", words, how, forward=bool(forward), exact=True)
 
 
 def underflowed(pairing: Pairing) -> Comparison | None:
@@ -141,18 +129,27 @@ def underflowed(pairing: Pairing) -> Comparison | None:
     most = _UNDERFLOW**2 * pairing.size + SAME_WITHIN**2 * pairing.energy_a
     if not (pairing.energy_d <= most)[places].all():
         return None
+    words = "{child} is {parent} but for values too small for half precision"
+    return _rounding(pairing, "underflow-v1", words, "fp16", forward=forward, exact=False)
+
+
+def _rounding(
+    pairing: Pairing, detector: str, words: str, how: str, *, forward: bool, exact: bool
+) -> Comparison:
+    """Say that one of two models is the other rounded, in words with `{child}` and `{parent}`."""
     child, parent = ("{b}", "{a}") if forward else ("{a}", "{b}")
-    words = f"{child} is {parent} but for values too small for half precision"
+    words = words.replace("{child}", child).replace("{parent}", parent)
     return Comparison(
         related=True,
         relation=Relation.QUANTIZED,
-        how="fp16",
+        how=how,
         direction="a->b" if forward else "b->a",
         margin=1.0 if forward else -1.0,
         distance=pairing.distance,
         change=pairing.change,
         score=1.0,
-        evidence=(Evidence("underflow-v1", words),),
+        is_exact=exact,
+        evidence=(Evidence(detector, words),),
     )
 
 
