@@ -98,15 +98,17 @@ class Deep:
             return None
         total = np.zeros((len(self._members),) * 2, np.intp)
         telling = set(self._telling)
-        with self._opened(range(len(self._members))) as models:
-            for matrix in self._panel.matrices:
-                if matrix.name in telling:
-                    having = [i for i, items in models.items() if matrix.name in items]
-                    rows = [some_rows(models[i][matrix.name], ROWS, COLS) for i in having]
-                    total[np.ix_(having, having)] += in_common(np.stack(rows))
-                else:
-                    same = matrix.code[:, None] == matrix.code
-                    total += np.where(same, ROWS, 0)
+        for matrix in self._panel.matrices:
+            if matrix.name not in telling:
+                total += np.where(matrix.code[:, None] == matrix.code, ROWS, 0)
+                continue
+            rows = {}
+            for place, path in enumerate(self._members):
+                with self._weights.opened(path) as items:
+                    if matrix.name in items:
+                        rows[place] = some_rows(items[matrix.name], ROWS, COLS)
+            having = list(rows)
+            total[np.ix_(having, having)] += in_common(np.stack(list(rows.values())))
         return total
 
     @contextmanager
