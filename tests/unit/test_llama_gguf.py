@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "zoo"))
 import fetch
 
 llama_gguf = pytest.importorskip("llama_gguf")  # needs torch
+pytestmark = pytest.mark.torch
 
 HEADS, KV_HEADS, HEAD, WIDTH = 3, 1, 8, 32
 
