@@ -2,6 +2,7 @@
 
     LineageError
     ├── FormatError          bytes that cannot be what they say they are
+    ├── ArchitectureError    an architecture that weights cannot be aligned in
     ├── SchemeError          sketches of two schemes were compared
     ├── VerificationError    a check was made and its answer is no
     │   ├── SignatureError       no accepted key signed these bytes
@@ -11,7 +12,7 @@
     │   └── StaleHeadError       another writer moved the head first
     └── SettlementError      the claims do not define a payout
 
-`FormatError` and `LedgerError` mean "could not check" (exit status 3); a `VerificationError` means
+`FormatError`, `ArchitectureError` and `LedgerError` mean "could not check" (exit status 3); a `VerificationError` means
 "checked, and the answer is no" (exit status 1). A programmer's slip is a plain `ValueError` or
 `TypeError` and is not in this tree.
 """
@@ -54,6 +55,18 @@ class FormatError(LineageError):
             where.append(f"tensor '{printable(self.tensor)}'")
         tail = "" if self.offset is None else f" (at byte {self.offset})"
         return ": ".join([*where, self.reason]) + tail
+
+
+class ArchitectureError(LineageError):
+    """A model of an architecture in which weights cannot be aligned, or two that do not fit.
+
+    Args:
+        reason: What was looked for.
+        name: The model as the caller named it.
+    """
+
+    def __init__(self, reason: str, name: str) -> None:
+        super().__init__(f"{printable(name)}: {reason}")
 
 
 class SchemeError(LineageError):

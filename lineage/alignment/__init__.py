@@ -1,0 +1,1 @@
+"""From weights in other coordinates to the same coordinates."""

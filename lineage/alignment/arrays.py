@@ -1,0 +1,74 @@
+"""The numbers of a model's tensors, read when they are asked for."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.fingerprints.values import affine_of, applied, as_float32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from lineage.alignment.stream import Place
+    from lineage.artifacts import Item
+
+
+class Arrays:
+    """Tensors as float32, what is stored with scales as what it stands for; nothing is kept."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self.items = {item.name: item for item in items}
+        self._affine = affine_of(tuple(self.items.values()))
+
+    def whole(self, item: Item) -> NDArray[np.float32]:
+        """Return all values of a tensor."""
+        return self._read(item, 0, prod(item.shape)).reshape(item.shape)
+
+    def part(self, place: Place) -> NDArray[np.float32]:
+        """Return the values at a place: a vector, or a matrix of its first extent by the rest."""
+        item = place.item
+        if place.axis == 0:
+            width = prod(item.shape[1:])
+            found = self._read(item, place.start * width, (place.stop - place.start) * width)
+            return found.reshape(-1, *item.shape[1:])
+        whole = self.whole(item)
+        if place.axis == 1:
+            return whole[:, place.start : place.stop]
+        return whole if whole.ndim < 2 else whole.reshape(whole.shape[0], -1)
+
+    def rows(self, place: Place, most: int, width: int) -> NDArray[np.float32]:
+        """Return labelled vectors of `width` numbers out of a tensor of any shape.
+
+        Args:
+            place: Of embeddings: (tokens, width), (1, places, width), or a convolution's
+                (width, channels, height, width).
+            most: How many, evenly spread.
+            width: Numbers in each.
+        """
+        item = place.item
+        if item.shape[-1] == width:
+            count = prod(item.shape) // width
+            places = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.intp))
+            if len(places) == count:
+                return self.whole(item).reshape(count, width)
+            return np.stack([self._read(item, int(p) * width, width) for p in places])
+        whole = self.whole(item)
+        return whole.reshape(width, -1).T if item.shape[0] == width else whole.reshape(-1, 1)[:0]
+
+    def _read(self, item: Item, start: int, count: int) -> NDArray[np.float32]:
+        """Return values `start` to `start + count`; of block types the whole is read."""
+        values = prod(item.shape)
+        if item.dtype.startswith(("Q", "IQ", "TQ", "MXFP")):
+            raw = item.source.piece(0, item.size_bytes, memoryview(bytearray(item.size_bytes)))
+            return as_float32(raw, item.dtype).reshape(-1)[start : start + count]
+        size = item.size_bytes // values
+        scratch = memoryview(bytearray(count * size))
+        raw = item.source.piece(start * size, count * size, scratch)
+        numbers = np.array(as_float32(raw, item.dtype))
+        affine = self._affine.get(item.name)
+        return numbers if affine is None else applied(numbers, affine, item.shape, start)

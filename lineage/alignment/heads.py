@@ -1,0 +1,263 @@
+"""Which heads of two models' attention are the same, and how each was turned.
+
+What a head computes is a product of two matrices, values and output, or queries and keys. Between
+the two any map may be put and taken back: only the products count. So heads are found and turned in
+pairs: T that takes b's values to a's must also take a's output to b's, and both say T at once. Where T is a permutation of rows nothing was turned. Else it consists of one block
+a head, and the smallest size of blocks that hold all of it is the size of a head: no configuration
+is asked. Rotary embeddings allow less than any map, and what they allow is found the same way.
+
+Source: the symmetries of attention as in Zhu et al. (2025), appendix on transformations, and
+Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Woronowicz (1975).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lineage.alignment.stream import Attention
+    from lineage.alignment.turning import Turn
+
+    Matrix = NDArray[np.float64]
+
+__all__ = ["Heads", "heads"]
+
+_IN_PLACE = 0.3
+"""Median cosine of rows from which they are the same rows: of rows that are not it is about 0."""
+
+_MOVED = 0.7
+"""The same of rows of which each was given the best of all others as its partner."""
+
+_WHOLE = 0.98
+"""Of what the best blocks hold of a map, what smaller ones must hold."""
+
+_LEAST_WHOLE, _ONE_HEAD = 0.2, 256
+"""Under which blocks hold nothing of a map; and rows of keys up to which all may be one head."""
+
+_RIDGE = 1e-12
+"""Of the largest eigenvalue, which all others are taken to have at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How b's attention becomes a's.
+
+    Attributes:
+        kind: `same`, `permuted` or `rotated`.
+        q: Map of queries' rows: `q @ b_rows` are a's; square, float64. None for nothing to do.
+        k: The same of keys.
+        v: The same of values.
+        o: The same of what heads write.
+        size: Rows of a head, where that was found.
+    """
+
+    kind: str
+    q: Matrix | None = None
+    k: Matrix | None = None
+    v: Matrix | None = None
+    o: Matrix | None = None
+    size: int | None = None
+
+
+def heads(a: Attention, b: Attention, turn: Turn, scale: float) -> Heads | None:
+    """Find how b's heads become a's; None where they cannot be told, or have other shapes.
+
+    Args:
+        a: One block's attention.
+        b: The other's.
+        turn: From b's stream to a's.
+        scale: What b's stream is multiplied by.
+    """
+    ours = [np.asarray(x, np.float64) for x in (a.q, a.k, a.v, a.o)]
+    theirs = [turn.apply(x) for x in (b.q, b.k, b.v, b.o)]
+    theirs[3] = theirs[3] * scale
+    if any(x.shape != y.shape for x, y in zip(ours, theirs, strict=True)):
+        return None
+    for place, (one, other) in enumerate(zip(a.biases, b.biases, strict=True)):
+        if one is not None and other is not None:
+            ours[place] = np.column_stack([ours[place], one])
+            theirs[place] = np.column_stack([theirs[place], other])
+    if all(_near(x, y) > _IN_PLACE for x, y in zip(ours, theirs, strict=True)):
+        return Heads("same")
+    moved = _moved(ours, theirs)
+    if moved is not None:
+        return moved
+    return None if a.has_norms else _turned(ours, theirs)
+
+
+def _near(x: Matrix, y: Matrix) -> float:
+    return float(np.median(_cosines(x, y)))
+
+
+def _moved(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
+    """Find the permutation of rows that makes all four the same, if there is one."""
+    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
+    outer = _assigned(_likeness(q_a, q_b) + _likeness(o_a, o_b))
+    inner = _assigned(_likeness(k_a, k_b) + _likeness(v_a, v_b))
+    pairs = ((q_a, q_b, outer), (o_a, o_b, outer), (k_a, k_b, inner), (v_a, v_b, inner))
+    if not all(_near(x, y[order]) > _MOVED for x, y, order in pairs):
+        return None
+    q, k = np.eye(len(q_b))[outer], np.eye(len(k_b))[inner]
+    return Heads("permuted", q, k, k, q)
+
+
+def _turned(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
+    """Find the blocks, one a head, that turn b's heads into a's."""
+    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
+    each = len(q_a) // len(k_a)
+    if each * len(k_a) != len(q_a):
+        return None
+    if each == 1:
+        key, value = _fitted(k_a, k_b, [q_a], [q_b]), _fitted(v_a, v_b, [o_a], [o_b])
+    else:
+        key, value = _fitted(k_a, k_b, [], []), _fitted(v_a, v_b, [], [])
+    size = _head_size(key, value)
+    if size is None:
+        return None
+    turned = [np.zeros((len(x), len(x))) for x in ours]
+    for to, came in enumerate(_assigned(_energies(key, size) + _energies(value, size)).tolist()):
+        at_a, at_b = _rows(to, size), _rows(came, size)
+        heads_a = [_rows(to * each + i, size) for i in range(each)]
+        heads_b = [_rows(came * each + i, size) for i in range(each)]
+        order = np.arange(each)
+        for _ in range(1 if each == 1 else 2):  # first by keys and values alone
+            use = range(each) if each == 1 or _ else ()
+            k = _fitted(
+                k_a[at_a],
+                k_b[at_b],
+                [q_a[heads_a[i]] for i in use],
+                [q_b[heads_b[order[i]]] for i in use],
+            )
+            v = _fitted(
+                v_a[at_a],
+                v_b[at_b],
+                [o_a[heads_a[i]] for i in use],
+                [o_b[heads_b[order[i]]] for i in use],
+            )
+            back_k, back_v = _inverse(k).T, _inverse(v).T
+            score = np.array([
+                [
+                    _overlap(q_a[x], back_k @ q_b[y]) + _overlap(o_a[x], back_v @ o_b[y])
+                    for y in heads_b
+                ]
+                for x in heads_a
+            ])  # fmt: skip
+            order = _assigned(score)
+        turned[1][np.ix_(at_a, at_b)], turned[2][np.ix_(at_a, at_b)] = k, v
+        for x, y in enumerate(order.tolist()):
+            turned[0][np.ix_(heads_a[x], heads_b[y])] = back_k
+            turned[3][np.ix_(heads_a[x], heads_b[y])] = back_v
+    return Heads("rotated", *turned, size)
+
+
+def _fitted(to: Matrix, came: Matrix, back: list[Matrix], gone: list[Matrix]) -> Matrix:
+    """Return the T with `T came` nearest to `to` and `T' back` nearest to `gone`.
+
+    Each side is first put where its two matrices weigh alike, which is the same place whatever map
+    was put between them; from there to there only a rotation is left.
+
+    Args:
+        to: a's rows.
+        came: b's.
+        back: What the rows of a are multiplied by, as often as they are.
+        gone: The same of b.
+    """
+    here, there = _level(to, back), _level(came, gone)
+    inner = here @ to @ (there @ came).T
+    undone_here, undone_there = _inverse(here), _inverse(there)
+    for x, y in zip(back, gone, strict=True):
+        inner = inner + undone_here.T @ x @ (undone_there.T @ y).T
+    left, _, right = np.linalg.svd(inner)
+    found: Matrix = undone_here @ left @ right @ there
+    return found
+
+
+def _level(rows: Matrix, partners: list[Matrix]) -> Matrix:
+    """Return the symmetric G for which `G rows` and `inv(G) partners` have one Gram matrix.
+
+    With P = GG that is P X P = Y, whose solution is the geometric mean of inv(X) and Y. Without
+    partners `G rows` has the Gram matrix 1.
+    """
+    gram = rows @ rows.T
+    if not partners:
+        return _power(gram, -0.5)
+    other: Matrix = sum((x @ x.T for x in partners), np.zeros_like(gram))
+    root, back = _power(gram, 0.5), _power(gram, -0.5)
+    return _power(back @ _power(root @ other @ root, 0.5) @ back, 0.5)
+
+
+def _power(gram: Matrix, exponent: float) -> Matrix:
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    values = np.maximum(values, _RIDGE * max(values[-1], 1e-300))
+    found: Matrix = (vectors * values**exponent) @ vectors.T
+    return found
+
+
+def _head_size(key: Matrix, value: Matrix) -> int | None:
+    """Return the smallest size of blocks that holds both maps, one block a row of blocks.
+
+    Counted is what blocks hold beyond the share of any map that blocks of their size hold.
+    """
+    count = len(key)
+    held = {}
+    for size in range(2, count):
+        if count % size == 0:
+            energies = _energies(key, size) + _energies(value, size)
+            order = _assigned(energies)
+            share = float(energies[np.arange(len(order)), order].sum() / energies.sum())
+            held[size] = (share - size / count) / (1 - size / count)
+    best = max(held.values(), default=0.0)
+    if best < _LEAST_WHOLE:
+        return count if count <= _ONE_HEAD else None
+    return next(size for size in held if held[size] >= _WHOLE * best)
+
+
+def _energies(turned: Matrix, size: int) -> Matrix:
+    """Return what each block holds of a map, each row and column of which counts alike."""
+    squares = turned**2
+    squares = squares / (squares.sum(axis=1, keepdims=True) + 1e-300)
+    count = len(turned) // size
+    found: Matrix = squares.reshape(count, size, count, size).sum(axis=(1, 3))
+    return found
+
+
+def _inverse(block: Matrix) -> Matrix:
+    found: Matrix = np.linalg.pinv(block, rcond=1e-8)
+    return found
+
+
+def _rows(place: int, size: int) -> NDArray[np.intp]:
+    return np.arange(place * size, (place + 1) * size)
+
+
+def _overlap(x: Matrix, y: Matrix) -> float:
+    norm = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(np.sum(x * y) / norm) if norm > 0 else 0.0
+
+
+def _assigned(score: Matrix) -> NDArray[np.intp]:
+    """Return for each place of a the place of b that is it."""
+    _, cols = linear_sum_assignment(-score)
+    return cols.astype(np.intp)
+
+
+def _likeness(a: Matrix, b: Matrix) -> Matrix:
+    found: Matrix = _unit(a) @ _unit(b).T
+    return found
+
+
+def _cosines(a: Matrix, b: Matrix) -> Matrix:
+    found: Matrix = np.einsum("ij,ij->i", _unit(a), _unit(b))
+    return found
+
+
+def _unit(rows: Matrix) -> Matrix:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    found: Matrix = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return found

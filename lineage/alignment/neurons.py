@@ -1,0 +1,276 @@
+"""Which feed-forward units of two models are the same, and how sure that is.
+
+A unit shows itself twice, in two matrices that were drawn independently: by what its gate reads and
+by what the unit reads (or, without gates, by what it reads and what it writes). In two models of
+which one came from the other both looks find the same partner. Between strangers they agree about
+as seldom as two random choices do. Not quite: models of one kind of data have units that read one
+token and write another, so the looks are taken along those directions of the stream alone that
+labelled vectors hardly use, where that cannot show.
+
+Source: two independent matchings, Zhu et al., "Independence Tests for Language Models" (2025),
+section on unconstrained tests; nearest partners in place of an assignment, and the quiet
+directions, are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lineage.alignment.stream import Mlp
+    from lineage.alignment.turning import Turn
+
+    Matrix = NDArray[np.floating]
+
+__all__ = ["Agreement", "Units", "agreement", "partners", "units"]
+
+LOOKED_AT = 512
+"""Units of the second model that are looked at, at most: evenly spread."""
+
+_PROJECTED = 1024
+"""Numbers to which what a unit reads and writes is projected before partners are looked for."""
+
+_AS_ALIKE = 0.02
+"""Mean cosine that units may lose by being left in their places."""
+
+_RESCALED = 3.0
+"""How much more the scales of reading and writing must go against each other than together."""
+
+_LEAST_RESCALED = 1e-3
+"""Spread of the logarithms of scales under which units are not called rescaled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often two looks at the units of two blocks found the same partner.
+
+    Attributes:
+        agreed: Units.
+        looked: Of so many.
+        expected: If the looks knew nothing of each other: popular partners count.
+    """
+
+    agreed: int
+    looked: int
+    expected: float
+
+    @property
+    def share(self) -> float:
+        """Of the units that were looked at, those that agree beyond chance."""
+        return max(0.0, self.agreed - self.expected) / self.looked if self.looked else 0.0
+
+    def __add__(self, other: Agreement) -> Agreement:
+        """Return the agreement over the blocks of both."""
+        return Agreement(
+            self.agreed + other.agreed,
+            self.looked + other.looked,
+            self.expected + other.expected,
+        )
+
+    @property
+    def log10_p(self) -> float:
+        """Of as many or more by chance, the looks being independent (Poisson's law)."""
+        from scipy.stats import poisson
+
+        if not self.agreed:
+            return 0.0
+        return _log10_tail(poisson, self.agreed, max(self.expected, 1e-9))
+
+
+def _log10_tail(law: object, count: int, mean: float) -> float:
+    """Return log10 P(N >= count); far out by the first term, which then is nearly all of it."""
+    tail = float(law.logsf(count - 1, mean))  # type: ignore[attr-defined]
+    if not np.isfinite(tail):
+        tail = float(law.logpmf(count, mean))  # type: ignore[attr-defined]
+    return tail / float(np.log(10))
+
+
+def agreement(a: Mlp, b: Mlp, turn: Turn, quiet: Matrix, most: int = LOOKED_AT) -> Agreement:
+    """Look for the partners of b's units among a's, twice.
+
+    Args:
+        a: Units of one model.
+        b: Units of the other.
+        turn: From b's stream to a's.
+        quiet: The directions of a's stream to look along, shape (width of a, directions).
+        most: Units of b to look at.
+    """
+    count = len(b.up)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.intp))
+    found = [
+        _likeness(one @ quiet, turn.apply(other[chosen]) @ quiet)
+        for one, other in zip(a.pair(), b.pair(), strict=True)
+    ]
+    first, second = found[0].argmax(axis=1), np.abs(found[1]).argmax(axis=1)
+    popular = np.bincount(first, minlength=len(a.up)) @ np.bincount(second, minlength=len(a.up))
+    return Agreement(int(np.sum(first == second)), len(chosen), float(popular / len(chosen)))
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Which units of b are which of a's, in the order of a's.
+
+    Attributes:
+        a: Places in a, ascending.
+        b: Places in b, of the same units.
+        scales: What b's reading must be multiplied by, and its writing divided by; nothing where
+            the units were not rescaled.
+        likeness: Mean cosine of matched units, over what they read and write.
+        reads: Median ratio of what a's units read to what b's do, their scales taken off.
+        writes: The same of what they write.
+    """
+
+    a: NDArray[np.intp]
+    b: NDArray[np.intp]
+    scales: NDArray[np.float64] | None
+    likeness: float
+    reads: float
+    writes: float
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing was moved or rescaled."""
+        return self.scales is None and bool(np.array_equal(self.a, self.b))
+
+
+def units(a: Mlp, b: Mlp, turn: Turn, rng: np.random.Generator) -> Units:
+    """Match the units of two blocks, one to one; each unit of the smaller one has a partner.
+
+    Args:
+        a: Units of one model.
+        b: Units of the other.
+        turn: From b's stream to a's.
+        rng: Draws the projection that makes many wide units quick to compare.
+    """
+    ours = [one for one in (a.gate, a.up, a.down) if one is not None]
+    theirs = [turn.apply(one) for one in (b.gate, b.up, b.down) if one is not None]
+    order = _nearest(ours, theirs, rng, is_gated=a.gate is not None)
+    if len(ours[0]) == len(theirs[0]) and _is_in_place(ours, theirs, order):
+        order = np.arange(len(order))
+    kept = order >= 0
+    at_b = np.flatnonzero(kept)
+    at_a = order[kept]
+    by_a = np.argsort(at_a, kind="stable")
+    at_a, at_b = at_a[by_a], at_b[by_a]
+    each = [_cosines(x[at_a], y[at_b]) for x, y in zip(ours, theirs, strict=True)]
+    scales = _scales(ours[-2][at_a], theirs[-2][at_b], ours[-1][at_a], theirs[-1][at_b])
+    if scales is None or np.all(scales > 0):
+        likeness = float(np.mean(each))
+    else:
+        likeness = float(np.mean(np.abs(each)))
+    by = np.ones(len(at_b)) if scales is None else scales
+    reads = float(np.median(_ratio(ours[-2][at_a], theirs[-2][at_b]) / by))
+    writes = float(np.median(_ratio(ours[-1][at_a], theirs[-1][at_b]) * by))
+    return Units(at_a.astype(np.intp), at_b.astype(np.intp), scales, likeness, reads, writes)
+
+
+def _nearest(
+    ours: list[NDArray[np.float32]],
+    theirs: list[NDArray[np.float64]],
+    rng: np.random.Generator,
+    *,
+    is_gated: bool,
+) -> NDArray[np.intp]:
+    """Return for each unit of b the place of its partner in a, or -1.
+
+    Units that are each other's nearest are partners; only the others are assigned, which for
+    thousands of units would take long.
+    """
+    x, y = _signed(ours, is_gated=is_gated), _signed(theirs, is_gated=is_gated)
+    if x.shape[1] > _PROJECTED:
+        plane = rng.standard_normal((x.shape[1], _PROJECTED), np.float32)
+        x, y = x @ plane, y @ plane
+    score = _likeness(x, y)
+    to_a, to_b = score.argmax(axis=1), score.argmax(axis=0)
+    order = np.full(len(y), -1, np.intp)
+    mutual = to_b[to_a] == np.arange(len(y))
+    order[mutual] = to_a[mutual]
+    left = np.flatnonzero(~mutual)
+    free = np.setdiff1d(np.arange(len(x)), order[mutual])
+    if len(left) and len(free):
+        rest = sum(
+            np.abs(_likeness(one[free], other[left])) for one, other in zip(ours, theirs, strict=True)
+        )
+        rows, cols = linear_sum_assignment(-np.asarray(rest))
+        order[left[rows]] = free[cols]
+    return order
+
+
+def _is_in_place(ours: list[Matrix], theirs: list[Matrix], order: NDArray[np.intp]) -> bool:
+    """Whether units with their own numbers are as much alike as those that were found."""
+    found = [np.mean(np.abs(_cosines(x[order], y))) for x, y in zip(ours, theirs, strict=True)]
+    own = [np.mean(np.abs(_cosines(x, y))) for x, y in zip(ours, theirs, strict=True)]
+    return bool(np.mean(own) > np.mean(found) - _AS_ALIKE)
+
+
+def _signed(looks: list[Matrix], *, is_gated: bool) -> NDArray[np.float32]:
+    """Put a unit's looks side by side, each of norm 1.
+
+    Behind a gate a unit may have been multiplied by a negative number: it is given the sign that
+    makes the sum of what it reads positive.
+    """
+    rows = [_unit(one) for one in looks]
+    if is_gated:
+        sign = np.where(rows[-2].sum(axis=1, keepdims=True) < 0, np.float32(-1), np.float32(1))
+        rows[-2:] = [rows[-2] * sign, rows[-1] * sign]
+    return np.concatenate(rows, axis=1)
+
+
+def _scales(
+    reads_a: Matrix, reads_b: Matrix, writes_a: Matrix, writes_b: Matrix
+) -> NDArray[np.float64] | None:
+    """Find by what units were multiplied where they read and divided where they write.
+
+    Training moves both norms of a unit the same way, so they are called rescaled only if the two
+    go against each other.
+    """
+    reading, writing = _ratio(reads_a, reads_b), _ratio(writes_a, writes_b)
+    if not np.all(np.isfinite(reading) & np.isfinite(writing) & (reading * writing > 0)):
+        return None
+    up, down = np.log(np.abs(reading)), np.log(np.abs(writing))
+    down = down - np.median(up + down)  # what the whole stream was scaled by
+    against, together = np.std(up - down), np.std(up + down)
+    if against < _LEAST_RESCALED or against < _RESCALED * together:
+        return None
+    found: NDArray[np.float64] = np.sign(reading) * np.exp((up - down) / 2)
+    return found
+
+
+def _ratio(a: Matrix, b: Matrix) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: NDArray[np.float64] = np.einsum("ij,ij->i", a, b) / np.einsum("ij,ij->i", b, b)
+    return found
+
+
+def _cosines(a: Matrix, b: Matrix) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.einsum("ij,ij->i", _unit(a), _unit(b)).astype(np.float64)
+    return found
+
+
+def _likeness(a: Matrix, b: Matrix) -> NDArray[np.float32]:
+    """Return the cosines of b's rows (down) with a's (across); of nothing they are 0."""
+    found: NDArray[np.float32] = _unit(b) @ _unit(a).T
+    return found
+
+
+def _unit(rows: Matrix) -> NDArray[np.float32]:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    found = np.divide(rows, norms, out=np.zeros(rows.shape, np.float64), where=norms > 0)
+    return found.astype(np.float32)
+
+
+def partners(a: Mlp, b: Mlp, turn: Turn) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the units on whose partner both looks agree: places in a, and in b."""
+    looks = [
+        _likeness(one @ turn.seen, turn.apply(other) @ turn.seen)
+        for one, other in zip(a.pair(), b.pair(), strict=True)
+    ]
+    first, second = looks[0].argmax(axis=1), np.abs(looks[1]).argmax(axis=1)
+    at_b = np.flatnonzero(first == second)
+    return first[at_b], at_b

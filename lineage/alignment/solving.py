@@ -1,0 +1,194 @@
+"""Finds the alignment of two models: stream first, then blocks, units and heads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
+from lineage.alignment.heads import heads
+from lineage.alignment.neurons import Agreement, agreement, partners, units
+from lineage.alignment.turning import Turn, fitted, quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lineage.alignment.base import Where
+    from lineage.alignment.stream import Block, Mlp, Stream
+
+    Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
+
+LABELLED = 4096
+"""Labelled vectors of each kind that a turn is fitted on, at most."""
+
+LEAST_SHARE = 0.1
+"""Of a block's units, those on whose partner two looks must agree beyond chance, that it is taken
+for a block of the other model's. Strangers trained on the same data have up to .03."""
+
+LEAST_LOG10_P = -6.0
+"""And how unlikely that must be by chance, after counting the blocks that were tried."""
+
+_SEED = 0
+_ROUNDS = 4
+"""How often a turn that labelled vectors leave open is fitted to the units found, at most."""
+
+
+def solve(a: Stream, b: Stream) -> Alignment:
+    """Find how b's coordinates become a's.
+
+    Args:
+        a: One model.
+        b: The other.
+
+    Raises:
+        ArchitectureError: If they have no labelled vectors in common.
+    """
+    first, second = a.anchors(LABELLED), b.anchors(LABELLED)
+    pairs = common(first, second)
+    turn = fitted(pairs)
+    directions = quiet(one for one, _ in pairs)
+    if not turn.is_whole:
+        turn, directions = _completed(a, b, pairs, turn)
+    solver = _Solver(a, b, turn, directions)
+    return solver.alignment()
+
+
+def common(a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]) -> list[Pair]:
+    """Return the labelled vectors that two models share, by kind; of more tokens the first."""
+    found: list[Pair] = []
+    for role in a:
+        if role in b:
+            count = min(len(a[role]), len(b[role]))
+            found.append((a[role][:count], b[role][:count]))
+    return found
+
+
+class _Solver:
+    """Looks at pairs of blocks; each of a's is read once for every block of b that needs it."""
+
+    def __init__(self, a: Stream, b: Stream, turn: Turn, directions: NDArray[np.float64]) -> None:
+        self.a, self.b, self.turn, self.quiet = a, b, turn, directions
+        self.tried = 0
+
+    def alignment(self) -> Alignment:
+        matches, total = [], Agreement(0, 0, 0.0)
+        for place, where in enumerate(self.b.blocks):
+            block = self.b.block(*where)
+            found, best = self._partner(block, place)
+            total += best
+            matches.append(self._matched(block, found))
+        scale = self._scale(matches)
+        blocks = tuple(self._with_heads(match, scale) for match in matches)
+        return Alignment(self.turn, scale, blocks, total, self.tried)
+
+    def _with_heads(self, match: BlockMatch, scale: float) -> BlockMatch:
+        if match.a is None:
+            return match
+        one, other = self.a.attention(*match.a), self.b.attention(*match.b)
+        if one is None or other is None:
+            return match
+        return replace(match, heads=heads(one, other, self.turn, scale))
+
+    def _partner(self, block: Block, place: int) -> tuple[Block | None, Agreement]:
+        """Return the block of a that one of b's is: that of its own number, or the one most alike."""
+        order = list(self.a.blocks)
+        own = min(place, len(order) - 1)
+        order = [order[own], *order[:own], *order[own + 1 :]]
+        best: tuple[Agreement, Block] | None = None
+        for where in order:
+            other = self.a.block(*where)
+            seen = max(
+                (self._agreement(x, y) for x in other.mlps for y in block.mlps),
+                key=lambda one: one.share,
+                default=Agreement(0, 0, 0.0),
+            )
+            self.tried += 1
+            if best is None or seen.share > best[0].share:
+                best = seen, other
+            if best[0].share > 0.5:  # no other block can have the same units
+                break
+        assert best is not None
+        return (best[1] if _is_one(best[0], len(order)) else None), best[0]
+
+    def _agreement(self, x: Mlp, y: Mlp) -> Agreement:
+        if (x.gate is None) != (y.gate is None):
+            return Agreement(0, 0, 0.0)
+        return agreement(x, y, self.turn, self.quiet)
+
+    def _matched(self, block: Block, other: Block | None) -> BlockMatch:
+        where = (block.stack, block.number)
+        values = self.b.size(*where)
+        if other is None:
+            return BlockMatch(where, None, (), None, values)
+        found = []
+        for mlp in block.mlps:
+            seen = [(self._agreement(x, mlp), x) for x in other.mlps]
+            best, partner = max(seen, key=lambda pair: pair[0].share)
+            if _is_one(best, len(seen)):
+                rng = np.random.default_rng(_SEED)
+                matched = units(partner, mlp, self.turn, rng)
+                found.append(MlpMatch(mlp.label, partner.label, best, matched))
+        return BlockMatch(where, (other.stack, other.number), tuple(found), None, values)
+
+    def _scale(self, matches: Sequence[BlockMatch]) -> float:
+        """Return what b's stream must be multiplied by: 1, unless all that writes says otherwise.
+
+        Weight decay makes everything smaller, what reads the stream too; a rescaled stream is read
+        as before, as norms take its size away.
+        """
+        asked = np.log(self.turn.scale)
+        found = [m.units for match in matches for m in match.mlps]
+        if self.a.is_post or abs(asked) < _LEAST_SCALE or not found:
+            return 1.0
+        off = [np.log(np.median([u.writes for u in found])) - asked]
+        off.append(np.log(np.median([u.reads for u in found])))
+        return self.turn.scale if np.max(np.abs(off)) < _SAME_SCALE * abs(asked) else 1.0
+
+
+_LEAST_SCALE, _SAME_SCALE = 0.02, 0.1
+"""Logarithm of a stream's scale from which it is looked at, and the share of it by which what
+blocks write may be off, and what they read."""
+
+
+def _is_one(seen: Agreement, tried: int) -> bool:
+    likely = seen.log10_p + np.log10(max(tried, 1))
+    return seen.share >= LEAST_SHARE and likely <= LEAST_LOG10_P
+
+
+def _completed(
+    a: Stream, b: Stream, pairs: list[Pair], turn: Turn
+) -> tuple[Turn, NDArray[np.float64]]:
+    """Fit a turn that labelled vectors leave open to units that they already tell apart.
+
+    Blocks of even number tell the turn under which odd ones are looked at, and the other way, so
+    that nothing is scored by what it was fitted to; the turn returned is fitted to all.
+    """
+    blocks = [(a.block(*x), b.block(*y)) for x, y in zip(a.blocks, b.blocks, strict=False)]
+    turns = [turn, turn]
+    agreed: list[Pair] = []
+    most = 0
+    for _ in range(_ROUNDS):
+        halves = [
+            [pair for one, other in blocks[half::2] for pair in _agreed(one, other, turns[half])]
+            for half in (0, 1)
+        ]
+        count = sum(len(one) for half in halves for one, _ in half)
+        if count <= most:
+            break
+        most, agreed = count, halves[0] + halves[1]
+        turns = [fitted(pairs + halves[1]), fitted(pairs + halves[0])]
+    whole = fitted(pairs + agreed)
+    return whole, np.eye(a.width)
+
+
+def _agreed(one: Block, other: Block, turn: Turn) -> Iterable[Pair]:
+    """Yield what units of two blocks read and write, of those on which two looks agree."""
+    for x, y in zip(one.mlps, other.mlps, strict=False):
+        at_a, at_b = partners(x, y, turn)
+        if len(at_a):
+            yield x.up[at_a], y.up[at_b]
+            yield x.down[at_a], y.down[at_b]

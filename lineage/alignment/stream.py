@@ -1,0 +1,347 @@
+"""A model as what reads and writes one stream: the architecture, derived from names and shapes.
+
+A transformer adds what its blocks compute to one stream of vectors. Every weight matrix has a side
+that lies along that stream and a side of its own: tokens, pixels, feed-forward units, heads. What is
+alike in two models whose streams have other coordinates shows on the other side.
+
+Norms in front of a block scale the stream coordinate by coordinate. That gain says no more than the
+matrices behind it, so it is multiplied into them here; a norm that takes the mean away (one with a
+bias) hides the direction of ones, so that is taken out of what is read and written. The table of
+roles is GGUF's words (`artifacts.dialects`); which norm feeds which matrices is the table below.
+
+Source: computational invariance, Ashkboos et al., "SliceGPT" (2024), section 3; QuaRot (2024).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from math import prod
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.artifacts.dialects import canonical_name, layered, parts_of
+from lineage.alignment.arrays import Arrays
+from lineage.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from lineage.artifacts import Item
+
+    Matrix = NDArray[np.float32]
+
+__all__ = ["Attention", "Block", "Mlp", "Place", "Stream"]
+
+FED_BY = {
+    "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm",
+    "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm",
+    "output": "output_norm", "classifier": "output_norm",
+}  # fmt: skip
+"""What reads the stream -> the norm in front of it."""
+
+_EXPERT_ROLES = {
+    "w1": "ffn_gate", "gate_proj": "ffn_gate", "w3": "ffn_up", "up_proj": "ffn_up",
+    "w2": "ffn_down", "down_proj": "ffn_down",
+}  # fmt: skip
+_EXPERT = re.compile(r"(?:block_sparse_moe|mlp|feed_forward)\.experts\.(\d+)\.(\w+)")
+
+WRITERS = frozenset({"attn_output", "ffn_down"})
+"""What adds to the stream; their biases are of the stream."""
+
+ANCHORS = ("token_embd", "position_embd", "token_types", "class_embd", "patch_embd")
+"""What writes to the stream at its start, one labelled vector a token, place or pixel."""
+
+_POST_NORMS = ("attn_output_norm", "layer_output_norm")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the numbers of one role lie: a tensor, or some of its rows or columns.
+
+    Attributes:
+        item: The tensor.
+        axis: Along which the part is cut out; None for the whole.
+        start: First row or column of the part.
+        stop: The one after the last.
+        is_turned: Whether its rows are what is read and its columns what is written, as in GPT-2.
+    """
+
+    item: Item
+    axis: int | None = None
+    start: int = 0
+    stop: int = 0
+    is_turned: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many values lie there."""
+        whole = prod(self.item.shape)
+        if self.axis is None:
+            return whole
+        return whole // self.item.shape[self.axis] * (self.stop - self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """One feed-forward part of a block, a unit a row: float32, shape (units, width).
+
+    Attributes:
+        label: Empty, or the number of an expert.
+        up: What each unit reads, the norm's gain multiplied in.
+        gate: What its gate reads, where it has one.
+        down: What it writes.
+        bias: What is added before the activation; None where there is nothing.
+    """
+
+    label: str
+    up: Matrix
+    gate: Matrix | None
+    down: Matrix
+    bias: Matrix | None
+
+    def pair(self) -> tuple[Matrix, Matrix]:
+        """Return two independent looks at the units: gate and up, or what is read and written."""
+        return (self.gate, self.up) if self.gate is not None else (self.up, self.down)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One block's attention: float32, shape (rows, width), rows in the order of heads.
+
+    Attributes:
+        q: What queries read, the gain multiplied in.
+        k: What keys read.
+        v: What values read.
+        o: What heads write, transposed.
+        biases: Of queries, keys and values; nothing where there are none.
+        has_norms: Whether queries and keys pass a norm of their own.
+    """
+
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    o: Matrix
+    biases: tuple[Matrix | None, Matrix | None, Matrix | None]
+    has_norms: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The feed-forward parts of one layer, in the coordinates of its model's stream."""
+
+    stack: str
+    number: int
+    mlps: tuple[Mlp, ...]
+
+
+@dataclass
+class Stream:
+    """A model, ready to be read block by block.
+
+    Attributes:
+        width: Numbers in a vector of the stream.
+        places: Role (`token_embd.weight`, `blk.3.ffn_up.weight`) -> where it is.
+        is_centred: Whether its norms take the mean away.
+        is_post: Whether norms stand in the stream itself, as in BERT, so that their gains are
+            coordinates of the stream and only permutations and signs keep what is computed.
+        blocks: Stack and number of each block, in order.
+    """
+
+    width: int
+    places: Mapping[str, Place]
+    is_centred: bool
+    is_post: bool
+    blocks: tuple[tuple[str, int], ...]
+    arrays: Arrays = field(repr=False)
+
+    @classmethod
+    def of(cls, items: Iterable[Item], *, name: str) -> Stream:
+        """Read the architecture off a model's tensors.
+
+        Args:
+            items: Its tensors.
+            name: What errors call it.
+
+        Raises:
+            ArchitectureError: If no stream with labelled vectors and feed-forward blocks is found.
+        """
+        found = list(items)
+        arrays = Arrays(found)
+        places = _places(found)
+        norms = [p for role, p in places.items() if _is_norm(role) and len(p.item.shape) == 1]
+        widths = Counter(p.item.shape[0] for p in norms)
+        if not widths:
+            raise ArchitectureError("has no norms in front of blocks, so its stream is not known", name)
+        width = widths.most_common(1)[0][0]
+        blocks = sorted({
+            (one.stack, one.number)
+            for role in places
+            if (one := layered(role)) is not None and one.role.endswith(("ffn_down.weight",))
+        })  # fmt: skip
+        places = {role: _turned(place, role, width) for role, place in places.items()}
+        if any(p.is_turned for role, p in places.items() if role.endswith("ffn_up.weight")):
+            places = {role: _turned(p, role, width, always=True) for role, p in places.items()}
+        anchors = [role for role in ANCHORS if f"{role}.weight" in places]
+        if not anchors or not blocks:
+            raise ArchitectureError("has no embeddings or no feed-forward blocks by known names", name)
+        return cls(
+            width=width,
+            places=places,
+            is_centred=any(role.endswith("norm.bias") for role in places),
+            is_post=any(role.endswith(f".{n}.weight") for role in places for n in _POST_NORMS),
+            blocks=tuple(blocks),
+            arrays=arrays,
+        )
+
+    def gain(self, norm: str) -> NDArray[np.float32] | None:
+        """Return the gain of a norm in front of something; None where it is part of the stream."""
+        if self.is_post or f"{norm}.weight" not in self.places:
+            return None
+        return self.arrays.whole(self.places[f"{norm}.weight"].item)
+
+    def norm_of(self, role: str) -> str:
+        """Return the name of the norm in front of what has this role (without `.weight`)."""
+        one = layered(role)
+        prefix, last = ("", role) if one is None else (role[: -len(one.role)], one.role)
+        last = last.rsplit(".", 1)[-1] if last not in FED_BY else last
+        norm = prefix + FED_BY[last]
+        if f"{norm}.weight" not in self.places and FED_BY[last] == "ffn_norm":
+            return prefix + "attn_norm"  # one norm for both, as in GPT-J
+        return norm
+
+    def read(self, role: str) -> Matrix:
+        """Return the matrix of a role with the stream along its columns, as it is stored."""
+        place = self.places[f"{role}.weight"]
+        matrix = self.arrays.part(place)
+        last = role.rsplit(".", 1)[-1]
+        along_rows = (last in WRITERS or last == "patch_embd") != place.is_turned
+        return matrix.T if along_rows else matrix
+
+    def folded(self, role: str) -> Matrix:
+        """Return the same with the gain of the norm in front multiplied in, and centred."""
+        matrix = self.read(role)
+        last = role.rsplit(".", 1)[-1]
+        if last in FED_BY:
+            gain = self.gain(self.norm_of(role))
+            matrix = matrix if gain is None else matrix * gain
+        if self.is_centred and not self.is_post:
+            matrix = matrix - matrix.mean(axis=1, keepdims=True)
+        return matrix
+
+    def anchors(self, rows: int) -> dict[str, Matrix]:
+        """Return labelled vectors of the stream: of some tokens, places, pixels.
+
+        Args:
+            rows: Of each kind, evenly spread, at most.
+        """
+        found: dict[str, Matrix] = {}
+        for role in ANCHORS:
+            if f"{role}.weight" in self.places:
+                matrix = self.arrays.rows(self.places[f"{role}.weight"], rows, self.width)
+                if self.is_centred and not self.is_post:
+                    matrix = matrix - matrix.mean(axis=1, keepdims=True)
+                found[role] = matrix
+        return found
+
+    def block(self, stack: str, number: int) -> Block:
+        """Read one block."""
+        prefix = _prefix(stack, number)
+        mlps = [
+            Mlp(
+                label,
+                self.folded(f"{stem}ffn_up"),
+                self.folded(f"{stem}ffn_gate") if f"{stem}ffn_gate.weight" in self.places else None,
+                self.folded(f"{stem}ffn_down"),
+                self.bias(f"{stem}ffn_up"),
+            )
+            for label, stem in self._mlps(prefix)
+        ]
+        return Block(stack, number, tuple(mlps))
+
+    def size(self, stack: str, number: int) -> int:
+        """Return how many values the matrices of one block have."""
+        prefix = _prefix(stack, number)
+        return sum(
+            place.size
+            for role, place in self.places.items()
+            if role.startswith(prefix) and len(place.item.shape) > 1
+        )
+
+    def _mlps(self, prefix: str) -> list[tuple[str, str]]:
+        found = []
+        for role in self.places:
+            if role.startswith(prefix) and role.endswith("ffn_down.weight"):
+                stem = role.removesuffix("ffn_down.weight")
+                if f"{stem}ffn_up.weight" in self.places:
+                    found.append((stem[len(prefix) :].removesuffix(".").removeprefix("expert."), stem))
+        return sorted(found, key=lambda one: (len(one[0]), one[0]))
+
+    def bias(self, role: str) -> Matrix | None:
+        """Return a reader's bias with what the norm's own bias adds to it."""
+        place = self.places.get(f"{role}.bias")
+        bias = None if place is None else self.arrays.part(place)
+        norm = None if self.is_post else self.places.get(f"{self.norm_of(role)}.bias")
+        if norm is None:
+            return bias
+        added = self.read(role) @ self.arrays.whole(norm.item)
+        return added if bias is None else bias + added
+
+    def attention(self, stack: str, number: int) -> Attention | None:
+        """Read one block's attention; None where its parts are not stored one by one."""
+        prefix = _prefix(stack, number)
+        roles = [f"{prefix}attn_{one}" for one in ("q", "k", "v", "output")]
+        if not all(f"{role}.weight" in self.places for role in roles):
+            return None
+        q, k, v, o = (self.folded(role) for role in roles)
+        biases = (self.bias(roles[0]), self.bias(roles[1]), self.bias(roles[2]))
+        return Attention(q, k, v, o, biases, has_norms=f"{prefix}attn_q_norm.weight" in self.places)
+
+
+def _prefix(stack: str, number: int) -> str:
+    return f"{stack}.{number}." if stack else f"{number}."
+
+
+def _is_norm(role: str) -> bool:
+    return role.removesuffix(".weight").endswith("norm") and role.endswith(".weight")
+
+
+def _places(items: Iterable[Item]) -> dict[str, Place]:
+    """Find the tensors by what they are, whole or as parts of others."""
+    found: dict[str, Place] = {}
+    for item in items:
+        parts = parts_of(item.name, item.shape)
+        for part in parts:
+            found.setdefault(part.name, Place(item, part.axis, part.start, part.stop))
+        if parts:
+            continue
+        role = canonical_name(item.name)
+        one = layered(role)
+        expert = None if one is None else _EXPERT.match(one.role)
+        if one is not None and expert is not None and expert[2] in _EXPERT_ROLES:
+            stem = f"{one.stack}.{one.number}.expert.{expert[1]}"
+            role = f"{stem}.{_EXPERT_ROLES[expert[2]]}.weight"
+        found.setdefault(role, Place(item))
+    return found
+
+
+def _turned(place: Place, role: str, width: int, *, always: bool = False) -> Place:
+    """Say of a block's matrix whether it is stored as GPT-2 stores it: inputs by outputs."""
+    shape = place.item.shape
+    one = layered(role)
+    if one is None or len(shape) != 2 or not role.endswith(".weight"):
+        return place
+    last = role.removesuffix(".weight").rsplit(".", 1)[-1]
+    reads = last in FED_BY
+    if not reads and last not in WRITERS:
+        return place
+    along = 1 if reads else 0
+    is_turned = always or (shape[along] != width and shape[1 - along] == width)
+    return Place(place.item, place.axis, place.start, place.stop, is_turned)
+
+
