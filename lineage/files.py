@@ -18,13 +18,18 @@ def write_whole(path: Path, *chunks: bytes) -> None:
 
     An interruption leaves the old file, or none; never a part of the new one.
     """
+    write_all(path, chunks)
+
+
+def write_all(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Do the same with chunks that are made while they are written."""
     try:
         _write(path, chunks)
     except OSError as error:  # say what the caller named, not the file beside it
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
+def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     partial = path.parent / f".{path.name}.{os.urandom(4).hex()}"
     file = partial.open("xb", buffering=_BUFFER)
     try:

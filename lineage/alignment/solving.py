@@ -11,6 +11,7 @@ from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
 from lineage.alignment.heads import heads
 from lineage.alignment.neurons import Agreement, agreement, partners, units
 from lineage.alignment.turning import Turn, fitted, quiet
+from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,6 +50,8 @@ def solve(a: Stream, b: Stream) -> Alignment:
     """
     first, second = a.anchors(LABELLED), b.anchors(LABELLED)
     pairs = common(first, second)
+    if not pairs:
+        raise ArchitectureError("has no tokens, places or pixels in common with the other", "b")
     turn = fitted(pairs)
     directions = quiet(one for one, _ in pairs)
     if not turn.is_whole:

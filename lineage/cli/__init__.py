@@ -23,6 +23,7 @@ COMMANDS = {
     "fingerprint": "lineage.cli.measure",
     "compare": "lineage.cli.measure",
     "infer": "lineage.cli.measure",
+    "align": "lineage.cli.align",
     "key": "lineage.cli.trust",
     "claim": "lineage.cli.prove",
     "verify": "lineage.cli.prove",

@@ -1,0 +1,164 @@
+"""An alignment as a file: anyone can apply it again and see the weights coincide.
+
+A safetensors file. Its metadata has one entry, `lineage`: RFC 8785 JSON with `_type`, the exact
+roots of both models, and for every block of b the block of a it is. Its tensors are the maps.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lineage import canonical
+from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
+from lineage.alignment.heads import Heads
+from lineage.alignment.neurons import Agreement, Units
+from lineage.alignment.turning import Turn
+from lineage.errors import FormatError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["TYPE", "from_bytes", "to_bytes"]
+
+TYPE = "urn:model-lineage:alignment:v1"
+
+_HEADS = ("q", "k", "v", "o")
+
+
+def to_bytes(found: Alignment, root_a: str, root_b: str) -> bytes:
+    """Return the stored form.
+
+    Args:
+        found: The alignment.
+        root_a: Exact identity of the model whose coordinates are taken.
+        root_b: Of the one that is written in them.
+    """
+    from safetensors.numpy import save
+
+    arrays: dict[str, NDArray[Any]] = {}
+    if found.turn.order is not None and found.turn.signs is not None:
+        arrays["turn.order"] = found.turn.order.astype(np.int64)
+        arrays["turn.signs"] = found.turn.signs.astype(np.int8)
+    else:
+        arrays["turn.matrix"] = found.turn.matrix
+    rows = [_block(found.blocks[i], f"block.{i}", arrays) for i in range(len(found.blocks))]
+    head = {
+        "_type": TYPE,
+        "a": root_a,
+        "b": root_b,
+        "blocks": rows,
+        "scale": found.scale.hex(),
+        "turn": {"kind": found.turn.kind, "rank": found.turn.rank, "width": found.turn.matrix.shape[1]},
+        "tried": found.tried,
+    }
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return bytes(save(plain, {"lineage": canonical.dumps(head).decode()}))
+
+
+def from_bytes(data: bytes, root_a: str, root_b: str, *, file: object = None) -> Alignment:
+    """Read an alignment of two models.
+
+    Raises:
+        FormatError: If the bytes are none.
+        VerificationError: If it is of other models.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(data)
+        size = int.from_bytes(data[:8], "little")
+        head = canonical.loads(json.loads(data[8 : 8 + size])["__metadata__"]["lineage"].encode())
+        if not isinstance(head, dict) or head.get("_type") != TYPE:
+            raise FormatError("is no alignment", file=file)
+        if (head["a"], head["b"]) != (root_a, root_b):
+            raise VerificationError("the alignment is of two other models")
+        blocks = tuple(_match(row, f"block.{i}", arrays) for i, row in enumerate(head["blocks"]))
+        total = Agreement(0, 0, 0.0)
+        for block in blocks:
+            for mlp in block.mlps:
+                total += mlp.agreement
+        scale = float.fromhex(head["scale"])
+        return Alignment(_turn(head["turn"], arrays), scale, blocks, total, int(head["tried"]))
+    except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise FormatError(f"is no alignment ({type(error).__name__})", file=file) from error
+
+
+def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    for mlp in block.mlps:
+        stem = f"{name}.mlp.{mlp.b}"
+        arrays[f"{stem}.a"] = mlp.units.a.astype(np.int64)
+        arrays[f"{stem}.b"] = mlp.units.b.astype(np.int64)
+        if mlp.units.scales is not None:
+            arrays[f"{stem}.scales"] = mlp.units.scales
+    heads = block.heads
+    for part in _HEADS:
+        matrix = None if heads is None else getattr(heads, part)
+        if matrix is not None:
+            arrays[f"{name}.heads.{part}"] = matrix
+    return {
+        "a": None if block.a is None else list(block.a),
+        "b": list(block.b),
+        "heads": None if heads is None else {"kind": heads.kind, "size": heads.size},
+        "mlps": [_mlp(mlp) for mlp in block.mlps],
+        "values": str(block.values),
+    }
+
+
+def _mlp(mlp: MlpMatch) -> dict[str, Any]:
+    seen = mlp.agreement
+    return {
+        "a": mlp.a,
+        "b": mlp.b,
+        "agreed": seen.agreed,
+        "expected": seen.expected.hex(),
+        "looked": seen.looked,
+        "likeness": mlp.units.likeness.hex(),
+    }
+
+
+def _match(row: Mapping[str, Any], name: str, arrays: Mapping[str, NDArray[Any]]) -> BlockMatch:
+    mlps = []
+    for one in row["mlps"]:
+        stem = f"{name}.mlp.{one['b']}"
+        scales = arrays.get(f"{stem}.scales")
+        at_a, at_b = arrays[f"{stem}.a"], arrays[f"{stem}.b"]
+        if len(at_a) != len(at_b) or (scales is not None and len(scales) != len(at_a)):
+            raise ValueError("units and their partners are not as many")
+        units = Units(
+            at_a.astype(np.intp),
+            at_b.astype(np.intp),
+            scales,
+            float.fromhex(one["likeness"]),
+            1.0,
+            1.0,
+        )
+        seen = Agreement(int(one["agreed"]), int(one["looked"]), float.fromhex(one["expected"]))
+        mlps.append(MlpMatch(one["b"], one["a"], seen, units))
+    heads = None
+    if row["heads"] is not None:
+        heads = Heads(row["heads"]["kind"], size=row["heads"]["size"])
+        parts = {part: arrays.get(f"{name}.heads.{part}") for part in _HEADS}
+        heads = replace(heads, **parts)
+    where = None if row["a"] is None else (str(row["a"][0]), int(row["a"][1]))
+    own = (str(row["b"][0]), int(row["b"][1]))
+    return BlockMatch(own, where, tuple(mlps), heads, int(row["values"]))
+
+
+def _turn(row: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Turn:
+    width = int(row["width"])
+    if "turn.matrix" in arrays:
+        matrix = arrays["turn.matrix"].astype(np.float64)
+        if matrix.ndim != 2 or matrix.shape[1] != width:
+            raise ValueError("the turn has another width")
+        return Turn(matrix, 1.0, str(row["kind"]), None, None, int(row["rank"]), np.eye(width))
+    order, signs = arrays["turn.order"].astype(np.intp), arrays["turn.signs"].astype(np.float64)
+    matrix = np.zeros((len(order), width))
+    matrix[np.arange(len(order)), order] = signs
+    return Turn(matrix, 1.0, str(row["kind"]), order, signs, int(row["rank"]), np.eye(width))

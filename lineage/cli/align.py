@@ -1,0 +1,149 @@
+"""The verb `align`: write one model in another's coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lineage.cli import say
+from lineage.cli.options import json_option
+from lineage.errors import printable
+
+if TYPE_CHECKING:
+    from lineage.alignment import Alignment
+    from lineage.evidence import Comparison
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--write", type=_FILE, metavar="OUT", help="Write B in A's coordinates here.")
+@click.option("--certificate", type=_FILE, help="Write the maps here, for others to apply.")
+@click.option("--apply", "given", type=_FILE, help="Apply the maps of this certificate.")
+@json_option
+def align(
+    a: str,
+    b: str,
+    *,
+    write: Path | None,
+    certificate: Path | None,
+    given: Path | None,
+    as_json: bool,
+) -> int:
+    """Find whether B is A in other coordinates, and undo that.
+
+    A and B are models with their weights. Looked for are streams that were permuted, rotated or
+    rescaled, feed-forward units that were, attention heads that were or that were turned, and
+    layers in other places; B may have been trained, rounded or pruned afterwards. Exit status 0 if
+    blocks of B are A's, 3 if nothing was found, which is no proof of anything.
+
+    \b
+    Example:
+        lineage align ./base ./suspect --write suspect-as-base.safetensors
+    """
+    from lineage.alignment import Stream, solve
+    from lineage.alignment.applied import aligned
+    from lineage.alignment.certificate import from_bytes, to_bytes
+    from lineage.alignment.writing import chunks_of
+    from lineage.artifacts import read
+    from lineage.evidence import compare_fingerprints
+    from lineage.files import write_all, write_whole
+    from lineage.fingerprints import fingerprint
+    from lineage.fingerprints.measure import Pass
+
+    with read(a) as first, read(b) as second:
+        one, other = Stream.of(first.items, name=a), Stream.of(second.items, name=b)
+        print_a = fingerprint(a, cache=True)
+        roots = (print_a.root, fingerprint(b, tier="exact", cache=True).root)
+        if given is None:
+            found = solve(one, other)
+        else:
+            found = from_bytes(given.read_bytes(), *roots, file=given)
+        moved = aligned(one, other, found)
+        left = compare_fingerprints(print_a, Pass("full").over(moved)) if found.related else None
+        if certificate is not None:
+            write_whole(certificate, to_bytes(found, *roots))
+            say.note(f"wrote {certificate}")
+        if write is not None:
+            write_all(write, chunks_of(moved))
+            say.note(f"wrote {write}")
+    document = {"a": a, "b": b, **to_json(found, left)}
+    say.result(document, lambda: _text(a, b, document), as_json=as_json)
+    return 0 if found.related else 3
+
+
+def to_json(found: Alignment, left: Comparison | None) -> dict[str, Any]:
+    """Return an alignment as JSON, without the two models' names."""
+    return {
+        "related": True if found.related else None,
+        "how": list(found.how),
+        "share": round(found.share, 6),
+        "units_share": round(found.agreement.share, 6),
+        "log10_p": float(f"{found.agreement.log10_p:.6g}"),
+        "null": "the partners that two looks at a unit find are independent (Poisson)",
+        "stream": {
+            "kind": found.turn.kind,
+            "scale": float(f"{found.scale:.6g}"),
+            "directions": found.turn.rank,
+        },
+        "blocks": [
+            {
+                "b": block.b[1],
+                "a": None if block.a is None else block.a[1],
+                "units": [
+                    {
+                        "b": mlp.b,
+                        "a": mlp.a,
+                        "agreed": mlp.agreement.agreed,
+                        "looked": mlp.agreement.looked,
+                        "likeness": round(mlp.units.likeness, 6),
+                    }
+                    for mlp in block.mlps
+                ],
+                "heads": None if block.heads is None else block.heads.kind,
+            }
+            for block in found.blocks
+        ],
+        "left": None
+        if left is None
+        else {
+            "relation": None if left.relation is None else str(left.relation),
+            "how": left.how,
+            "direction": left.direction,
+            "change": None if left.change is None else float(f"{left.change:.6g}"),
+        },
+    }
+
+
+def _text(a: str, b: str, found: dict[str, Any]) -> str:
+    first, second = printable(PurePath(a).name), printable(PurePath(b).name)
+    blocks = found["blocks"]
+    if found["related"] is None:
+        return (
+            f"{second} in {first}'s coordinates: nothing of {len(blocks)} blocks was found, "
+            f"which is no proof that they are independent\n"
+            f"  {found['units_share']:.1%} of units agree beyond chance"
+        )
+    how = ", ".join(found["how"]) or "not changed"
+    lines = [f"{second} has {found['share']:.0%} of its blocks from {first}; coordinates: {how}"]
+    for block in blocks:
+        if block["a"] is None:
+            lines.append(f"  block {block['b']}: not found")
+            continue
+        seen = block["units"]
+        agreed, looked = sum(u["agreed"] for u in seen), sum(u["looked"] for u in seen)
+        heads = f", heads {block['heads']}" if block["heads"] else ", heads not told"
+        lines.append(f"  block {block['b']} is {block['a']}: {agreed} of {looked} units agree{heads}")
+    lines.append(f"  p = 10^{found['log10_p']:.1f} if {found['null']}")
+    left = found["left"]
+    if left["relation"] is None:
+        lines.append("  once undone, what is left was not told")
+    else:
+        change = "" if left["change"] is None else f", a change of {left['change']:.2g} of the norm"
+        detail = f" ({left['how']})" if left["how"] else ""
+        lines.append(f"  once undone: {left['relation']}{detail}{change}")
+    return "\n".join(lines)
