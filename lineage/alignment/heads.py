@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Heads", "heads"]
 
-_IN_PLACE = 0.3
-"""Median cosine of rows from which they are the same rows: of rows that are not it is about 0."""
+_SURELY_IN_PLACE, _IN_PLACE = 0.995, 0.1
+"""Median cosine of rows from which they are the same rows, and from which they are unless a map
+makes them much more alike. Of rows that are not the same it is about 0."""
+
+_FAR_BETTER = 0.2
+"""Of what rows in place lack of a cosine of 1, what a map may leave to be believed: every map makes
+rows somewhat more alike."""
 
 _MOVED = 0.7
 """The same of rows of which each was given the best of all others as its partner."""
@@ -83,16 +88,27 @@ def heads(a: Attention, b: Attention, turn: Turn, scale: float) -> Heads | None:
         if one is not None and other is not None:
             ours[place] = np.column_stack([ours[place], one])
             theirs[place] = np.column_stack([theirs[place], other])
-    if all(_near(x, y) > _IN_PLACE for x, y in zip(ours, theirs, strict=True)):
+    in_place = _near(ours, theirs)
+    if in_place > _SURELY_IN_PLACE:
         return Heads("same")
-    moved = _moved(ours, theirs)
-    if moved is not None:
-        return moved
-    return None if a.has_norms else _turned(ours, theirs)
+    found = _moved(ours, theirs)
+    if found is None and not a.has_norms:
+        found = _turned(ours, theirs)
+    if in_place < _IN_PLACE:
+        return found
+    if found is None or 1 - _near(ours, _after(found, theirs)) > _FAR_BETTER * (1 - in_place):
+        return Heads("same")
+    return found
 
 
-def _near(x: Matrix, y: Matrix) -> float:
-    return float(np.median(_cosines(x, y)))
+def _after(found: Heads, rows: list[Matrix]) -> list[Matrix]:
+    maps = (found.q, found.k, found.v, found.o)
+    return [y if by is None else by @ y for by, y in zip(maps, rows, strict=True)]
+
+
+def _near(ours: list[Matrix], theirs: list[Matrix]) -> float:
+    """Return the median cosine of rows with their own numbers, of the matrix where it is least."""
+    return min(float(np.median(_cosines(x, y))) for x, y in zip(ours, theirs, strict=True))
 
 
 def _moved(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
@@ -101,7 +117,7 @@ def _moved(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
     outer = _assigned(_likeness(q_a, q_b) + _likeness(o_a, o_b))
     inner = _assigned(_likeness(k_a, k_b) + _likeness(v_a, v_b))
     pairs = ((q_a, q_b, outer), (o_a, o_b, outer), (k_a, k_b, inner), (v_a, v_b, inner))
-    if not all(_near(x, y[order]) > _MOVED for x, y, order in pairs):
+    if _near([x for x, _, _ in pairs], [y[order] for _, y, order in pairs]) < _MOVED:
         return None
     q, k = np.eye(len(q_b))[outer], np.eye(len(k_b))[inner]
     return Heads("permuted", q, k, k, q)

@@ -10,7 +10,7 @@ import numpy as np
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
 from lineage.alignment.heads import heads
 from lineage.alignment.neurons import Agreement, agreement, partners, units
-from lineage.alignment.turning import Turn, fitted, quiet
+from lineage.alignment.turning import Turn, fitted, quiet, unturned
 from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ for a block of the other model's. Strangers trained on the same data have up to 
 
 LEAST_LOG10_P = -6.0
 """And how unlikely that must be by chance, after counting the blocks that were tried."""
+
+_GLANCES, _AS_WELL = 2, 0.8
+"""Blocks that are looked at to see whether anything was turned at all, and the share of the units
+that agree under a turn that must agree without it."""
 
 _SEED = 0
 _ROUNDS = 4
@@ -56,8 +60,24 @@ def solve(a: Stream, b: Stream) -> Alignment:
     directions = quiet(one for one, _ in pairs)
     if not turn.is_whole:
         turn, directions = _completed(a, b, pairs, turn)
-    solver = _Solver(a, b, turn, directions)
-    return solver.alignment()
+    if turn.kind != "same" and a.width == b.width and _is_in_place(a, b, turn, directions):
+        turn = unturned(a.width)
+    return _Solver(a, b, turn, directions).alignment()
+
+
+def _is_in_place(a: Stream, b: Stream, turn: Turn, directions: NDArray[np.float64]) -> bool:
+    """Whether units agree as well if nothing is turned: then nothing was.
+
+    Trainings of one initialisation that went far apart have embeddings that a turn fits better.
+    """
+    plain, turned = Agreement(0, 0, 0.0), Agreement(0, 0, 0.0)
+    same = unturned(a.width)
+    for where, other in list(zip(a.blocks, b.blocks, strict=False))[:_GLANCES]:
+        for x, y in zip(a.block(*where).mlps, b.block(*other).mlps, strict=False):
+            if (x.gate is None) == (y.gate is None):
+                plain += agreement(x, y, same, directions)
+                turned += agreement(x, y, turn, directions)
+    return _is_one(plain, 1) and plain.share > _AS_WELL * turned.share
 
 
 def common(a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]) -> list[Pair]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float32]
 
-__all__ = ["Turn", "fitted", "quiet"]
+__all__ = ["Turn", "fitted", "quiet", "unturned"]
 
 _PERMUTED = 0.8
 """Mean magnitude of the best entries, one a row, from which a turn is a permutation with signs.
@@ -88,6 +88,12 @@ def fitted(pairs: Iterable[tuple[Matrix, Matrix]]) -> Turn:
     scale = float(values.sum() / energy) if energy else 1.0
     rank = int(np.sum(values > _LEAST_ENERGY * values[0])) if values[0] > 0 else 0
     return _snapped(matrix, scale, rank, right[:rank].T)
+
+
+def unturned(width: int) -> Turn:
+    """Return the turn that leaves everything as it is."""
+    whole = np.eye(width)
+    return Turn(whole, 1.0, "same", np.arange(width), np.ones(width), width, whole)
 
 
 def quiet(vectors: Iterable[Matrix]) -> NDArray[np.float64]:

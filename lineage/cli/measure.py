@@ -164,7 +164,7 @@ def infer(
             what = "its card" if path in models else "the model"
             say.note(f"lineage: {what} is left out: {prints.described(error, path)}")
             status = 3
-    graph = infer_graph(models, weights=_weights({path: path for path in models}) if deep else None)
+    graph = infer_graph(models, weights=_weights({path: path for path in models}), deep=deep)
     verdicts = judge(graph, declared_by)
     document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)
@@ -200,6 +200,8 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
         for edge in children.get(path, []):
             how = f" {edge.how}" if edge.how else ""
             share = "" if edge.coefficient is None else f" {edge.coefficient:.2f}"
+            if edge.then is not None:
+                how += f", then {edge.then[0]}" + (f" {edge.then[1]}" if edge.then[1] else "")
             sure = f"p={edge.probability:.2f}"
             if edge.relation == "identical":
                 sure = "(which came first is not in the weights)"

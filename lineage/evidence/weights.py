@@ -17,7 +17,7 @@ from lineage.fingerprints.lattice import ROUNDING
 from lineage.fingerprints.values import as_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -40,6 +40,11 @@ class Weights:
     def of(cls, sources: Mapping[str, Any]) -> Weights:
         """Return those of models; what is a fingerprint, saved or not, has none."""
         return cls({name: source for name, source in sources.items() if not _is_print(source)})
+
+    def without(self, names: Iterable[str]) -> Weights:
+        """Return the same without those of some models."""
+        left_out = set(names)
+        return Weights({n: source for n, source in self.sources.items() if n not in left_out})
 
     def __contains__(self, name: object) -> bool:
         return name in self.sources

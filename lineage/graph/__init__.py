@@ -10,6 +10,7 @@ from lineage.evidence.adapters import adapter_of, merged
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
+from lineage.graph.disguised import Disguises
 from lineage.graph.family import Family
 from lineage.graph.screen import Comparisons, Screen
 from lineage.relation import Relation
@@ -50,13 +51,15 @@ def infer(
     else:
         named = {path: path for source in sources for path in models_in(source)}
     models = {name: fingerprint(source) for name, source in named.items()}
-    return infer_graph(models, weights=Weights.of(named) if deep else None)
+    weights = Weights.of(named)
+    return infer_graph(models, weights=weights, deep=deep)
 
 
 def infer_graph(
     models: Mapping[str, Fingerprint],
     *,
     weights: Weights | None = None,
+    deep: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> LineageGraph:
     """Infer who came from whom among models, from their fingerprints.
@@ -65,7 +68,9 @@ def infer_graph(
 
     Args:
         models: Path (any name) -> fingerprint.
-        weights: Of those whose weights may be read to sharpen the answer; none are read without.
+        weights: Of those whose weights may be read, to find relatives in other coordinates; none
+            are read without.
+        deep: Whether to read them once more where that can sharpen the answer.
         progress: Called with the number of pairs just compared.
 
     Raises:
@@ -73,20 +78,29 @@ def infer_graph(
     """
     comparisons = Comparisons(models)
     screen = Screen(models, comparisons, progress)
+    given, hidden = models, Disguises()
+    if weights is not None and len(screen.families) > 1:
+        hidden = Disguises.of(screen.families, models, weights)
+        if hidden.prints:
+            models = {**models, **hidden.prints}
+            comparisons = Comparisons(models)
+            screen = Screen(models, comparisons)
+    as_stored = weights.without(hidden.prints) if deep and weights is not None else None
     edges: list[Edge] = []
     unclear: list[Undetermined] = []
     family_of: dict[str, int] = {}
     for number, members in enumerate(screen.families):
-        solved = Family(members, models, comparisons, weights)
+        solved = Family(members, models, comparisons, as_stored)
         edges += solved.edges
         unclear += solved.unclear
         family_of.update(dict.fromkeys(members, number))
     for edge in _adapters(models, edges, unclear):
         edges.append(edge)
         family_of[edge.child] = family_of[edge.parent]
+    told = [hidden.told(e, comparisons.between(e.parent, e.child)) for e in edges] if hidden.how else edges
     return LineageGraph(
-        nodes=tuple(Node(path, models[path].root, family_of[path]) for path in screen.paths),
-        edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))),
+        nodes=tuple(Node(path, given[path].root, family_of[path]) for path in screen.paths),
+        edges=tuple(sorted(told, key=lambda e: (e.child, e.parent))),
         pairs=tuple(
             _pair(*pair, is_one_family=family_of[pair[0]] == family_of[pair[1]])
             for pair in screen.pairs()

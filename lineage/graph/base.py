@@ -38,6 +38,7 @@ class Edge:
             weights, and what several parents have alike is shared among them.
         probability: That this edge, with this direction, is right; .5 for copies, whose order
             weights cannot tell.
+        then: What came after new coordinates, as a relation and its detail.
     """
 
     parent: str
@@ -46,10 +47,11 @@ class Edge:
     how: str | None
     coefficient: float | None
     probability: float
+    then: tuple[Relation, str | None] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {
+        found = {
             "parent": self.parent,
             "child": self.child,
             "relation": str(self.relation),
@@ -57,6 +59,9 @@ class Edge:
             "coefficient": None if self.coefficient is None else round(self.coefficient, 4),
             "probability": round(self.probability, 3),
         }
+        if self.then is not None:
+            found["then"] = {"relation": str(self.then[0]), "how": self.then[1]}
+        return found
 
 
 @dataclass(frozen=True, slots=True)

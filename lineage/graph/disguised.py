@@ -1,0 +1,194 @@
+"""Models that are relatives in other coordinates: found by their units, and written in ours.
+
+Families that share nothing weight by weight may still be one: a stream can be turned, units and
+heads moved, and nothing that the model computes changes. Where the weights are at hand, one model
+of each family is held against one of every other (`lineage.alignment`). If they are one in other
+coordinates, all models of the smaller family are written in those of the larger, and everything
+else is inferred from what was written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.alignment import Alignment, Stream, solve
+from lineage.alignment.applied import aligned
+from lineage.artifacts.dialects import layered
+from lineage.errors import ArchitectureError
+from lineage.evidence.matching import match, table
+from lineage.evidence.panel import structure
+from lineage.evidence.reduced import levels
+from lineage.fingerprints.measure import TIERS, Pass
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lineage.evidence import Comparison
+    from lineage.evidence.weights import Weights
+    from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.sketch import Sketch
+    from lineage.graph.base import Edge
+
+__all__ = ["Disguises"]
+
+_UNCHANGED = 1e-5
+"""Norm of a difference as a share of a parent's: what undoing a disguise in float32 leaves."""
+
+_APART = 0.2
+"""Cosine below which two matrices of a layer are as far apart as strangers'."""
+
+_MOST_FAMILIES = 64
+"""That are held against each other, at most: the largest."""
+
+
+@dataclass
+class Disguises:
+    """Which models are in other coordinates than their relatives.
+
+    Attributes:
+        prints: Path -> fingerprint of the model as written in its relatives' coordinates.
+        how: Path -> what had been done to it, a detail of `reparametrized`.
+        first: Path -> the first of those that have the same coordinates as it.
+    """
+
+    prints: dict[str, Fingerprint] = field(default_factory=dict)
+    how: dict[str, str] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        families: Sequence[Sequence[str]],
+        models: Mapping[str, Fingerprint],
+        weights: Weights,
+    ) -> Disguises:
+        """Hold the families of some models against each other.
+
+        Args:
+            families: Paths that are linked weight by weight.
+            models: Path -> fingerprint.
+            weights: Of those that may be read.
+        """
+        found = cls()
+        tier = next((t for t, scheme in TIERS.items() if _scheme(models) == scheme), "exact")
+        if tier == "exact":
+            return found
+        write = _Writing(models, weights, tier, found)
+        heads: list[str] = []
+        kinds = [_kinds([p for p in family if p in weights], models) for family in families]
+        known = sorted((kind for kind in kinds if kind), key=lambda one: _rank(one, models))
+        for kind in known[:_MOST_FAMILIES]:
+            first = kind[0][0]
+            seen = None
+            for head in heads:
+                if (seen := write.seen(head, first)) is not None:
+                    break
+            if seen is None:
+                heads.append(first)
+                head = first
+            else:
+                write.all(head, kind[0], seen)
+            for other in kind[1:]:
+                if (seen := write.seen(head, other[0])) is not None:
+                    write.all(head, other, seen)
+        return found
+
+    def told(self, edge: Edge, found: Comparison) -> Edge:
+        """Say of an edge between two sets of coordinates that they were changed, and what then.
+
+        Args:
+            edge: As inferred from the models as written.
+            found: What its ends are to each other, as written.
+        """
+        if self.first.get(edge.parent) == self.first.get(edge.child):
+            return edge
+        how = self.how.get(edge.child) or self.how[edge.parent]
+        nothing = found.change is not None and found.change < _UNCHANGED
+        then = None if nothing or found.relation is Relation.IDENTICAL else (edge.relation, edge.how)
+        return replace(edge, relation=Relation.REPARAMETRIZED, how=how, then=then)
+
+
+@dataclass
+class _Writing:
+    """Writes models in others' coordinates."""
+
+    models: Mapping[str, Fingerprint]
+    weights: Weights
+    tier: str
+    found: Disguises
+
+    def seen(self, a: str, b: str) -> Alignment | None:
+        """Return how b's coordinates become a's; None if they are the same, or nothing was found."""
+        with self.weights.opened(a) as one, self.weights.opened(b) as other:
+            try:
+                seen = solve(Stream.of(one.values(), name=a), Stream.of(other.values(), name=b))
+            except ArchitectureError:
+                return None
+        return seen if seen.related and seen.how else None
+
+    def all(self, head: str, paths: Sequence[str], seen: Alignment) -> None:
+        """Write models of one set of coordinates, of which the first was aligned, in the head's."""
+        for path in paths:
+            own: Alignment | None = seen
+            if structure(self.models[path]) != structure(self.models[paths[0]]):
+                own = self.seen(head, path)
+            if own is None:
+                continue
+            with self.weights.opened(head) as one, self.weights.opened(path) as other:
+                a = Stream.of(one.values(), name=head)
+                b = Stream.of(other.values(), name=path)
+                self.found.prints[path] = Pass(self.tier).over(aligned(a, b, own))
+            self.found.how[path] = own.how[0]
+            self.found.first[path] = paths[0]
+
+
+def _kinds(family: Sequence[str], models: Mapping[str, Fingerprint]) -> list[list[str]]:
+    """Part a family by coordinates, the most common first; of each the best known model is first."""
+    found: list[list[str]] = []
+    for path in sorted(family, key=lambda path: _standing(models[path])):
+        for kind in found:
+            if not _is_partly_moved(models[kind[0]], models[path]):
+                kind.append(path)
+                break
+        else:
+            found.append([path])
+    return sorted(found, key=lambda kind: -len(kind))
+
+
+def _rank(kinds: Sequence[Sequence[str]], models: Mapping[str, Fingerprint]) -> tuple[int, str]:
+    return -sum(map(len, kinds)), models[kinds[0][0]].value_id
+
+
+def _standing(model: Fingerprint) -> tuple[bool, int, str]:
+    """Order models: not on a quantizer's levels, then the largest."""
+    quantized = any(levels(t) > 0 for t in model.tensors if len(t.shape) > 1)
+    return quantized, -model.size_bytes, model.value_id
+
+
+def _is_partly_moved(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether some of the layers' matrices of two relatives are no more alike than strangers'."""
+    first, second = table(one), table(other)
+    alike = [
+        _cosine(first.tensors[m.a].sketch, second.tensors[m.b].sketch)
+        for m in match(first, second)
+        if m.way == "straight"
+        and first.is_matrix[m.a]
+        and first.shapes[m.a] == second.shapes[m.b]
+        and layered(first.names[m.a]) is not None
+    ]
+    return min(alike, default=1.0) < _APART
+
+
+def _cosine(one: Sketch | None, other: Sketch | None) -> float:
+    if one is None or other is None:
+        return 1.0
+    norm = float(np.linalg.norm(one.core) * np.linalg.norm(other.core))
+    return float(np.sum(one.core * other.core)) / norm if norm > 0 else 1.0
+
+
+def _scheme(models: Mapping[str, Fingerprint]) -> str:
+    return next(iter(models.values())).scheme
