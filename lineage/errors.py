@@ -12,7 +12,8 @@
     │   └── StaleHeadError       another writer moved the head first
     └── SettlementError      the claims do not define a payout
 
-`FormatError`, `ArchitectureError` and `LedgerError` mean "could not check" (exit status 3); a `VerificationError` means
+`FormatError`, `ArchitectureError` and `LedgerError` mean "could not check" (exit status 3); a
+`VerificationError` means
 "checked, and the answer is no" (exit status 1). A programmer's slip is a plain `ValueError` or
 `TypeError` and is not in this tree.
 """

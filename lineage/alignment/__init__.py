@@ -13,6 +13,7 @@ from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
 from lineage.alignment.solving import solve
 from lineage.alignment.stream import Stream
 from lineage.artifacts import read
+from lineage.artifacts.tokens import tokens_of
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -37,8 +38,8 @@ def align(a: str | PathLike[str] | Any, b: str | PathLike[str] | Any) -> Alignme
             no labelled vectors.
     """
     with read(a) as first, read(b) as second:
-        one = Stream.of(first.items, name=_name(a))
-        other = Stream.of(second.items, name=_name(b))
+        one = Stream.of(first.items, name=_name(a), tokens=tokens_of(a))
+        other = Stream.of(second.items, name=_name(b), tokens=tokens_of(b))
         found = solve(one, other)
         first.check_unchanged()
         second.check_unchanged()

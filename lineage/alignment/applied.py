@@ -8,6 +8,7 @@ unless the other's fit what was multiplied into the matrices far better.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import numpy as np
 from lineage.alignment.stream import ANCHORS, FED_BY, WRITERS
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
+from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +52,12 @@ def aligned(a: Stream, b: Stream, found: Alignment) -> Artifact:
 
     Returns:
         An artifact of b's names and shapes, its floating tensors in float32.
+
+    Raises:
+        ArchitectureError: If their streams have not one width: what b lacks cannot be written.
     """
+    if a.width != b.width:
+        raise ArchitectureError(f"its stream has {b.width} numbers and the other's {a.width}", "b")
     writer = _Writer(a, b, found)
     by_item: dict[str, list[tuple[str, Place]]] = {}
     for role, place in b.places.items():
@@ -60,7 +67,7 @@ def aligned(a: Stream, b: Stream, found: Alignment) -> Artifact:
         if not item.dtype.startswith(("F", "BF", "Q", "I8")) or not item.shape:
             items.append(item)
             continue
-        made = Made(lambda name=name: writer.tensor(b.arrays.items[name], by_item.get(name, [])))
+        made = Made(partial(writer.tensor, item, by_item.get(name, [])))
         items.append(Item(name, "F32", item.shape, 4 * prod(item.shape), made))
     return Artifact("aligned", tuple(items))
 
@@ -96,7 +103,7 @@ class _Writer:
 
     def tensor(self, item: Item, roles: list[tuple[str, Place]]) -> NDArray[np.float32]:
         """Return one tensor, of which each of some roles is the whole or a part."""
-        whole = np.array(self.b.arrays.whole(item))
+        whole: NDArray[np.floating] = np.array(self.b.arrays.whole(item))
         for role, place in roles:
             stem, _, leaf = role.rpartition(".")
             made = self._made(stem or role, leaf)
@@ -108,11 +115,23 @@ class _Writer:
                 whole[place.start : place.stop] = made.reshape(-1, *whole.shape[1:])
             else:
                 whole[:, place.start : place.stop] = made
-        return whole.astype(np.float32)
+        single: NDArray[np.float32] = whole.astype(np.float32)
+        return single
 
     def _made(self, stem: str, leaf: str) -> Array | None:
-        """Return what has this role (`blk.0.ffn_up`, `weight`) as it is stored, or None: unchanged."""
+        """Return what has this role (`blk.0.ffn_up`, `weight`) as stored; None if unchanged."""
         last = stem.rsplit(".", 1)[-1]
+        made = self._in_place(stem, last, leaf)
+        order = self.found.tokens
+        if order is None or last not in _BY_TOKEN:
+            return made
+        if made is None:
+            stored = self.b.arrays.part(self.b.places[f"{stem}.{leaf}" if leaf else stem])
+            made = stored.astype(np.float64)
+        return made[order] if len(made) == len(order) else made
+
+    def _in_place(self, stem: str, last: str, leaf: str) -> Array | None:
+        """Return the same with its rows in their old places."""
         if last in _STREAM_LAST or any(stem.endswith(norm) for norm in _STREAM_NORMS):
             return self._of_stream(stem, last, leaf)
         if last.endswith("norm"):
@@ -126,19 +145,53 @@ class _Writer:
         place = self.b.places[f"{stem}.{leaf}" if leaf else stem]
         values = self.b.arrays.part(place)
         if last not in ANCHORS:
-            if self.turn.order is None or values.shape != (self.b.width,):
+            if values.shape != (self.b.width,):
                 return None
-            moved = np.empty(self.a.width)
-            moved[self.turn.order] = values * (self.turn.signs if leaf == "bias" else 1.0)
-            return moved
+            return self.turn.moved(values, is_signed=leaf == "bias")
+        role = f"{stem}.{leaf}" if leaf else stem
         if values.shape == (self.b.width,):
-            return self._written(values[None])[0]
+            return self._one(values, role)
         if last == "patch_embd":
-            return self._written(values.T).T
-        return self._written(values.reshape(-1, self.b.width))
+            turned: Array = self._written(values.T, role).T
+            return turned
+        return self._written(values.reshape(-1, self.b.width), role)
 
-    def _written(self, rows: NDArray[np.floating]) -> Array:
-        return self.turn.apply(rows) * self.found.scale
+    def _one(self, vector: NDArray[np.floating], role: str) -> Array:
+        found: Array = self._written(vector[None], role)[0]
+        return found
+
+    def _written(self, rows: NDArray[np.floating], role: str) -> Array:
+        """Return what is written to the stream, in a's coordinates and of a's size."""
+        return self._levelled(self.turn.apply(rows) * self.found.scale, role)
+
+    def _levelled(
+        self, rows: Array, role: str, gain: Array | float = 1.0, *, is_folded: bool = False
+    ) -> Array:
+        """Give rows along a turned stream a's mean, which norms take away and which says nothing.
+
+        Args:
+            rows: In a's coordinates.
+            role: What they are in b.
+            gain: That of the norm in front.
+            is_folded: Whether their own mean was taken out already.
+        """
+        is_turned = self.turn.order is None or is_folded
+        if not is_turned or not self.b.is_centred or self.b.is_post:
+            return rows
+        mean = np.zeros((len(rows), 1))
+        stem, _, leaf = role.rpartition(".")
+        there = self._partner(stem) if stem else None
+        place = None if there is None else self.a.places.get(f"{there}.{leaf}")
+        if place is not None:
+            target = self.a.arrays.part(place)[None] if leaf == "bias" else self.a.read(str(there))
+            target = target.reshape(-1, self.a.width)
+            if target.shape == rows.shape:
+                order = self.found.tokens
+                if order is not None and stem.rsplit(".", 1)[-1] in _BY_TOKEN:
+                    target = target[np.argsort(order)]
+                mean = (target * gain).mean(axis=1, keepdims=True)
+        found: Array = rows - rows.mean(axis=1, keepdims=True) + mean
+        return found
 
     def _norm(self, stem: str, leaf: str) -> Array | None:
         """A norm in front of something; of one inside heads nothing is changed."""
@@ -154,28 +207,37 @@ class _Writer:
         return self._gains[norm]
 
     def _chosen(self, norm: str) -> tuple[Array, Array] | None:
-        own = self.b.gain(norm)
-        if own is None or own.shape != (self.b.width,):
+        stored = self.b.gain(norm)
+        if stored is None or stored.shape != (self.b.width,):
             return None
+        own = stored / self._tied(norm)
         theirs = self._partner(norm)
-        gain = self.a.gain(theirs) if theirs else None
+        known = self.a.gain(theirs) if theirs else None
         bias = self.a.places.get(f"{theirs}.bias") if theirs else None
         zero = np.zeros(self.a.width)
-        if gain is None or gain.shape != (self.a.width,):
-            gain = np.ones(self.a.width)
-        given = np.where(np.abs(gain) > _NO_GAIN * np.abs(gain).max(), gain, 1.0).astype(np.float64)
+        gain = np.ones(self.a.width)
+        if known is not None and known.shape == gain.shape:
+            gain = known.astype(np.float64)
+        given = np.where(np.abs(gain) > _NO_GAIN * np.abs(gain).max(), gain, 1.0)
         shift = zero if bias is None else self.a.arrays.whole(bias.item).astype(np.float64)
-        if self.turn.order is None:
+        moved = self.turn.moved(own, is_signed=False)
+        if moved is None:
             return given, shift
-        moved, pushed = zero.copy(), zero.copy()
-        moved[self.turn.order] = own
         place = self.b.places.get(f"{norm}.bias")
+        pushed = None
         if place is not None:
-            pushed[self.turn.order] = self.b.arrays.whole(place.item) * self.turn.signs
+            shown = self.b.arrays.whole(place.item) / self._tied(norm)
+            pushed = self.turn.moved(shown, is_signed=True)
+        pushed = zero if pushed is None else pushed
         kept = float(np.sum((moved - gain) ** 2)) <= _SAME_GAIN * float(np.sum(gain**2))
         if kept or not theirs or not self._fits_better(norm, theirs, moved, given):
             return moved, pushed
         return given, shift
+
+    def _tied(self, norm: str) -> float:
+        """Return what the last norm is divided by where rescaled embeddings read its stream."""
+        is_tied = norm == "output_norm" and "output.weight" not in self.b.places
+        return self.found.scale if is_tied else 1.0
 
     def _fits_better(self, norm: str, theirs: str, own: Array, given: Array) -> bool:
         """Whether what reads a norm is nearer to a's under a's gain than under its own."""
@@ -216,13 +278,15 @@ class _Writer:
             return None
         if leaf == "bias":
             if last in WRITERS:
-                return self._written(self.b.arrays.part(place)[None])[0]
+                return self._one(self.b.arrays.part(place), f"{stem}.bias")
             return self._read_bias(stem)
         if last in WRITERS:
-            rows = self._rows(stem, self._written(self.b.read(stem)))
-            return rows if place.is_turned else rows.T
-        rows = self._reader(stem)
-        return rows.T if place.is_turned else rows
+            rows = self._rows(stem, self.turn.apply(self.b.read(stem)) * self.found.scale)
+            rows = self._levelled(rows, f"{stem}.weight")
+        else:
+            rows = self._reader(stem)
+        along: Array = rows if (last in WRITERS) == place.is_turned else rows.T
+        return along
 
     def _reader(self, stem: str) -> Array:
         """Return what reads the stream: turned, its rows in order, under the gain it is given."""
@@ -230,12 +294,13 @@ class _Writer:
         if gauge is None:
             return self._rows(stem, self.turn.apply(self.b.read(stem)))
         own = self.b.gain(self.b.norm_of(stem))
-        if self.turn.order is not None and own is not None:
-            moved = np.zeros(self.a.width)
-            moved[self.turn.order] = own
-            if np.array_equal(moved, gauge[0]):  # its own gain: nothing is divided
+        if own is not None:
+            moved = self.turn.moved(own / self._tied(self.b.norm_of(stem)), is_signed=False)
+            if moved is not None and np.array_equal(moved, gauge[0]):  # its own gain: no division
                 return self._rows(stem, self.turn.apply(self.b.read(stem)))
-        return self._rows(stem, self.turn.apply(self.b.folded(stem))) / gauge[0]
+        rows = self._rows(stem, self.turn.apply(self.b.folded(stem)))
+        found: Array = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True) / gauge[0]
+        return found
 
     def _read_bias(self, stem: str) -> Array | None:
         place = self.b.places[f"{stem}.bias"]
@@ -247,7 +312,8 @@ class _Writer:
             rows = self._rows(stem, whole[:, None].astype(np.float64))[:, 0]
             found: Array = rows - self._reader(stem) @ gauge[1]
             return found
-        return self._rows(stem, own[:, None])[:, 0]
+        ordered: Array = self._rows(stem, own[:, None])[:, 0]
+        return ordered
 
     def _rows(self, stem: str, rows: Array) -> Array:
         """Put the rows of a block's matrix in a's order: units, or heads."""
@@ -276,21 +342,25 @@ class _Writer:
         return rows if by is None or len(by) != len(rows) else by @ rows
 
     def _other(self, stem: str, leaf: str) -> Array | None:
-        """Heads and projections without a name of their own: by their shape they read the stream."""
+        """Projections without a name of their own: by their shape they read the stream."""
         place = self.b.places.get(f"{stem}.{leaf}" if leaf else stem)
         if place is None or leaf not in {"weight", "bias"}:
             return None
         values = self.b.arrays.part(place)
         if stem in _BOTH_SIDES:
             if values.ndim == 1:
-                return self._written(values[None])[0]
-            return self.turn.apply(self.turn.apply(values).T).T
+                return self._one(values, f"{stem}.{leaf}")
+            both: Array = self.turn.apply(self.turn.apply(values).T).T
+            return both
         if values.ndim != 2 or values.shape[1] != self.b.width:
             return None
         return self.turn.apply(values)
 
 
 _STREAM_LAST = frozenset(ANCHORS)
+
+_BY_TOKEN = frozenset({"token_embd", "output"})
+"""What has a row a token."""
 
 _NO_GAIN, _SAME_GAIN = 1e-6, 1e-3
 """Of the largest gain, below which one is not divided by; and the squared difference of gains,

@@ -41,24 +41,21 @@ class Arrays:
             return whole[:, place.start : place.stop]
         return whole if whole.ndim < 2 else whole.reshape(whole.shape[0], -1)
 
-    def rows(self, place: Place, most: int, width: int) -> NDArray[np.float32]:
-        """Return labelled vectors of `width` numbers out of a tensor of any shape.
+    def rows(self, place: Place, which: NDArray[np.intp], width: int) -> NDArray[np.float32]:
+        """Return some labelled vectors of `width` numbers out of a tensor of any shape.
 
         Args:
             place: Of embeddings: (tokens, width), (1, places, width), or a convolution's
-                (width, channels, height, width).
-            most: How many, evenly spread.
+                (width, channels, height, width), whose pixels are the labels.
+            which: The numbers of the labels.
             width: Numbers in each.
         """
         item = place.item
-        if item.shape[-1] == width:
-            count = prod(item.shape) // width
-            places = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.intp))
-            if len(places) == count:
-                return self.whole(item).reshape(count, width)
-            return np.stack([self._read(item, int(p) * width, width) for p in places])
-        whole = self.whole(item)
-        return whole.reshape(width, -1).T if item.shape[0] == width else whole.reshape(-1, 1)[:0]
+        if item.shape[-1] != width:
+            return self.whole(item).reshape(width, -1).T[which]
+        if 2 * len(which) * width >= prod(item.shape):
+            return self.whole(item).reshape(-1, width)[which]
+        return np.stack([self._read(item, int(n) * width, width) for n in which])
 
     def _read(self, item: Item, start: int, count: int) -> NDArray[np.float32]:
         """Return values `start` to `start + count`; of block types the whole is read."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lineage.alignment.heads import Heads
     from lineage.alignment.neurons import Agreement, Units
     from lineage.alignment.turning import Turn
@@ -60,6 +63,7 @@ class Alignment:
         blocks: Of b, in its order.
         agreement: Over all of b's blocks, each with the block of a that agrees most.
         tried: Pairs of blocks that were looked at.
+        tokens: b's tokens in a's order, where they must be moved.
     """
 
     turn: Turn
@@ -67,6 +71,7 @@ class Alignment:
     blocks: tuple[BlockMatch, ...]
     agreement: Agreement
     tried: int
+    tokens: NDArray[np.intp] | None = None
 
     @property
     def related(self) -> bool:
@@ -82,9 +87,13 @@ class Alignment:
     @property
     def how(self) -> tuple[str, ...]:
         """What was done to the coordinates: of `rotated`, `permuted`, `rescaled`."""
+        if not self.related:
+            return ()
         kinds = {self.turn.kind} | {b.heads.kind for b in self.blocks if b.heads is not None}
         units = [m.units for block in self.blocks for m in block.mlps]
         if any(len(u.a) > 1 and (u.b[1:] < u.b[:-1]).any() for u in units):
+            kinds.add("permuted")
+        if self.tokens is not None:
             kinds.add("permuted")
         if self.scale != 1 or any(u.scales is not None for u in units):
             kinds.add("rescaled")

@@ -7,7 +7,6 @@ roots of both models, and for every block of b the block of a it is. Its tensors
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +46,8 @@ def to_bytes(found: Alignment, root_a: str, root_b: str) -> bytes:
         arrays["turn.signs"] = found.turn.signs.astype(np.int8)
     else:
         arrays["turn.matrix"] = found.turn.matrix
+    if found.tokens is not None:
+        arrays["tokens"] = found.tokens.astype(np.int64)
     rows = [_block(found.blocks[i], f"block.{i}", arrays) for i in range(len(found.blocks))]
     head = {
         "_type": TYPE,
@@ -54,7 +55,11 @@ def to_bytes(found: Alignment, root_a: str, root_b: str) -> bytes:
         "b": root_b,
         "blocks": rows,
         "scale": found.scale.hex(),
-        "turn": {"kind": found.turn.kind, "rank": found.turn.rank, "width": found.turn.matrix.shape[1]},
+        "turn": {
+            "kind": found.turn.kind,
+            "rank": found.turn.rank,
+            "width": found.turn.matrix.shape[1],
+        },
         "tried": found.tried,
     }
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -85,7 +90,10 @@ def from_bytes(data: bytes, root_a: str, root_b: str, *, file: object = None) ->
             for mlp in block.mlps:
                 total += mlp.agreement
         scale = float.fromhex(head["scale"])
-        return Alignment(_turn(head["turn"], arrays), scale, blocks, total, int(head["tried"]))
+        tokens = arrays.get("tokens")
+        order = None if tokens is None else tokens.astype(np.intp)
+        turn = _turn(head["turn"], arrays)
+        return Alignment(turn, scale, blocks, total, int(head["tried"]), order)
     except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
         raise FormatError(f"is no alignment ({type(error).__name__})", file=file) from error
 
@@ -143,9 +151,8 @@ def _match(row: Mapping[str, Any], name: str, arrays: Mapping[str, NDArray[Any]]
         mlps.append(MlpMatch(one["b"], one["a"], seen, units))
     heads = None
     if row["heads"] is not None:
-        heads = Heads(row["heads"]["kind"], size=row["heads"]["size"])
-        parts = {part: arrays.get(f"{name}.heads.{part}") for part in _HEADS}
-        heads = replace(heads, **parts)
+        q, k, v, o = (arrays.get(f"{name}.heads.{part}") for part in _HEADS)
+        heads = Heads(str(row["heads"]["kind"]), q, k, v, o, row["heads"]["size"])
     where = None if row["a"] is None else (str(row["a"][0]), int(row["a"][1]))
     own = (str(row["b"][0]), int(row["b"][1]))
     return BlockMatch(own, where, tuple(mlps), heads, int(row["values"]))

@@ -2,9 +2,10 @@
 
 What a head computes is a product of two matrices, values and output, or queries and keys. Between
 the two any map may be put and taken back: only the products count. So heads are found and turned in
-pairs: T that takes b's values to a's must also take a's output to b's, and both say T at once. Where T is a permutation of rows nothing was turned. Else it consists of one block
-a head, and the smallest size of blocks that hold all of it is the size of a head: no configuration
-is asked. Rotary embeddings allow less than any map, and what they allow is found the same way.
+pairs: T that takes b's values to a's must also take a's output to b's, and both say T at once.
+Where T is a permutation of rows nothing was turned. Else it consists of one block a head, and the
+smallest size of blocks that holds all of it is the size of a head: no configuration is asked.
+Rotary embeddings allow less than any map, and what they allow is found the same way.
 
 Source: the symmetries of attention as in Zhu et al. (2025), appendix on transformations, and
 Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Woronowicz (1975).
@@ -19,6 +20,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from lineage.alignment.stream import Attention
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
-__all__ = ["Heads", "heads"]
+__all__ = ["Heads", "head_size", "heads"]
 
 _SURELY_IN_PLACE, _IN_PLACE = 0.995, 0.1
 """Median cosine of rows from which they are the same rows, and from which they are unless a map
@@ -70,7 +73,7 @@ class Heads:
     size: int | None = None
 
 
-def heads(a: Attention, b: Attention, turn: Turn, scale: float) -> Heads | None:
+def heads(a: Attention, b: Attention, turn: Turn, scale: float, size: int | None) -> Heads | None:
     """Find how b's heads become a's; None where they cannot be told, or have other shapes.
 
     Args:
@@ -78,7 +81,56 @@ def heads(a: Attention, b: Attention, turn: Turn, scale: float) -> Heads | None:
         b: The other's.
         turn: From b's stream to a's.
         scale: What b's stream is multiplied by.
+        size: Rows of a head, if that is known; see `head_size`.
     """
+    both = _rows_of(a, b, turn, scale)
+    if both is None:
+        return None
+    ours, theirs = both
+    in_place = _near(ours, theirs)
+    if in_place > _SURELY_IN_PLACE:
+        return Heads("same")
+    found = _moved(ours, theirs)
+    if found is None and not a.has_norms and size is not None:
+        found = _turned(ours, theirs, size)
+    if in_place < _IN_PLACE:
+        return found
+    if found is None or 1 - _near(ours, _after(found, theirs)) > _FAR_BETTER * (1 - in_place):
+        return Heads("same")
+    return found
+
+
+def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: float) -> int | None:
+    """Find how many rows a head has, over the blocks whose rows are not where they were.
+
+    Args:
+        pairs: Attention of a's blocks, and of b's that are the same.
+        turn: From b's stream to a's.
+        scale: What b's stream is multiplied by.
+    """
+    held: dict[int, float] = {}
+    count = 0
+    for a, b in pairs:
+        both = None if a.has_norms else _rows_of(a, b, turn, scale)
+        if both is None or _near(*both) > _SURELY_IN_PLACE or _moved(*both) is not None:
+            continue
+        key, value = _whole_maps(*both)
+        count = len(key)
+        for size in range(2, count):
+            if count % size == 0:
+                held[size] = held.get(size, 0.0) + _held(key, value, size)
+    if not count:
+        return None
+    best = max(held.values(), default=0.0)
+    if best < _LEAST_WHOLE:
+        return count if count <= _ONE_HEAD else None
+    return next(size for size in held if held[size] >= _WHOLE * best)
+
+
+def _rows_of(
+    a: Attention, b: Attention, turn: Turn, scale: float
+) -> tuple[list[Matrix], list[Matrix]] | None:
+    """Return queries, keys, values and output of both in a's coordinates, biases as a column."""
     ours = [np.asarray(x, np.float64) for x in (a.q, a.k, a.v, a.o)]
     theirs = [turn.apply(x) for x in (b.q, b.k, b.v, b.o)]
     theirs[3] = theirs[3] * scale
@@ -88,17 +140,7 @@ def heads(a: Attention, b: Attention, turn: Turn, scale: float) -> Heads | None:
         if one is not None and other is not None:
             ours[place] = np.column_stack([ours[place], one])
             theirs[place] = np.column_stack([theirs[place], other])
-    in_place = _near(ours, theirs)
-    if in_place > _SURELY_IN_PLACE:
-        return Heads("same")
-    found = _moved(ours, theirs)
-    if found is None and not a.has_norms:
-        found = _turned(ours, theirs)
-    if in_place < _IN_PLACE:
-        return found
-    if found is None or 1 - _near(ours, _after(found, theirs)) > _FAR_BETTER * (1 - in_place):
-        return Heads("same")
-    return found
+    return ours, theirs
 
 
 def _after(found: Heads, rows: list[Matrix]) -> list[Matrix]:
@@ -123,19 +165,21 @@ def _moved(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
     return Heads("permuted", q, k, k, q)
 
 
-def _turned(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
+def _whole_maps(ours: list[Matrix], theirs: list[Matrix]) -> tuple[Matrix, Matrix]:
+    """Return the maps of all keys and of all values, whatever heads they belong to."""
+    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
+    if len(q_a) != len(k_a):
+        return _fitted(k_a, k_b, [], []), _fitted(v_a, v_b, [], [])
+    return _fitted(k_a, k_b, [q_a], [q_b]), _fitted(v_a, v_b, [o_a], [o_b])
+
+
+def _turned(ours: list[Matrix], theirs: list[Matrix], size: int) -> Heads | None:
     """Find the blocks, one a head, that turn b's heads into a's."""
     (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
     each = len(q_a) // len(k_a)
-    if each * len(k_a) != len(q_a):
+    if each * len(k_a) != len(q_a) or len(k_a) % size:
         return None
-    if each == 1:
-        key, value = _fitted(k_a, k_b, [q_a], [q_b]), _fitted(v_a, v_b, [o_a], [o_b])
-    else:
-        key, value = _fitted(k_a, k_b, [], []), _fitted(v_a, v_b, [], [])
-    size = _head_size(key, value)
-    if size is None:
-        return None
+    key, value = _whole_maps(ours, theirs)
     turned = [np.zeros((len(x), len(x))) for x in ours]
     for to, came in enumerate(_assigned(_energies(key, size) + _energies(value, size)).tolist()):
         at_a, at_b = _rows(to, size), _rows(came, size)
@@ -169,7 +213,8 @@ def _turned(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
         for x, y in enumerate(order.tolist()):
             turned[0][np.ix_(heads_a[x], heads_b[y])] = back_k
             turned[3][np.ix_(heads_a[x], heads_b[y])] = back_v
-    return Heads("rotated", *turned, size)
+    q, k_all, v_all, o = turned
+    return Heads("rotated", q, k_all, v_all, o, size)
 
 
 def _fitted(to: Matrix, came: Matrix, back: list[Matrix], gone: list[Matrix]) -> Matrix:
@@ -215,23 +260,15 @@ def _power(gram: Matrix, exponent: float) -> Matrix:
     return found
 
 
-def _head_size(key: Matrix, value: Matrix) -> int | None:
-    """Return the smallest size of blocks that holds both maps, one block a row of blocks.
+def _held(key: Matrix, value: Matrix, size: int) -> float:
+    """Return what blocks of a size, one a row of blocks, hold of two maps.
 
-    Counted is what blocks hold beyond the share of any map that blocks of their size hold.
+    Counted is what is beyond the share of any map that blocks of this size hold.
     """
-    count = len(key)
-    held = {}
-    for size in range(2, count):
-        if count % size == 0:
-            energies = _energies(key, size) + _energies(value, size)
-            order = _assigned(energies)
-            share = float(energies[np.arange(len(order)), order].sum() / energies.sum())
-            held[size] = (share - size / count) / (1 - size / count)
-    best = max(held.values(), default=0.0)
-    if best < _LEAST_WHOLE:
-        return count if count <= _ONE_HEAD else None
-    return next(size for size in held if held[size] >= _WHOLE * best)
+    energies = _energies(key, size) + _energies(value, size)
+    order = _assigned(energies)
+    share = float(energies[np.arange(len(order)), order].sum() / energies.sum())
+    return (share - size / len(key)) / (1 - size / len(key))
 
 
 def _energies(turned: Matrix, size: int) -> Matrix:
@@ -274,6 +311,6 @@ def _cosines(a: Matrix, b: Matrix) -> Matrix:
 
 
 def _unit(rows: Matrix) -> Matrix:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    norms: Matrix = np.asarray(np.linalg.norm(rows, axis=1, keepdims=True), np.float64)
     found: Matrix = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return found

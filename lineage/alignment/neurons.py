@@ -21,6 +21,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from lineage.alignment.stream import Mlp
@@ -195,21 +197,22 @@ def _nearest(
     free = np.setdiff1d(np.arange(len(x)), order[mutual])
     if len(left) and len(free):
         rest = sum(
-            np.abs(_likeness(one[free], other[left])) for one, other in zip(ours, theirs, strict=True)
+            np.abs(_likeness(one[free], other[left]))
+            for one, other in zip(ours, theirs, strict=True)
         )
         rows, cols = linear_sum_assignment(-np.asarray(rest))
         order[left[rows]] = free[cols]
     return order
 
 
-def _is_in_place(ours: list[Matrix], theirs: list[Matrix], order: NDArray[np.intp]) -> bool:
+def _is_in_place(ours: Sequence[Matrix], theirs: Sequence[Matrix], order: NDArray[np.intp]) -> bool:
     """Whether units with their own numbers are as much alike as those that were found."""
     found = [np.mean(np.abs(_cosines(x[order], y))) for x, y in zip(ours, theirs, strict=True)]
     own = [np.mean(np.abs(_cosines(x, y))) for x, y in zip(ours, theirs, strict=True)]
     return bool(np.mean(own) > np.mean(found) - _AS_ALIKE)
 
 
-def _signed(looks: list[Matrix], *, is_gated: bool) -> NDArray[np.float32]:
+def _signed(looks: Sequence[Matrix], *, is_gated: bool) -> NDArray[np.float32]:
     """Put a unit's looks side by side, each of norm 1.
 
     Behind a gate a unit may have been multiplied by a negative number: it is given the sign that
@@ -262,7 +265,8 @@ def _likeness(a: Matrix, b: Matrix) -> NDArray[np.float32]:
 def _unit(rows: Matrix) -> NDArray[np.float32]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     found = np.divide(rows, norms, out=np.zeros(rows.shape, np.float64), where=norms > 0)
-    return found.astype(np.float32)
+    single: NDArray[np.float32] = found.astype(np.float32)
+    return single
 
 
 def partners(a: Mlp, b: Mlp, turn: Turn) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

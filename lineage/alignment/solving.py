@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
-from lineage.alignment.heads import heads
+from lineage.alignment.heads import head_size, heads
 from lineage.alignment.neurons import Agreement, agreement, partners, units
 from lineage.alignment.turning import Turn, fitted, quiet, unturned
 from lineage.errors import ArchitectureError
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.base import Where
-    from lineage.alignment.stream import Block, Mlp, Stream
+    from lineage.alignment.stream import Attention, Block, Mlp, Stream
 
     Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -52,8 +51,7 @@ def solve(a: Stream, b: Stream) -> Alignment:
     Raises:
         ArchitectureError: If they have no labelled vectors in common.
     """
-    first, second = a.anchors(LABELLED), b.anchors(LABELLED)
-    pairs = common(first, second)
+    pairs = labelled_pairs(a, b)
     if not pairs:
         raise ArchitectureError("has no tokens, places or pixels in common with the other", "b")
     turn = fitted(pairs)
@@ -80,14 +78,45 @@ def _is_in_place(a: Stream, b: Stream, turn: Turn, directions: NDArray[np.float6
     return _is_one(plain, 1) and plain.share > _AS_WELL * turned.share
 
 
-def common(a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]) -> list[Pair]:
-    """Return the labelled vectors that two models share, by kind; of more tokens the first."""
+def labelled_pairs(a: Stream, b: Stream) -> list[Pair]:
+    """Return the labelled vectors that two models share, by kind, evenly spread.
+
+    Tokens are the same by their strings where both models have them, else by their numbers.
+    """
     found: list[Pair] = []
-    for role in a:
-        if role in b:
-            count = min(len(a[role]), len(b[role]))
-            found.append((a[role][:count], b[role][:count]))
+    counts, others = a.labels(), b.labels()
+    for role in sorted(counts.keys() & others.keys()):
+        ours = theirs = np.arange(min(counts[role], others[role]))
+        if role == "token_embd" and (shared := _shared_tokens(a, b)) is not None:
+            ours, theirs = shared
+        if len(ours) > LABELLED:
+            some = np.unique(np.linspace(0, len(ours) - 1, LABELLED).astype(np.intp))
+            ours, theirs = ours[some], theirs[some]
+        if len(ours):
+            found.append((a.labelled(role, ours), b.labelled(role, theirs)))
     return found
+
+
+def _shared_tokens(a: Stream, b: Stream) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Return the numbers of the tokens that both have, in a and in b; None if that is not known."""
+    if a.tokens is None or b.tokens is None:
+        return None
+    rows = a.labels()["token_embd"], b.labels()["token_embd"]
+    place = {token: n for n, token in enumerate(b.tokens[: rows[1]]) if token}
+    pairs = [(n, place[t]) for n, t in enumerate(a.tokens[: rows[0]]) if t in place]
+    both = np.array(pairs, np.intp).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _order_of_tokens(a: Stream, b: Stream) -> NDArray[np.intp] | None:
+    """Return b's tokens in a's order, those that a has not behind; None to leave them so."""
+    shared = (
+        _shared_tokens(a, b) if "token_embd" in a.labels() and "token_embd" in b.labels() else None
+    )
+    if shared is None or np.array_equal(*shared):
+        return None
+    rest = np.setdiff1d(np.arange(b.labels()["token_embd"]), shared[1])
+    return np.concatenate([shared[1], rest]).astype(np.intp)
 
 
 class _Solver:
@@ -105,19 +134,22 @@ class _Solver:
             total += best
             matches.append(self._matched(block, found))
         scale = self._scale(matches)
-        blocks = tuple(self._with_heads(match, scale) for match in matches)
-        return Alignment(self.turn, scale, blocks, total, self.tried)
+        both = [(m, *self._attention(m)) for m in matches]
+        size = head_size(((x, y) for _, x, y in both if x and y), self.turn, scale)
+        blocks = tuple(
+            replace(m, heads=heads(x, y, self.turn, scale, size)) if x and y else m
+            for m, x, y in both
+        )
+        order = _order_of_tokens(self.a, self.b)
+        return Alignment(self.turn, scale, blocks, total, self.tried, order)
 
-    def _with_heads(self, match: BlockMatch, scale: float) -> BlockMatch:
+    def _attention(self, match: BlockMatch) -> tuple[Attention | None, Attention | None]:
         if match.a is None:
-            return match
-        one, other = self.a.attention(*match.a), self.b.attention(*match.b)
-        if one is None or other is None:
-            return match
-        return replace(match, heads=heads(one, other, self.turn, scale))
+            return None, None
+        return self.a.attention(*match.a), self.b.attention(*match.b)
 
     def _partner(self, block: Block, place: int) -> tuple[Block | None, Agreement]:
-        """Return the block of a that one of b's is: that of its own number, or the one most alike."""
+        """Return the block of a that one of b's is: its own number's, or the one most alike."""
         order = list(self.a.blocks)
         own = min(place, len(order) - 1)
         order = [order[own], *order[:own], *order[own + 1 :]]
@@ -167,8 +199,11 @@ class _Solver:
         found = [m.units for match in matches for m in match.mlps]
         if self.a.is_post or abs(asked) < _LEAST_SCALE or not found:
             return 1.0
-        off = [np.log(np.median([u.writes for u in found])) - asked]
-        off.append(np.log(np.median([u.reads for u in found])))
+        writes = float(np.median([u.writes for u in found]))
+        reads = float(np.median([u.reads for u in found]))
+        if min(writes, reads) <= 0:
+            return 1.0
+        off = [np.log(writes) - asked, np.log(reads)]
         return self.turn.scale if np.max(np.abs(off)) < _SAME_SCALE * abs(asked) else 1.0
 
 

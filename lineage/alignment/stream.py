@@ -1,8 +1,8 @@
 """A model as what reads and writes one stream: the architecture, derived from names and shapes.
 
 A transformer adds what its blocks compute to one stream of vectors. Every weight matrix has a side
-that lies along that stream and a side of its own: tokens, pixels, feed-forward units, heads. What is
-alike in two models whose streams have other coordinates shows on the other side.
+that lies along that stream and a side of its own: tokens, pixels, feed-forward units, heads. What
+is alike in two models whose streams have other coordinates shows on the other side.
 
 Norms in front of a block scale the stream coordinate by coordinate. That gain says no more than the
 matrices behind it, so it is multiplied into them here; a norm that takes the mean away (one with a
@@ -18,13 +18,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
-from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.artifacts.dialects import canonical_name, layered, parts_of
 from lineage.alignment.arrays import Arrays
+from lineage.artifacts.dialects import canonical_name, layered, parts_of
 from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
@@ -151,6 +150,7 @@ class Stream:
         is_post: Whether norms stand in the stream itself, as in BERT, so that their gains are
             coordinates of the stream and only permutations and signs keep what is computed.
         blocks: Stack and number of each block, in order.
+        tokens: What the rows of its embeddings stand for, where that is known.
     """
 
     width: int
@@ -159,14 +159,18 @@ class Stream:
     is_post: bool
     blocks: tuple[tuple[str, int], ...]
     arrays: Arrays = field(repr=False)
+    tokens: tuple[str, ...] | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, items: Iterable[Item], *, name: str) -> Stream:
+    def of(
+        cls, items: Iterable[Item], *, name: str, tokens: tuple[str, ...] | None = None
+    ) -> Stream:
         """Read the architecture off a model's tensors.
 
         Args:
             items: Its tensors.
             name: What errors call it.
+            tokens: The strings of its tokens, by their numbers.
 
         Raises:
             ArchitectureError: If no stream with labelled vectors and feed-forward blocks is found.
@@ -177,7 +181,9 @@ class Stream:
         norms = [p for role, p in places.items() if _is_norm(role) and len(p.item.shape) == 1]
         widths = Counter(p.item.shape[0] for p in norms)
         if not widths:
-            raise ArchitectureError("has no norms in front of blocks, so its stream is not known", name)
+            raise ArchitectureError(
+                "has no norms in front of blocks, so its stream is not known", name
+            )
         width = widths.most_common(1)[0][0]
         blocks = sorted({
             (one.stack, one.number)
@@ -189,7 +195,9 @@ class Stream:
             places = {role: _turned(p, role, width, always=True) for role, p in places.items()}
         anchors = [role for role in ANCHORS if f"{role}.weight" in places]
         if not anchors or not blocks:
-            raise ArchitectureError("has no embeddings or no feed-forward blocks by known names", name)
+            raise ArchitectureError(
+                "has no embeddings or no feed-forward blocks by known names", name
+            )
         return cls(
             width=width,
             places=places,
@@ -197,6 +205,7 @@ class Stream:
             is_post=any(role.endswith(f".{n}.weight") for role in places for n in _POST_NORMS),
             blocks=tuple(blocks),
             arrays=arrays,
+            tokens=tokens,
         )
 
     def gain(self, norm: str) -> NDArray[np.float32] | None:
@@ -234,19 +243,28 @@ class Stream:
             matrix = matrix - matrix.mean(axis=1, keepdims=True)
         return matrix
 
-    def anchors(self, rows: int) -> dict[str, Matrix]:
-        """Return labelled vectors of the stream: of some tokens, places, pixels.
-
-        Args:
-            rows: Of each kind, evenly spread, at most.
-        """
-        found: dict[str, Matrix] = {}
+    def labels(self) -> dict[str, int]:
+        """Return what writes labelled vectors to the stream, and how many each writes."""
+        found = {}
         for role in ANCHORS:
             if f"{role}.weight" in self.places:
-                matrix = self.arrays.rows(self.places[f"{role}.weight"], rows, self.width)
-                if self.is_centred and not self.is_post:
-                    matrix = matrix - matrix.mean(axis=1, keepdims=True)
-                found[role] = matrix
+                shape = self.places[f"{role}.weight"].item.shape
+                found[role] = prod(shape) // self.width
+        return found
+
+    def labelled(self, role: str, which: NDArray[np.intp]) -> Matrix:
+        """Return some labelled vectors: of tokens, places, pixels.
+
+        Args:
+            role: A key of `labels`.
+            which: Their numbers.
+
+        Returns:
+            float32, shape (numbers, width).
+        """
+        found = self.arrays.rows(self.places[f"{role}.weight"], which, self.width)
+        if self.is_centred and not self.is_post:
+            found = found - found.mean(axis=1, keepdims=True)
         return found
 
     def block(self, stack: str, number: int) -> Block:
@@ -279,7 +297,9 @@ class Stream:
             if role.startswith(prefix) and role.endswith("ffn_down.weight"):
                 stem = role.removesuffix("ffn_down.weight")
                 if f"{stem}ffn_up.weight" in self.places:
-                    found.append((stem[len(prefix) :].removesuffix(".").removeprefix("expert."), stem))
+                    found.append(
+                        (stem[len(prefix) :].removesuffix(".").removeprefix("expert."), stem)
+                    )
         return sorted(found, key=lambda one: (len(one[0]), one[0]))
 
     def bias(self, role: str) -> Matrix | None:
@@ -343,5 +363,3 @@ def _turned(place: Place, role: str, width: int, *, always: bool = False) -> Pla
     along = 1 if reads else 0
     is_turned = always or (shape[along] != width and shape[1 - along] == width)
     return Place(place.item, place.axis, place.start, place.stop, is_turned)
-
-

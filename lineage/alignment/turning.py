@@ -59,7 +59,20 @@ class Turn:
     @property
     def is_whole(self) -> bool:
         """Whether every direction is fixed."""
-        return self.rank >= min(self.matrix.shape) - 1  # a centred stream has one less
+        return bool(self.rank >= min(self.matrix.shape) - 1)  # a centred stream has one less
+
+    def moved(self, values: NDArray[np.floating], *, is_signed: bool) -> NDArray[np.float64] | None:
+        """Return one number a coordinate, as a gain or a bias, in a's order; None if rotated.
+
+        Args:
+            values: float32, shape (width of b,).
+            is_signed: Whether they change sign with their coordinates.
+        """
+        if self.order is None or self.signs is None:
+            return None
+        found = np.zeros(self.matrix.shape[1])
+        found[self.order] = values * (self.signs if is_signed else 1.0)
+        return found
 
     def apply(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return b's vectors (a row each) in a's coordinates, without the scale."""
@@ -80,7 +93,7 @@ def fitted(pairs: Iterable[tuple[Matrix, Matrix]]) -> Turn:
     """
     cross, energy = np.zeros((1, 1)), 0.0
     for a, b in pairs:
-        weight = 1.0 / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-300) * len(a)
+        weight = len(a) / float(np.linalg.norm(a) * np.linalg.norm(b) + 1e-300)
         cross = cross + weight * (b.astype(np.float64).T @ a.astype(np.float64))
         energy += weight * float(np.sum(b.astype(np.float64) ** 2))
     left, values, right = svd(cross, full_matrices=False, lapack_driver="gesdd")
@@ -127,5 +140,7 @@ def _snapped(
     order, signs = cols.astype(np.intp), np.where(best < 0, -1.0, 1.0)
     plain = np.zeros_like(matrix)
     plain[rows, cols] = signs
-    is_same = matrix.shape[0] == matrix.shape[1] and bool(np.all(order == rows) and np.all(signs > 0))
+    is_same = matrix.shape[0] == matrix.shape[1] and bool(
+        np.all(order == rows) and np.all(signs > 0)
+    )
     return Turn(plain, scale, "same" if is_same else "permuted", order, signs, rank, seen)

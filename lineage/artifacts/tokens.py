@@ -38,7 +38,11 @@ def tokens_of(source: str | PathLike[str] | Any) -> tuple[str, ...] | None:
         return None
     path = Path(fspath(source))
     folder = path if path.is_dir() else path.parent
-    for name, read in (("tokenizer.json", _tokenizer), ("vocab.json", _mapping), ("vocab.txt", _lines)):
+    for name, read in (
+        ("tokenizer.json", _tokenizer),
+        ("vocab.json", _mapping),
+        ("vocab.txt", _lines),
+    ):
         file = folder / name
         if file.is_file() and file.stat().st_size <= _MOST_BYTES:
             try:

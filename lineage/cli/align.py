@@ -50,13 +50,15 @@ def align(
     from lineage.alignment.certificate import from_bytes, to_bytes
     from lineage.alignment.writing import chunks_of
     from lineage.artifacts import read
+    from lineage.artifacts.tokens import tokens_of
     from lineage.evidence import compare_fingerprints
     from lineage.files import write_all, write_whole
     from lineage.fingerprints import fingerprint
     from lineage.fingerprints.measure import Pass
 
     with read(a) as first, read(b) as second:
-        one, other = Stream.of(first.items, name=a), Stream.of(second.items, name=b)
+        one = Stream.of(first.items, name=a, tokens=tokens_of(a))
+        other = Stream.of(second.items, name=b, tokens=tokens_of(b))
         print_a = fingerprint(a, cache=True)
         roots = (print_a.root, fingerprint(b, tier="exact", cache=True).root)
         if given is None:
@@ -137,7 +139,9 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
         seen = block["units"]
         agreed, looked = sum(u["agreed"] for u in seen), sum(u["looked"] for u in seen)
         heads = f", heads {block['heads']}" if block["heads"] else ", heads not told"
-        lines.append(f"  block {block['b']} is {block['a']}: {agreed} of {looked} units agree{heads}")
+        lines.append(
+            f"  block {block['b']} is {block['a']}: {agreed} of {looked} units agree{heads}"
+        )
     lines.append(f"  p = 10^{found['log10_p']:.1f} if {found['null']}")
     left = found["left"]
     if left["relation"] is None:

@@ -51,7 +51,7 @@ class Edge:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        found = {
+        found: dict[str, Any] = {
             "parent": self.parent,
             "child": self.child,
             "relation": str(self.relation),

@@ -9,6 +9,7 @@ else is inferred from what was written.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import numpy as np
 from lineage.alignment import Alignment, Stream, solve
 from lineage.alignment.applied import aligned
 from lineage.artifacts.dialects import layered
+from lineage.artifacts.tokens import tokens_of
 from lineage.errors import ArchitectureError
 from lineage.evidence.matching import match, table
 from lineage.evidence.panel import structure
@@ -108,7 +110,9 @@ class Disguises:
             return edge
         how = self.how.get(edge.child) or self.how[edge.parent]
         nothing = found.change is not None and found.change < _UNCHANGED
-        then = None if nothing or found.relation is Relation.IDENTICAL else (edge.relation, edge.how)
+        then = (
+            None if nothing or found.relation is Relation.IDENTICAL else (edge.relation, edge.how)
+        )
         return replace(edge, relation=Relation.REPARAMETRIZED, how=how, then=then)
 
 
@@ -122,13 +126,18 @@ class _Writing:
     found: Disguises
 
     def seen(self, a: str, b: str) -> Alignment | None:
-        """Return how b's coordinates become a's; None if they are the same, or nothing was found."""
-        with self.weights.opened(a) as one, self.weights.opened(b) as other:
+        """Return how b's coordinates become a's; None if nothing was found or changed."""
+        with ExitStack() as stack:
             try:
-                seen = solve(Stream.of(one.values(), name=a), Stream.of(other.values(), name=b))
+                seen = solve(self._stream(a, stack), self._stream(b, stack))
             except ArchitectureError:
                 return None
         return seen if seen.related and seen.how else None
+
+    def _stream(self, path: str, stack: ExitStack) -> Stream:
+        items = stack.enter_context(self.weights.opened(path))
+        tokens = tokens_of(self.weights.sources[path])
+        return Stream.of(items.values(), name=path, tokens=tokens)
 
     def all(self, head: str, paths: Sequence[str], seen: Alignment) -> None:
         """Write models of one set of coordinates, of which the first was aligned, in the head's."""
@@ -138,16 +147,15 @@ class _Writing:
                 own = self.seen(head, path)
             if own is None:
                 continue
-            with self.weights.opened(head) as one, self.weights.opened(path) as other:
-                a = Stream.of(one.values(), name=head)
-                b = Stream.of(other.values(), name=path)
-                self.found.prints[path] = Pass(self.tier).over(aligned(a, b, own))
+            with ExitStack() as stack:
+                moved = aligned(self._stream(head, stack), self._stream(path, stack), own)
+                self.found.prints[path] = Pass(self.tier).over(moved)
             self.found.how[path] = own.how[0]
             self.found.first[path] = paths[0]
 
 
 def _kinds(family: Sequence[str], models: Mapping[str, Fingerprint]) -> list[list[str]]:
-    """Part a family by coordinates, the most common first; of each the best known model is first."""
+    """Part a family by coordinates, the commonest first; of each the best known model is first."""
     found: list[list[str]] = []
     for path in sorted(family, key=lambda path: _standing(models[path])):
         for kind in found:
