@@ -91,7 +91,7 @@ class Alignment:
             return ()
         kinds = {self.turn.kind} | {b.heads.kind for b in self.blocks if b.heads is not None}
         units = [m.units for block in self.blocks for m in block.mlps]
-        if any(len(u.a) > 1 and (u.b[1:] < u.b[:-1]).any() for u in units):
+        if any(u.is_moved for u in units):
             kinds.add("permuted")
         if self.tokens is not None:
             kinds.add("permuted")

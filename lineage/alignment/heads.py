@@ -281,7 +281,7 @@ def _energies(turned: Matrix, size: int) -> Matrix:
 
 
 def _inverse(block: Matrix) -> Matrix:
-    found: Matrix = np.linalg.pinv(block, rcond=1e-8)
+    found: Matrix = np.asarray(np.linalg.pinv(block, rcond=1e-8), np.float64)
     return found
 
 

@@ -38,6 +38,10 @@ LOOKED_AT = 512
 _PROJECTED = 1024
 """Numbers to which what a unit reads and writes is projected before partners are looked for."""
 
+_MISTAKEN = 0.1
+"""Share of units that may be followed by one of a lower number without being in another order: of
+units in an order drawn by lot it is a half."""
+
 _AS_ALIKE = 0.02
 """Mean cosine that units may lose by being left in their places."""
 
@@ -139,6 +143,12 @@ class Units:
     def is_same(self) -> bool:
         """Whether nothing was moved or rescaled."""
         return self.scales is None and bool(np.array_equal(self.a, self.b))
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether they are in another order: a few that changed places are mistakes."""
+        back = int(np.sum(self.b[1:] < self.b[:-1]))
+        return back > _MISTAKEN * len(self.b)
 
 
 def units(a: Mlp, b: Mlp, turn: Turn, rng: np.random.Generator) -> Units:

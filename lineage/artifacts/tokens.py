@@ -21,6 +21,9 @@ __all__ = ["tokens_of"]
 _MOST_BYTES = 1 << 28
 """A tokenizer larger than this is none."""
 
+_MOST_TOKENS = 1 << 24
+"""Numbers of tokens are below this, so that a lie allocates no more than a list that long."""
+
 
 def tokens_of(source: str | PathLike[str] | Any) -> tuple[str, ...] | None:
     """Return the strings of a model's tokens, in the order of their numbers.
@@ -47,7 +50,7 @@ def tokens_of(source: str | PathLike[str] | Any) -> tuple[str, ...] | None:
         if file.is_file() and file.stat().st_size <= _MOST_BYTES:
             try:
                 return read(file.read_text("utf-8"))
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise FormatError("is no list of tokens", file=file) from error
     return None
 
@@ -73,8 +76,10 @@ def _lines(text: str) -> tuple[str, ...] | None:
 
 def _in_order(numbers: dict[str, int]) -> tuple[str, ...] | None:
     """Return tokens by number; numbers that nothing has are empty strings."""
-    if not all(type(n) is int and 0 <= n < _MOST_BYTES for n in numbers.values()):
-        raise ValueError("numbers of tokens are whole")
+    if not isinstance(numbers, dict):
+        raise TypeError("tokens and their numbers are a mapping")
+    if not all(type(n) is int and 0 <= n < _MOST_TOKENS for n in numbers.values()):
+        raise ValueError("numbers of tokens are whole and not beyond what models have")
     found = [""] * (1 + max(numbers.values(), default=-1))
     for token, number in numbers.items():
         if found[number]:

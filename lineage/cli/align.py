@@ -65,13 +65,15 @@ def align(
             found = solve(one, other)
         else:
             found = from_bytes(given.read_bytes(), *roots, file=given)
-        moved = aligned(one, other, found)
-        left = compare_fingerprints(print_a, Pass("full").over(moved)) if found.related else None
+        left = None
+        if found.related and one.width == other.width:
+            moved = aligned(one, other, found)
+            left = compare_fingerprints(print_a, Pass("full").over(moved))
         if certificate is not None:
             write_whole(certificate, to_bytes(found, *roots))
             say.note(f"wrote {certificate}")
         if write is not None:
-            write_all(write, chunks_of(moved))
+            write_all(write, chunks_of(aligned(one, other, found)))
             say.note(f"wrote {write}")
     document = {"a": a, "b": b, **to_json(found, left)}
     say.result(document, lambda: _text(a, b, document), as_json=as_json)
@@ -144,7 +146,9 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
         )
     lines.append(f"  p = 10^{found['log10_p']:.1f} if {found['null']}")
     left = found["left"]
-    if left["relation"] is None:
+    if left is None:
+        lines.append("  the streams have two widths: what is left was not measured")
+    elif left["relation"] is None:
         lines.append("  once undone, what is left was not told")
     else:
         change = "" if left["change"] is None else f", a change of {left['change']:.2g} of the norm"

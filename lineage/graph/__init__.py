@@ -97,14 +97,9 @@ def infer_graph(
     for edge in _adapters(models, edges, unclear):
         edges.append(edge)
         family_of[edge.child] = family_of[edge.parent]
-    told = (
-        [hidden.told(e, comparisons.between(e.parent, e.child)) for e in edges]
-        if hidden.how
-        else edges
-    )
     return LineageGraph(
         nodes=tuple(Node(path, given[path].root, family_of[path]) for path in screen.paths),
-        edges=tuple(sorted(told, key=lambda e: (e.child, e.parent))),
+        edges=tuple(sorted(map(hidden.told, edges), key=lambda e: (e.child, e.parent))),
         pairs=tuple(
             _pair(*pair, is_one_family=family_of[pair[0]] == family_of[pair[1]])
             for pair in screen.pairs()

@@ -19,7 +19,8 @@ from lineage.alignment import Alignment, Stream, solve
 from lineage.alignment.applied import aligned
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of
-from lineage.errors import ArchitectureError
+from lineage.errors import ArchitectureError, FormatError
+from lineage.evidence import compare_fingerprints
 from lineage.evidence.matching import match, table
 from lineage.evidence.panel import structure
 from lineage.evidence.reduced import levels
@@ -55,11 +56,13 @@ class Disguises:
         prints: Path -> fingerprint of the model as written in its relatives' coordinates.
         how: Path -> what had been done to it, a detail of `reparametrized`.
         first: Path -> the first of those that have the same coordinates as it.
+        writing: What wrote them.
     """
 
     prints: dict[str, Fingerprint] = field(default_factory=dict)
     how: dict[str, str] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
+    writing: _Writing | None = None
 
     @classmethod
     def of(
@@ -79,7 +82,7 @@ class Disguises:
         tier = next((t for t, scheme in TIERS.items() if _scheme(models) == scheme), "exact")
         if tier == "exact":
             return found
-        write = _Writing(models, weights, tier, found)
+        write = found.writing = _Writing(models, weights, tier, found)
         heads: list[str] = []
         kinds = [_kinds([p for p in family if p in weights], models) for family in families]
         known = sorted((kind for kind in kinds if kind), key=lambda one: _rank(one, models))
@@ -99,20 +102,22 @@ class Disguises:
                     write.all(head, other, seen)
         return found
 
-    def told(self, edge: Edge, found: Comparison) -> Edge:
+    def told(self, edge: Edge) -> Edge:
         """Say of an edge between two sets of coordinates that they were changed, and what then.
+
+        What came after is seen best in the parent's own coordinates, so the child is written in
+        these once more.
 
         Args:
             edge: As inferred from the models as written.
-            found: What its ends are to each other, as written.
         """
-        if self.first.get(edge.parent) == self.first.get(edge.child):
+        if self.writing is None or self.first.get(edge.parent) == self.first.get(edge.child):
             return edge
         how = self.how.get(edge.child) or self.how[edge.parent]
-        nothing = found.change is not None and found.change < _UNCHANGED
-        then = (
-            None if nothing or found.relation is Relation.IDENTICAL else (edge.relation, edge.how)
-        )
+        left = self.writing.left(edge.parent, edge.child)
+        then: tuple[Relation, str | None] | None = (edge.relation, edge.how)
+        if left is not None and left.change is not None and left.change < _UNCHANGED:
+            then = None
         return replace(edge, relation=Relation.REPARAMETRIZED, how=how, then=then)
 
 
@@ -132,12 +137,31 @@ class _Writing:
                 seen = solve(self._stream(a, stack), self._stream(b, stack))
             except ArchitectureError:
                 return None
-        return seen if seen.related and seen.how else None
+        has_one_width = seen.turn.matrix.shape[0] == seen.turn.matrix.shape[1]
+        return seen if seen.related and seen.how and has_one_width else None
 
     def _stream(self, path: str, stack: ExitStack) -> Stream:
         items = stack.enter_context(self.weights.opened(path))
-        tokens = tokens_of(self.weights.sources[path])
+        try:
+            tokens = tokens_of(self.weights.sources[path])
+        except FormatError:  # numbers must do
+            tokens = None
         return Stream.of(items.values(), name=path, tokens=tokens)
+
+    def left(self, parent: str, child: str) -> Comparison | None:
+        """Return what is left between two models once the child has the parent's coordinates."""
+        if parent not in self.weights or child not in self.weights:
+            return None
+        seen = self.seen(parent, child)
+        if seen is None:
+            return None
+        return compare_fingerprints(self.models[parent], self.written(parent, child, seen))
+
+    def written(self, head: str, path: str, seen: Alignment) -> Fingerprint:
+        """Return the fingerprint of a model in another's coordinates."""
+        with ExitStack() as stack:
+            moved = aligned(self._stream(head, stack), self._stream(path, stack), seen)
+            return Pass(self.tier).over(moved)
 
     def all(self, head: str, paths: Sequence[str], seen: Alignment) -> None:
         """Write models of one set of coordinates, of which the first was aligned, in the head's."""
@@ -147,9 +171,7 @@ class _Writing:
                 own = self.seen(head, path)
             if own is None:
                 continue
-            with ExitStack() as stack:
-                moved = aligned(self._stream(head, stack), self._stream(path, stack), own)
-                self.found.prints[path] = Pass(self.tier).over(moved)
+            self.found.prints[path] = self.written(head, path, own)
             self.found.how[path] = own.how[0]
             self.found.first[path] = paths[0]
 
