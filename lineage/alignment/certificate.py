@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TYPE", "from_bytes", "to_bytes"]
+    from lineage.alignment.stream import Stream
+
+__all__ = ["TYPE", "check", "from_bytes", "to_bytes"]
 
 TYPE = "urn:model-lineage:alignment:v1"
 
@@ -96,6 +98,48 @@ def from_bytes(data: bytes, root_a: str, root_b: str, *, file: object = None) ->
         return Alignment(turn, scale, blocks, total, int(head["tried"]), order)
     except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
         raise FormatError(f"is no alignment ({type(error).__name__})", file=file) from error
+
+
+def check(found: Alignment, a: Stream, b: Stream, *, file: object = None) -> None:
+    """Hold an alignment from elsewhere against the two models it is applied to.
+
+    Raises:
+        FormatError: If its maps are not of their sizes.
+    """
+
+    def refuse(reason: str) -> None:
+        raise FormatError(f"is no alignment of these models: {reason}", file=file)
+
+    turn = found.turn
+    if turn.matrix.shape != (b.width, a.width) or not np.all(np.isfinite(turn.matrix)):
+        refuse("its turn has other widths")
+    if turn.order is not None and len(np.unique(turn.order)) != len(turn.order):
+        refuse("its turn takes two coordinates to one place")
+    if not (np.isfinite(found.scale) and found.scale > 0):
+        refuse("its scale is none")
+    if [block.b for block in found.blocks] != list(b.blocks):
+        refuse("its blocks are others")
+    tokens = b.labels().get("token_embd", 0)
+    if found.tokens is not None and not _is_order(found.tokens, tokens):
+        refuse("its tokens are no order")
+    for block in found.blocks:
+        if block.a is None:
+            continue
+        if block.a not in a.blocks:
+            refuse(f"block {block.b[1]} is said to be one that is not there")
+        ours = {mlp.label: len(mlp.up) for mlp in a.block(*block.a).mlps}
+        theirs = {mlp.label: len(mlp.up) for mlp in b.block(*block.b).mlps}
+        for mlp in block.mlps:
+            counts = (mlp.units.a, ours.get(mlp.a, 0)), (mlp.units.b, theirs.get(mlp.b, 0))
+            if any(len(u) == 0 or u.min() < 0 or u.max() >= count for u, count in counts):
+                refuse(f"block {block.b[1]} has units that are not there")
+            scales = mlp.units.scales
+            if scales is not None and not np.all(np.isfinite(scales) & (scales != 0)):
+                refuse(f"block {block.b[1]} has a unit without a scale")
+
+
+def _is_order(order: NDArray[np.intp], count: int) -> bool:
+    return len(order) == count and bool(np.array_equal(np.sort(order), np.arange(count)))
 
 
 def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ __all__ = ["Attention", "Block", "Mlp", "Place", "Stream"]
 
 FED_BY = {
     "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm",
+    "query_key_value": "attn_norm",
     "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm",
     "output": "output_norm", "classifier": "output_norm",
 }  # fmt: skip

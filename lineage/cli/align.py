@@ -47,7 +47,7 @@ def align(
     """
     from lineage.alignment import Stream, solve
     from lineage.alignment.applied import aligned
-    from lineage.alignment.certificate import from_bytes, to_bytes
+    from lineage.alignment.certificate import check, from_bytes, to_bytes
     from lineage.alignment.writing import chunks_of
     from lineage.artifacts import read
     from lineage.artifacts.tokens import tokens_of
@@ -65,6 +65,7 @@ def align(
             found = solve(one, other)
         else:
             found = from_bytes(given.read_bytes(), *roots, file=given)
+            check(found, one, other, file=given)
         left = None
         if found.related and one.width == other.width:
             moved = aligned(one, other, found)

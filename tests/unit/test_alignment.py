@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from lineage import fingerprint, infer
 from lineage.alignment import Alignment, Stream, align, solve
 from lineage.alignment.applied import aligned
-from lineage.alignment.certificate import from_bytes, to_bytes
+from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.alignment.neurons import Agreement
 from lineage.alignment.turning import fitted
 from lineage.artifacts import read
@@ -490,6 +491,48 @@ def test_a_certificate_is_applied_by_others_and_to_no_other_models(tmp_path: Pat
             from_bytes(data[:cut], *roots)
     with pytest.raises(FormatError, match="no alignment"):
         from_bytes(Path(paths["a"]).read_bytes(), *roots)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"turn": "wide"}, "other widths"),
+        ({"turn": "twice"}, "two coordinates to one place"),
+        ({"scale": 0.0}, "its scale is none"),
+        ({"scale": float("nan")}, "its scale is none"),
+        ({"blocks": ()}, "its blocks are others"),
+        ({"tokens": np.zeros(TOKENS, np.intp)}, "its tokens are no order"),
+        ({"a": ("blk", 99)}, "one that is not there"),
+        ({"unit": UNITS}, "units that are not there"),
+        ({"unit": -1}, "units that are not there"),
+        ({"scales": np.zeros(UNITS)}, "a unit without a scale"),
+    ],
+)
+def test_maps_that_are_not_of_the_models_are_refused(change: dict[str, Any], reason: str) -> None:
+    base = llama()
+    with read(base) as one, read(permuted(units_moved(base, 1), 1)) as other:
+        a, b = Stream.of(one.items, name="a"), Stream.of(other.items, name="b")
+        found = solve(a, b)
+        check(found, a, b)
+        block = found.blocks[0]
+        mlp = block.mlps[0]
+        match change:
+            case {"turn": "wide"}:
+                change = {"turn": replace(found.turn, matrix=np.eye(WIDTH + 1))}
+            case {"turn": "twice"}:
+                change = {"turn": replace(found.turn, order=np.zeros(WIDTH, np.intp))}
+            case {"a": where}:
+                change = {"blocks": (replace(block, a=where), *found.blocks[1:])}
+            case {"unit": place}:
+                moved = replace(mlp.units, b=np.append(mlp.units.b[:-1], place))
+                wrong = replace(block, mlps=(replace(mlp, units=moved),))
+                change = {"blocks": (wrong, *found.blocks[1:])}
+            case {"scales": scales}:
+                moved = replace(mlp.units, scales=scales)
+                wrong = replace(block, mlps=(replace(mlp, units=moved),))
+                change = {"blocks": (wrong, *found.blocks[1:])}
+        with pytest.raises(FormatError, match=reason):
+            check(replace(found, **change), a, b)
 
 
 def test_a_hidden_child_hangs_on_its_parent() -> None:
