@@ -3,9 +3,10 @@
 What a head computes is a product of two matrices, values and output, or queries and keys. Between
 the two any map may be put and taken back: only the products count. So heads are found and turned in
 pairs: T that takes b's values to a's must also take a's output to b's, and both say T at once.
-Where T is a permutation of rows nothing was turned. Else it consists of one block a head, and the
-smallest size of blocks that holds all of it is the size of a head: no configuration is asked.
-Rotary embeddings allow less than any map, and what they allow is found the same way.
+Where T is a permutation of rows nothing was turned. Else heads are known by the spaces that their
+rows span, and the smallest size of heads of which each lies in one of the other's is that of a
+head: no configuration is asked. Rotary embeddings allow less than any map, and what they allow is
+found the same way.
 
 Source: the symmetries of attention as in Zhu et al. (2025), appendix on transformations, and
 Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Woronowicz (1975).
@@ -109,22 +110,24 @@ def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: f
         scale: What b's stream is multiplied by.
     """
     held: dict[int, float] = {}
+    blocks: dict[int, int] = {}
     count = 0
     for a, b in pairs:
         both = None if a.has_norms else _rows_of(a, b, turn, scale)
         if both is None or _near(*both) > _SURELY_IN_PLACE or _moved(*both) is not None:
             continue
-        key, value = _whole_maps(*both)
-        count = len(key)
-        for size in range(2, count):
-            if count % size == 0:
-                held[size] = held.get(size, 0.0) + _held(key, value, size)
+        (_, k_a, v_a, _), (_, k_b, v_b, _) = both
+        count = len(k_a)
+        for size in (s for s in range(2, count) if count % s == 0):
+            held[size] = held.get(size, 0.0) + _held(k_a, k_b, size) + _held(v_a, v_b, size)
+            blocks[size] = blocks.get(size, 0) + 2
     if not count:
         return None
-    best = max(held.values(), default=0.0)
+    mean = {size: held[size] / blocks[size] for size in held}
+    best = max(mean.values(), default=0.0)
     if best < _LEAST_WHOLE:
         return count if count <= _ONE_HEAD else None
-    return next(size for size in held if held[size] >= _WHOLE * best)
+    return next(size for size in mean if mean[size] >= _WHOLE * best)
 
 
 def _rows_of(
@@ -132,7 +135,7 @@ def _rows_of(
 ) -> tuple[list[Matrix], list[Matrix]] | None:
     """Return queries, keys, values and output of both in a's coordinates, biases as a column."""
     ours = [np.asarray(x, np.float64) for x in (a.q, a.k, a.v, a.o)]
-    theirs = [turn.apply(x) for x in (b.q, b.k, b.v, b.o)]
+    theirs = [np.asarray(turn.compared(x), np.float64) for x in (b.q, b.k, b.v, b.o)]
     theirs[3] = theirs[3] * scale
     if any(x.shape != y.shape for x, y in zip(ours, theirs, strict=True)):
         return None
@@ -165,23 +168,15 @@ def _moved(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
     return Heads("permuted", q, k, k, q)
 
 
-def _whole_maps(ours: list[Matrix], theirs: list[Matrix]) -> tuple[Matrix, Matrix]:
-    """Return the maps of all keys and of all values, whatever heads they belong to."""
-    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
-    if len(q_a) != len(k_a):
-        return _fitted(k_a, k_b, [], []), _fitted(v_a, v_b, [], [])
-    return _fitted(k_a, k_b, [q_a], [q_b]), _fitted(v_a, v_b, [o_a], [o_b])
-
-
 def _turned(ours: list[Matrix], theirs: list[Matrix], size: int) -> Heads | None:
     """Find the blocks, one a head, that turn b's heads into a's."""
     (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
     each = len(q_a) // len(k_a)
     if each * len(k_a) != len(q_a) or len(k_a) % size:
         return None
-    key, value = _whole_maps(ours, theirs)
     turned = [np.zeros((len(x), len(x))) for x in ours]
-    for to, came in enumerate(_assigned(_energies(key, size) + _energies(value, size)).tolist()):
+    groups = _assigned(_overlaps(k_a, k_b, size) + _overlaps(v_a, v_b, size))
+    for to, came in enumerate(groups.tolist()):
         at_a, at_b = _rows(to, size), _rows(came, size)
         heads_a = [_rows(to * each + i, size) for i in range(each)]
         heads_b = [_rows(came * each + i, size) for i in range(each)]
@@ -260,24 +255,28 @@ def _power(gram: Matrix, exponent: float) -> Matrix:
     return found
 
 
-def _held(key: Matrix, value: Matrix, size: int) -> float:
-    """Return what blocks of a size, one a row of blocks, hold of two maps.
+def _held(a: Matrix, b: Matrix, size: int) -> float:
+    """Return which share of a's heads of this size lies in one head of b's each.
 
-    Counted is what is beyond the share of any map that blocks of this size hold.
+    Counted is what is beyond the share that any head of this size has of another.
     """
-    energies = _energies(key, size) + _energies(value, size)
-    order = _assigned(energies)
-    share = float(energies[np.arange(len(order)), order].sum() / energies.sum())
-    return (share - size / len(key)) / (1 - size / len(key))
+    overlaps = _overlaps(a, b, size)
+    share = float(overlaps[np.arange(len(overlaps)), _assigned(overlaps)].mean())
+    chance = size / int(a.shape[1])
+    return (share - chance) / (1 - chance)
 
 
-def _energies(turned: Matrix, size: int) -> Matrix:
-    """Return what each block holds of a map, each row and column of which counts alike."""
-    squares = turned**2
-    squares = squares / (squares.sum(axis=1, keepdims=True) + 1e-300)
-    count = len(turned) // size
-    found: Matrix = squares.reshape(count, size, count, size).sum(axis=(1, 3))
-    return found
+def _overlaps(a: Matrix, b: Matrix, size: int) -> Matrix:
+    """Return which share of the space of a's heads (down) lies in that of b's (across).
+
+    Rows that were mapped within a head span what they spanned before.
+    """
+    spans = [np.linalg.qr(x.reshape(-1, size, x.shape[1]).transpose(0, 2, 1))[0] for x in (a, b)]
+    one, other = (q.transpose(0, 2, 1).reshape(-1, q.shape[1]).astype(np.float32) for q in spans)
+    inner = (one @ other.T) ** 2
+    count = len(a) // size
+    found: Matrix = inner.reshape(count, size, count, size).sum(axis=(1, 3), dtype=np.float64)
+    return found / size
 
 
 def _inverse(block: Matrix) -> Matrix:

@@ -110,7 +110,7 @@ def agreement(a: Mlp, b: Mlp, turn: Turn, quiet: Matrix, most: int = LOOKED_AT) 
     count = len(b.up)
     chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.intp))
     found = [
-        _likeness(one @ quiet, turn.apply(other[chosen]) @ quiet)
+        _likeness(one @ quiet, turn.compared(other[chosen]) @ quiet)
         for one, other in zip(a.pair(), b.pair(), strict=True)
     ]
     first, second = found[0].argmax(axis=1), np.abs(found[1]).argmax(axis=1)
@@ -161,7 +161,7 @@ def units(a: Mlp, b: Mlp, turn: Turn, rng: np.random.Generator) -> Units:
         rng: Draws the projection that makes many wide units quick to compare.
     """
     ours = [one for one in (a.gate, a.up, a.down) if one is not None]
-    theirs = [turn.apply(one) for one in (b.gate, b.up, b.down) if one is not None]
+    theirs = [turn.compared(one) for one in (b.gate, b.up, b.down) if one is not None]
     order = _nearest(ours, theirs, rng, is_gated=a.gate is not None)
     if len(ours[0]) == len(theirs[0]) and _is_in_place(ours, theirs, order):
         order = np.arange(len(order))
@@ -184,7 +184,7 @@ def units(a: Mlp, b: Mlp, turn: Turn, rng: np.random.Generator) -> Units:
 
 def _nearest(
     ours: list[NDArray[np.float32]],
-    theirs: list[NDArray[np.float64]],
+    theirs: list[NDArray[np.floating]],
     rng: np.random.Generator,
     *,
     is_gated: bool,
@@ -282,7 +282,7 @@ def _unit(rows: Matrix) -> NDArray[np.float32]:
 def partners(a: Mlp, b: Mlp, turn: Turn) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the units on whose partner both looks agree: places in a, and in b."""
     looks = [
-        _likeness(one @ turn.seen, turn.apply(other) @ turn.seen)
+        _likeness(one @ turn.seen, turn.compared(other) @ turn.seen)
         for one, other in zip(a.pair(), b.pair(), strict=True)
     ]
     first, second = looks[0].argmax(axis=1), np.abs(looks[1]).argmax(axis=1)

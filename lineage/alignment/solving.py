@@ -195,21 +195,22 @@ class _Solver:
         Weight decay makes everything smaller, what reads the stream too; a rescaled stream is read
         as before, as norms take its size away.
         """
-        asked = np.log(self.turn.scale)
         found = [m.units for match in matches for m in match.mlps]
-        if self.a.is_post or abs(asked) < _LEAST_SCALE or not found:
+        if self.a.is_post or not found:
             return 1.0
         writes = float(np.median([u.writes for u in found]))
         reads = float(np.median([u.reads for u in found]))
-        if min(writes, reads) <= 0:
+        if min(writes, reads, self.turn.scale) <= 0:
             return 1.0
-        off = [np.log(writes) - asked, np.log(reads)]
-        return self.turn.scale if np.max(np.abs(off)) < _SAME_SCALE * abs(asked) else 1.0
+        scale = np.log(writes / reads)
+        off = abs(np.log(self.turn.scale) - scale)
+        is_sure = abs(scale) > _LEAST_SCALE and off < _SAME_SCALE * abs(scale)
+        return writes / reads if is_sure else 1.0
 
 
-_LEAST_SCALE, _SAME_SCALE = 0.02, 0.1
-"""Logarithm of a stream's scale from which it is looked at, and the share of it by which what
-blocks write may be off, and what they read."""
+_LEAST_SCALE, _SAME_SCALE = 0.02, 0.15
+"""Logarithm of a stream's scale from which it is looked at, and the share of it by which that of
+the labelled vectors may be off: noise and training make what is matched smaller."""
 
 
 def _is_one(seen: Agreement, tried: int) -> bool:
