@@ -47,7 +47,7 @@ _WHOLE = 0.98
 """Of what the best blocks hold of a map, what smaller ones must hold."""
 
 _LEAST_WHOLE, _ONE_HEAD = 0.2, 256
-"""Under which blocks hold nothing of a map; and rows of keys up to which all may be one head."""
+"""Share under which heads of a size are not in each other; and the most rows that a head has."""
 
 _RIDGE = 1e-12
 """Of the largest eigenvalue, which all others are taken to have at least."""
@@ -118,7 +118,7 @@ def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: f
             continue
         (_, k_a, v_a, _), (_, k_b, v_b, _) = both
         count = len(k_a)
-        for size in (s for s in range(2, count) if count % s == 0):
+        for size in (s for s in range(2, min(count, 1 + _ONE_HEAD)) if count % s == 0):
             held[size] = held.get(size, 0.0) + _held(k_a, k_b, size) + _held(v_a, v_b, size)
             blocks[size] = blocks.get(size, 0) + 2
     if not count:
@@ -271,12 +271,23 @@ def _overlaps(a: Matrix, b: Matrix, size: int) -> Matrix:
 
     Rows that were mapped within a head span what they spanned before.
     """
-    spans = [np.linalg.qr(x.reshape(-1, size, x.shape[1]).transpose(0, 2, 1))[0] for x in (a, b)]
-    one, other = (q.transpose(0, 2, 1).reshape(-1, q.shape[1]).astype(np.float32) for q in spans)
+    one, other = (_spans(x, size) for x in (a, b))
     inner = (one @ other.T) ** 2
     count = len(a) // size
     found: Matrix = inner.reshape(count, size, count, size).sum(axis=(1, 3), dtype=np.float64)
     return found / size
+
+
+def _spans(rows: Matrix, size: int) -> NDArray[np.float32]:
+    """Return orthonormal rows that span what the rows of each head span."""
+    heads = rows.reshape(-1, size, rows.shape[1])
+    gram = heads @ heads.transpose(0, 2, 1)
+    trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
+    factor = np.linalg.cholesky(gram + (_RIDGE * trace + 1e-300) * np.eye(size))
+    found: NDArray[np.float32] = (
+        np.linalg.solve(factor, heads).reshape(rows.shape).astype(np.float32)
+    )
+    return found
 
 
 def _inverse(block: Matrix) -> Matrix:
