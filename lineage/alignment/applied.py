@@ -303,6 +303,8 @@ class _Writer:
         return found
 
     def _read_bias(self, stem: str) -> Array | None:
+        if f"{stem}.weight" not in self.b.places:
+            return None
         place = self.b.places[f"{stem}.bias"]
         own = self.b.arrays.part(place).astype(np.float64)
         gauge = None if self.b.is_post else self._gauge(self.b.norm_of(stem))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.errors import FormatError
+from lineage.fingerprints.sketch import LARGEST
 from lineage.fingerprints.values import affine_of, applied, as_float32
 
 if TYPE_CHECKING:
@@ -68,4 +70,11 @@ class Arrays:
         raw = item.source.piece(start * size, count * size, scratch)
         numbers = np.array(as_float32(raw, item.dtype))
         affine = self._affine.get(item.name)
-        return numbers if affine is None else applied(numbers, affine, item.shape, start)
+        if affine is not None:
+            numbers = applied(numbers, affine, item.shape, start)
+        with np.errstate(invalid="ignore"):
+            odd = int(np.sum(~(np.abs(numbers) <= LARGEST)))
+        if odd:
+            reason = f"{odd} of its values are NaN, infinite or huge, so it cannot be aligned"
+            raise FormatError(reason, file=item.file, tensor=item.name)
+        return numbers

@@ -56,21 +56,29 @@ def solve(a: Stream, b: Stream) -> Alignment:
         raise ArchitectureError("has no tokens, places or pixels in common with the other", "b")
     turn = fitted(pairs)
     directions = quiet(one for one, _ in pairs)
+    looks: Sequence[Turn] = (turn,)
     if not turn.is_whole:
-        turn, directions = _completed(a, b, pairs, turn)
-    if turn.kind != "same" and a.width == b.width and _is_in_place(a, b, turn, directions):
+        turn, looks = _completed(a, b, pairs, turn)
+        directions = np.eye(a.width)
+    if turn.kind != "same" and a.width == b.width and _is_in_place(a, b, looks, directions):
         turn = unturned(a.width)
-    return _Solver(a, b, turn, directions).alignment()
+        looks = (turn,)
+    return _Solver(a, b, turn, looks, directions).alignment()
 
 
-def _is_in_place(a: Stream, b: Stream, turn: Turn, directions: NDArray[np.float64]) -> bool:
+def _is_in_place(
+    a: Stream, b: Stream, looks: Sequence[Turn], directions: NDArray[np.float64]
+) -> bool:
     """Whether units agree as well if nothing is turned: then nothing was.
 
     Trainings of one initialisation that went far apart have embeddings that a turn fits better.
     """
     plain, turned = Agreement(0, 0, 0.0), Agreement(0, 0, 0.0)
     same = unturned(a.width)
-    for where, other in list(zip(a.blocks, b.blocks, strict=False))[:_GLANCES]:
+    for place, (where, other) in enumerate(zip(a.blocks, b.blocks, strict=False)):
+        if place == _GLANCES:
+            break
+        turn = looks[place % len(looks)]
         for x, y in zip(a.block(*where).mlps, b.block(*other).mlps, strict=False):
             if (x.gate is None) == (y.gate is None):
                 plain += agreement(x, y, same, directions)
@@ -122,8 +130,25 @@ def _order_of_tokens(a: Stream, b: Stream) -> NDArray[np.intp] | None:
 class _Solver:
     """Looks at pairs of blocks; each of a's is read once for every block of b that needs it."""
 
-    def __init__(self, a: Stream, b: Stream, turn: Turn, directions: NDArray[np.float64]) -> None:
-        self.a, self.b, self.turn, self.quiet = a, b, turn, directions
+    def __init__(
+        self,
+        a: Stream,
+        b: Stream,
+        turn: Turn,
+        looks: Sequence[Turn],
+        directions: NDArray[np.float64],
+    ) -> None:
+        """Take what is known of the streams.
+
+        Args:
+            a: One model.
+            b: The other.
+            turn: From b's stream to a's.
+            looks: The turns under which b's blocks are looked at, one after the other and again:
+                each was fitted without the blocks that it is used for.
+            directions: Of a's stream, to look along.
+        """
+        self.a, self.b, self.turn, self.looks, self.quiet = a, b, turn, looks, directions
         self.tried = 0
 
     def alignment(self) -> Alignment:
@@ -132,7 +157,7 @@ class _Solver:
             block = self.b.block(*where)
             found, best = self._partner(block, place)
             total += best
-            matches.append(self._matched(block, found))
+            matches.append(self._matched(block, found, place))
         scale = self._scale(matches)
         both = [(m, *self._attention(m)) for m in matches]
         size = head_size(((x, y) for _, x, y in both if x and y), self.turn, scale)
@@ -157,7 +182,7 @@ class _Solver:
         for where in order:
             other = self.a.block(*where)
             seen = max(
-                (self._agreement(x, y) for x in other.mlps for y in block.mlps),
+                (self._agreement(x, y, place) for x in other.mlps for y in block.mlps),
                 key=lambda one: one.share,
                 default=Agreement(0, 0, 0.0),
             )
@@ -169,19 +194,19 @@ class _Solver:
         assert best is not None
         return (best[1] if _is_one(best[0], len(order)) else None), best[0]
 
-    def _agreement(self, x: Mlp, y: Mlp) -> Agreement:
+    def _agreement(self, x: Mlp, y: Mlp, place: int) -> Agreement:
         if (x.gate is None) != (y.gate is None):
             return Agreement(0, 0, 0.0)
-        return agreement(x, y, self.turn, self.quiet)
+        return agreement(x, y, self.looks[place % len(self.looks)], self.quiet)
 
-    def _matched(self, block: Block, other: Block | None) -> BlockMatch:
+    def _matched(self, block: Block, other: Block | None, place: int) -> BlockMatch:
         where = (block.stack, block.number)
         values = self.b.size(*where)
         if other is None:
             return BlockMatch(where, None, (), None, values)
         found = []
         for mlp in block.mlps:
-            seen = [(self._agreement(x, mlp), x) for x in other.mlps]
+            seen = [(self._agreement(x, mlp, place), x) for x in other.mlps]
             best, partner = max(seen, key=lambda pair: pair[0].share)
             if _is_one(best, len(seen)):
                 rng = np.random.default_rng(_SEED)
@@ -220,28 +245,28 @@ def _is_one(seen: Agreement, tried: int) -> bool:
 
 def _completed(
     a: Stream, b: Stream, pairs: list[Pair], turn: Turn
-) -> tuple[Turn, NDArray[np.float64]]:
+) -> tuple[Turn, tuple[Turn, Turn]]:
     """Fit a turn that labelled vectors leave open to units that they already tell apart.
 
-    Blocks of even number tell the turn under which odd ones are looked at, and the other way, so
-    that nothing is scored by what it was fitted to; the turn returned is fitted to all.
+    Returns:
+        The turn fitted to the units of all blocks; and, to look at b's blocks of even and of odd
+        place, those fitted to the others, so that nothing is scored by what it was fitted to.
     """
     blocks = [(a.block(*x), b.block(*y)) for x, y in zip(a.blocks, b.blocks, strict=False)]
-    turns = [turn, turn]
+    looks = turn, turn
     agreed: list[Pair] = []
     most = 0
     for _ in range(_ROUNDS):
         halves = [
-            [pair for one, other in blocks[half::2] for pair in _agreed(one, other, turns[half])]
+            [pair for one, other in blocks[half::2] for pair in _agreed(one, other, looks[half])]
             for half in (0, 1)
         ]
         count = sum(len(one) for half in halves for one, _ in half)
         if count <= most:
             break
         most, agreed = count, halves[0] + halves[1]
-        turns = [fitted(pairs + halves[1]), fitted(pairs + halves[0])]
-    whole = fitted(pairs + agreed)
-    return whole, np.eye(a.width)
+        looks = fitted(pairs + halves[1]), fitted(pairs + halves[0])
+    return fitted(pairs + agreed), looks
 
 
 def _agreed(one: Block, other: Block, turn: Turn) -> Iterable[Pair]:

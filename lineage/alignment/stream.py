@@ -18,13 +18,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from lineage.alignment.arrays import Arrays
 from lineage.artifacts.dialects import canonical_name, layered, parts_of
-from lineage.errors import ArchitectureError
+from lineage.errors import ArchitectureError, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -213,7 +213,10 @@ class Stream:
         """Return the gain of a norm in front of something; None where it is part of the stream."""
         if self.is_post or f"{norm}.weight" not in self.places:
             return None
-        return self.arrays.whole(self.places[f"{norm}.weight"].item)
+        place = self.places[f"{norm}.weight"]
+        if place.item.shape != (self.width,):
+            self._refuse(place)
+        return self.arrays.whole(place.item)
 
     def norm_of(self, role: str) -> str:
         """Return the name of the norm in front of what has this role (without `.weight`)."""
@@ -231,7 +234,14 @@ class Stream:
         matrix = self.arrays.part(place)
         last = role.rsplit(".", 1)[-1]
         along_rows = (last in WRITERS or last == "patch_embd") != place.is_turned
+        if matrix.ndim != 2 or matrix.shape[0 if along_rows else 1] != self.width:
+            self._refuse(place)
         return matrix.T if along_rows else matrix
+
+    def _refuse(self, place: Place) -> NoReturn:
+        item = place.item
+        reason = f"its shape {list(item.shape)} does not fit a stream of {self.width} numbers"
+        raise FormatError(reason, file=item.file, tensor=item.name)
 
     def folded(self, role: str) -> Matrix:
         """Return the same with the gain of the norm in front multiplied in, and centred."""
@@ -307,6 +317,8 @@ class Stream:
         """Return a reader's bias with what the norm's own bias adds to it."""
         place = self.places.get(f"{role}.bias")
         bias = None if place is None else self.arrays.part(place)
+        if place is not None and bias is not None and bias.shape != self.read(role).shape[:1]:
+            self._refuse(place)
         norm = None if self.is_post else self.places.get(f"{self.norm_of(role)}.bias")
         if norm is None:
             return bias

@@ -111,7 +111,7 @@ def fitted(pairs: Iterable[tuple[Matrix, Matrix]]) -> Turn:
     """
     cross, energy = np.zeros((1, 1)), 0.0
     for a, b in pairs:
-        weight = len(a) / float(np.linalg.norm(a) * np.linalg.norm(b) + 1e-300)
+        weight = len(a) / (float(np.linalg.norm(a)) * float(np.linalg.norm(b)) + 1e-300)
         cross = cross + weight * (b.astype(np.float64).T @ a.astype(np.float64))
         energy += weight * float(np.sum(b.astype(np.float64) ** 2))
     left, values, right = svd(cross, full_matrices=False, lapack_driver="gesdd")
@@ -138,7 +138,8 @@ def quiet(vectors: Iterable[Matrix]) -> NDArray[np.float64]:
         has at all are left out: there a turn is arbitrary.
     """
     inner: NDArray[np.float64] = sum(
-        (one.T.astype(np.float64) @ one) / (np.linalg.norm(one) ** 2 + 1e-300) for one in vectors
+        (one.T.astype(np.float64) @ one) / (float(np.linalg.norm(one)) ** 2 + 1e-300)
+        for one in vectors
     )  # type: ignore[assignment]
     energies, directions = np.linalg.eigh(inner)
     used = energies > _LEAST_ENERGY * energies[-1]

@@ -626,3 +626,44 @@ def test_the_command_says_what_was_undone(
     jsonschema.validate(document, {**SCHEMA, "$ref": "#/$defs/align"})
     assert document["stream"]["kind"] == "rotated"
     assert document["left"]["change"] < 1e-5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused_by_name(value: float) -> None:
+    broken = llama()
+    broken["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    with pytest.raises(FormatError, match=r"tensor 'model\.layers\.1\.mlp\.up_proj\.weight': 1 of"):
+        align(llama(), broken)
+
+
+NAMES = [
+    "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
+    *(f"model.layers.0.{name}" for name in (
+        "input_layernorm.weight", "input_layernorm.bias", "post_attention_layernorm.weight",
+        "self_attn.q_proj.weight", "self_attn.q_proj.bias", "self_attn.k_proj.weight",
+        "self_attn.v_proj.weight", "self_attn.o_proj.weight", "mlp.gate_proj.weight",
+        "mlp.up_proj.weight", "mlp.up_proj.bias", "mlp.down_proj.weight", "mlp.down_proj.bias",
+    )),
+]  # fmt: skip
+
+
+def odd_model(draw: np.random.Generator) -> Model:
+    """A model of some of the tensors above, a few with other shapes, without values, or huge."""
+    found = {}
+    for name in draw.permutation(NAMES)[: draw.integers(6, len(NAMES) + 1)]:
+        shape = (8,) if "norm" in name or "bias" in name else (8, 8)
+        if draw.random() < 0.1:
+            shape = tuple(draw.choice([1, 4, 8, 12], draw.integers(1, 4)))
+        scale = draw.choice([0.0, 1.0, 1.0, 1.0, 1e30])
+        found[str(name)] = (draw.normal(size=shape) * scale).astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_models_of_any_shapes_are_aligned_or_refused(seed: int) -> None:
+    draw = np.random.default_rng([seed, 11])
+    try:
+        found, _ = solved(odd_model(draw), odd_model(draw))
+    except (ArchitectureError, FormatError):
+        return
+    assert not found.related
