@@ -144,6 +144,8 @@ def quiet(vectors: Iterable[Matrix]) -> NDArray[np.float64]:
     energies, directions = np.linalg.eigh(inner)
     used = energies > _LEAST_ENERGY * energies[-1]
     half = directions[:, used][:, : -(-int(used.sum()) // 2)]
+    if half.shape[1] <= _DIRECTIONS:
+        return np.asarray(half, np.float64)
     some = np.unique(np.linspace(0, half.shape[1] - 1, _DIRECTIONS).astype(np.intp))
     found: NDArray[np.float64] = half[:, some]
     return found
