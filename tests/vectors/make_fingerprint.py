@@ -22,10 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from second import fingerprint as second  # noqa: E402
-from second import (
-    neurons,
-    stored,
-)
+from second import neurons, stored  # noqa: E402
 
 Tensor = tuple[str, list[int], bytes]
 Model = dict[str, Tensor]
