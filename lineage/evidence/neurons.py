@@ -89,7 +89,7 @@ def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
     kind = next((k for k in KINDS if k in a.kinds and k in b.kinds), None)
     if kind is None:
         return None
-    fewer, more = sorted((a.looks(kind), b.looks(kind)), key=_units)
+    fewer, more = (one.looks(kind) for one in sorted((a, b), key=_size))
     tried = len(fewer) * len(more)
     best, found = Agreement(0, 0, 0.0), 0
     for seen in _agreements(fewer, more):
@@ -100,10 +100,9 @@ def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
     return Common(best, tried, found, len(fewer), kind)
 
 
-def _units(looks: Looks) -> tuple[int, int, bytes]:
+def _size(sketch: Neurons) -> tuple[int, int, bytes]:
     """Order two models by what they have, so that it does not matter which comes first."""
-    raw = b"".join(look.tobytes() for pair in looks for look in pair)
-    return len(looks), sum(len(first) for first, _ in looks), raw
+    return len(sketch.blocks), sum(units for *_, units in sketch.blocks), sketch.raw
 
 
 def _agreements(fewer: Looks, more: Looks) -> list[Agreement]:

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from lineage import Fingerprint, compare, fingerprint, infer
 from lineage.artifacts import read
+from lineage.audit import measure
 from lineage.cli import run
 from lineage.evidence.neurons import LEAST_SCORE, MOST_SCORE, common_units
 from lineage.evidence.weights import Weights
@@ -271,6 +272,12 @@ def test_weights_that_tell_are_believed_first() -> None:
     found = compare(sketched(llama(0)), sketched(changed(llama(0), 0.1)))
     assert found.relation is not Relation.REPARAMETRIZED
     assert found.evidence[0].detector != "neurons-v1"
+
+
+def test_a_claim_is_not_told_what_a_sketch_does_not_tell() -> None:
+    child = sketched(disguised(changed(llama(0), 0.05), 1))
+    seen = measure(child, [sketched(llama(0))], is_only=True)[0].measurement
+    assert (seen.related, seen.relation, seen.direction) == (True, None, None)
 
 
 def family() -> dict[str, Fingerprint]:
