@@ -149,6 +149,23 @@ def test_what_was_changed_since_is_found_and_a_stranger_is_not() -> None:
         assert found.score == 0
 
 
+def test_strangers_whose_units_know_the_same_tokens_are_strangers() -> None:
+    """Units of both read alike where embeddings are large, which models of one kind of data do."""
+    draw = np.random.default_rng(3)
+    loud = 12
+    embeddings = draw.normal(0, 0.1, (TOKENS, WIDTH)) * np.where(np.arange(WIDTH) < loud, 10, 1)
+    common = {name: draw.normal(0, 1, (MANY, loud)) for name in READ}
+    models = [llama(1), llama(2)]
+    for model in models:
+        model["model.embed_tokens.weight"] = embeddings.astype(np.float32)
+        for n in range(LAYERS):
+            for name in READ:
+                model[f"model.layers.{n}.{name}.weight"][:, :loud] += common[name]
+    found = common_units(*map(of, models))
+    assert found is not None
+    assert not found.related
+
+
 def test_order_does_not_matter_and_nothing_is_compared_with_nothing() -> None:
     one, other = of(llama(0)), of(disguised(changed(llama(0), 0.2), 1))
     assert common_units(one, other) == common_units(other, one)
