@@ -89,8 +89,10 @@ def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) 
     # Two long trainings from one initialisation look, as a pair, like one very long training: that
     # contradicts nobody.
     is_open = seen.relation is Relation.SHARED_INIT
+    # Units that are the same in other coordinates do not tell what else was done.
+    is_known = seen.relation is not Relation.REPARAMETRIZED
     is_sure = seen.is_exact or seen.relation in {Relation.QUANTIZED, Relation.PRUNED}
-    tells = (with_direction or is_sure) and not is_open and not _leans_back(seen)
+    tells = (with_direction or is_sure) and is_known and not is_open and not _leans_back(seen)
     measurement = Measurement(
         child=child.root,
         parent=parent.root,

@@ -34,12 +34,16 @@ from lineage.fingerprints import Fingerprint, fingerprint, from_bytes, to_bytes
 
 VECTORS = Path(__file__).parent / "vectors" / "fingerprint" / "v1"
 CASES = sorted(make_fingerprint.CASES)
-REFUSED = sorted(f"{name}_fail" for name in make_fingerprint.REFUSED)
+NEURONS = sorted(make_fingerprint.NEURONS)
+REFUSED = sorted(
+    f"{name}_fail" for name in (make_fingerprint.REFUSED | make_fingerprint.REFUSED_NEURONS)
+)
 TIERS = sorted(second.SCHEMES)
 SCHEMA = json.loads((files("lineage") / "spec" / "fingerprint-v1.schema.json").read_text())
 SCHEMA_SEES = [
     "type", "scheme", "upper_case_digest", "short_digest", "zeros_below", "rounded_dtype",
-    "rounded_digest",
+    "rounded_digest", "neurons_scheme", "neurons_labels", "neurons_gated", "neurons_no_blocks",
+    "neurons_no_units", "neurons_many_units",
 ]  # fmt: skip
 
 
@@ -108,6 +112,26 @@ def test_the_stored_form_of_a_case_is_read(case: str) -> None:
     assert_same(from_bytes(data), made)
 
 
+@pytest.mark.parametrize("case", NEURONS)
+def test_neurons_are_sketched_alike(case: str) -> None:
+    """By rule 21 one bit in 1,000 may differ."""
+    data = (VECTORS / case / "full.lineage").read_bytes()
+    made, read = stored.from_bytes(data), from_bytes(data)
+    found = fingerprint(VECTORS / case / "model.safetensors", neurons=True)
+    assert_same(found, made)
+    check_schema(data)
+    assert found.neurons is not None
+    assert read.neurons is not None
+    again = from_bytes(to_bytes(read)).neurons
+    assert again is not None
+    for one in (found.neurons, read.neurons, again):
+        assert one.to_json() == made["neurons"]["entry"]
+    assert again.raw == read.neurons.raw == made["neurons"]["data"]
+    ours, theirs = (np.frombuffer(raw, np.uint8) for raw in (found.neurons.raw, again.raw))
+    assert np.unpackbits(ours ^ theirs).mean() <= 0.001
+    assert stored.from_bytes(to_bytes(found))["neurons"]["data"] == found.neurons.raw
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_stored_form_is_refused_by_both(case: str) -> None:
     data = (VECTORS / case / "full.lineage").read_bytes()
@@ -120,7 +144,7 @@ def test_a_bad_stored_form_is_refused_by_both(case: str) -> None:
 def test_the_vectors_are_what_their_script_makes(tmp_path: Path) -> None:
     make_fingerprint.make(tmp_path / "v1")
     assert contents(VECTORS) == contents(tmp_path / "v1")
-    assert {path.parts[0] for path in contents(VECTORS)} == {*CASES, *REFUSED}
+    assert {path.parts[0] for path in contents(VECTORS)} == {*CASES, *NEURONS, *REFUSED}
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
 from lineage.alignment.solving import solve
-from lineage.alignment.stream import Stream
 from lineage.artifacts import read
 from lineage.artifacts.tokens import tokens_of
+from lineage.fingerprints.stream import Stream
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.alignment.stream import ANCHORS, FED_BY, WRITERS
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
 from lineage.errors import ArchitectureError
+from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.alignment.base import Alignment, BlockMatch
-    from lineage.alignment.stream import Place, Stream
+    from lineage.fingerprints.stream import Place, Stream
 
     Array = NDArray[np.float64]
 

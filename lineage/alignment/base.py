@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.alignment.heads import Heads
-    from lineage.alignment.neurons import Agreement, Units
+    from lineage.alignment.neurons import Units
     from lineage.alignment.turning import Turn
+    from lineage.fingerprints.agreement import Agreement
 
 Where = tuple[str, int]
 """A block: its stack and its number."""

@@ -14,16 +14,17 @@ import numpy as np
 from lineage import canonical
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
 from lineage.alignment.heads import Heads
-from lineage.alignment.neurons import Agreement, Units
+from lineage.alignment.neurons import Units
 from lineage.alignment.turning import Turn
 from lineage.errors import FormatError, VerificationError
+from lineage.fingerprints.agreement import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.stream import Stream
+    from lineage.fingerprints.stream import Stream
 
 __all__ = ["TYPE", "check", "from_bytes", "to_bytes"]
 

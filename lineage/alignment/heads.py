@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.stream import Attention
     from lineage.alignment.turning import Turn
+    from lineage.fingerprints.stream import Attention
 
     Matrix = NDArray[np.float64]
 

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from lineage.fingerprints.agreement import Agreement
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.stream import Mlp
     from lineage.alignment.turning import Turn
+    from lineage.fingerprints.stream import Mlp
 
     Matrix = NDArray[np.floating]
 
@@ -50,51 +52,6 @@ _RESCALED = 3.0
 
 _LEAST_RESCALED = 1e-3
 """Spread of the logarithms of scales under which units are not called rescaled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How often two looks at the units of two blocks found the same partner.
-
-    Attributes:
-        agreed: Units.
-        looked: Of so many.
-        expected: If the looks knew nothing of each other: popular partners count.
-    """
-
-    agreed: int
-    looked: int
-    expected: float
-
-    @property
-    def share(self) -> float:
-        """Of the units that were looked at, those that agree beyond chance."""
-        return max(0.0, self.agreed - self.expected) / self.looked if self.looked else 0.0
-
-    def __add__(self, other: Agreement) -> Agreement:
-        """Return the agreement over the blocks of both."""
-        return Agreement(
-            self.agreed + other.agreed,
-            self.looked + other.looked,
-            self.expected + other.expected,
-        )
-
-    @property
-    def log10_p(self) -> float:
-        """Of as many or more by chance, the looks being independent (Poisson's law)."""
-        from scipy.stats import poisson
-
-        if not self.agreed:
-            return 0.0
-        return _log10_tail(poisson, self.agreed, max(self.expected, 1e-9))
-
-
-def _log10_tail(law: object, count: int, mean: float) -> float:
-    """Return log10 P(N >= count); far out by the first term, which then is nearly all of it."""
-    tail = float(law.logsf(count - 1, mean))  # type: ignore[attr-defined]
-    if not np.isfinite(tail):
-        tail = float(law.logpmf(count, mean))  # type: ignore[attr-defined]
-    return tail / float(np.log(10))
 
 
 def agreement(a: Mlp, b: Mlp, turn: Turn, quiet: Matrix, most: int = LOOKED_AT) -> Agreement:

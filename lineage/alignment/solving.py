@@ -9,16 +9,17 @@ import numpy as np
 
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
 from lineage.alignment.heads import head_size, heads
-from lineage.alignment.neurons import Agreement, agreement, partners, units
+from lineage.alignment.neurons import agreement, partners, units
 from lineage.alignment.turning import Turn, fitted, quiet, unturned
 from lineage.errors import ArchitectureError
+from lineage.fingerprints.agreement import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.stream import Attention, Block, Mlp, Stream
+    from lineage.fingerprints.stream import Attention, Block, Mlp, Stream
 
     Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 

@@ -33,6 +33,7 @@ _DEEP = "Read some weights again, for what fingerprints do not tell."
 @click.option("--exact", "tier", flag_value="exact", help="Identity alone, no sketch: fastest.")
 @click.option("--fast", "tier", flag_value="fast", help="Sketch one block of rows in eight.")
 @click.option("--digests", is_flag=True, help="Also SHA-256 of files, as hubs and signers have it.")
+@click.option("--neurons", is_flag=True, help="Keep what finds relatives in other coordinates.")
 @click.option("--no-cache", is_flag=True, help="Measure again what has not changed since.")
 @json_option
 def fingerprint(
@@ -41,6 +42,7 @@ def fingerprint(
     tier: str | None,
     *,
     digests: bool,
+    neurons: bool,
     no_cache: bool,
     as_json: bool,
 ) -> int:
@@ -55,7 +57,7 @@ def fingerprint(
         lineage fingerprint ./my-model -o my-model.lineage
     """
     return prints.fingerprint(
-        paths, output, tier, digests=digests, no_cache=no_cache, as_json=as_json
+        paths, output, tier, digests=digests, neurons=neurons, no_cache=no_cache, as_json=as_json
     )
 
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from lineage.fingerprints import Fingerprint
 
-_FLAGS = {"--digests": "digests", "--no-cache": "no_cache", "--json": "as_json"}
+_FLAGS = {
+    "--digests": "digests",
+    "--neurons": "neurons",
+    "--no-cache": "no_cache",
+    "--json": "as_json",
+}
 _TIERS = {"--exact": "exact", "--fast": "fast"}
 
 
@@ -56,6 +61,7 @@ def fingerprint(
     tier: str | None,
     *,
     digests: bool,
+    neurons: bool,
     no_cache: bool,
     as_json: bool,
 ) -> int:
@@ -76,7 +82,7 @@ def fingerprint(
     targets = _targets(models, output)
     for path in models:
         try:
-            made, seconds = timed(path, tier or "full", cache=not no_cache)
+            made, seconds = timed(path, tier or "full", neurons=neurons, cache=not no_cache)
             if output is not None:
                 _save(made, targets[path])
         except (LineageError, OSError) as error:
@@ -122,15 +128,17 @@ def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def timed(path: str, tier: str, *, cache: bool) -> tuple[Fingerprint, float]:
+def timed(path: str, tier: str, *, neurons: bool = False, cache: bool) -> tuple[Fingerprint, float]:
     """Fingerprint a model or load a saved one, with a bar and warnings on stderr; and seconds."""
     from lineage.fingerprints import fingerprint as make
 
     started = time.perf_counter()
     with _progress(path) as advance:
-        made = make(path, tier=tier, cache=cache, progress=advance)
+        made = make(path, tier=tier, neurons=neurons, cache=cache, progress=advance)
     for line in made.warnings:
         say.note(f"{printable(path)}: {printable(line)}")
+    if neurons and made.neurons is None:
+        say.note(f"{printable(path)}: no stream is known by names and shapes; no neuron sketch")
     return made, time.perf_counter() - started
 
 

@@ -21,6 +21,8 @@ from lineage.evidence.exact import converted, identical, left_over, rounded_copy
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LowRank, low_rank
+from lineage.evidence.neurons import Common, common_units
+from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import Reduction, pruned, quantized
@@ -33,7 +35,14 @@ from lineage.relation import Relation
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["Comparison", "Evidence", "compare", "compare_fingerprints"]
+__all__ = [
+    "Comparison",
+    "Evidence",
+    "compare",
+    "compare_fingerprints",
+    "compare_weights",
+    "with_units",
+]
 
 SHARED_INIT_COSINE = 0.85
 """Two models that lean on each other alike and agree less than this went most of their way apart:
@@ -74,6 +83,34 @@ def compare(
 
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     """Say what two models are to each other.
+
+    By their weights one by one, and where these tell nothing by units that are the same in other
+    coordinates, if both have a neuron sketch.
+
+    Raises:
+        SchemeError: If their sketches were made by two schemes.
+    """
+    found = compare_weights(a, b)
+    if found.related or found.relation is not None:
+        return found
+    return with_units(found, common_units(a.neurons, b.neurons))
+
+
+def with_units(found: Comparison, units: Common | None) -> Comparison:
+    """Take two models for relatives whose weights are not alike, but whose units are."""
+    if units is None or not units.related:
+        return found
+    return replace(
+        found,
+        related=True,
+        relation=Relation.REPARAMETRIZED,
+        score=max(found.score, units.score),
+        evidence=(units_in_common(units), *found.evidence),
+    )
+
+
+def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
+    """Say what two models are to each other by their weights one by one, in one coordinates.
 
     Exact evidence first (digests), then structure, lattices and zeros, then statistics; the
     relation before the direction. What is not clear is None.

@@ -13,6 +13,7 @@ from lineage.fingerprints.lattice import NO_LATTICE, Lattice
 
 if TYPE_CHECKING:
     from lineage.artifacts.dialects import Part
+    from lineage.fingerprints.neurons import Neurons
     from lineage.fingerprints.sketch import Sketch
 
 
@@ -79,11 +80,14 @@ class Fingerprint:
         tensors: In the order of their names' UTF-8 bytes.
         scheme: The name of the sketches' scheme; it holds every parameter.
         size_bytes: Bytes of all tensors as stored.
+        neurons: What finds relatives in other coordinates, where it was asked for and there is a
+            stream that is known by names and shapes; no digest covers it.
     """
 
     tensors: tuple[TensorPrint, ...]
     scheme: str
     size_bytes: int
+    neurons: Neurons | None = None
 
     @cached_property
     def root(self) -> str:

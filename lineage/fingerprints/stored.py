@@ -18,6 +18,9 @@ from lineage.errors import FormatError, SchemeError, printable
 from lineage.fingerprints.base import Fingerprint, PartPrint, TensorPrint
 from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.narrowing import ROUNDED
+from lineage.fingerprints.neurons import BLOCKS as MOST_BLOCKS
+from lineage.fingerprints.neurons import BYTES, KINDS, UNITS, Neurons
+from lineage.fingerprints.neurons import SCHEME as NEURONS
 from lineage.fingerprints.sketch import FAST, LARGEST, NONE, SCHEME, Layout, Sketch, has_numbers
 from lineage.fingerprints.writing import TYPE
 
@@ -58,8 +61,10 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
         "sums": "float64",
         "manifest": "uint8",
     }
+    if "neurons" in head:
+        expected["neurons"] = "uint8"
     if {name: array.dtype.name for name, array in arrays.items()} != expected:
-        raise fail("not a fingerprint: its arrays are not cores, energies, sums and manifest")
+        raise fail(f"not a fingerprint: its arrays are not {', '.join(expected)}")
     rows = canonical.loads(arrays["manifest"].tobytes(), file=file)
     if not isinstance(rows, list) or not rows:
         raise fail("its manifest lists no tensors")
@@ -77,7 +82,13 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     names = [t.name.encode() for t in tensors]
     if names != sorted(set(names)):
         raise fail("its tensors are not in name order, each once")
-    fingerprint = Fingerprint(tuple(tensors), scheme, int(head["size_bytes"]))
+    neurons = None
+    if "neurons" in head:
+        try:
+            neurons = _neurons(head["neurons"], arrays["neurons"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise fail(f"its neuron sketch is none: {printable(str(error))}") from error
+    fingerprint = Fingerprint(tuple(tensors), scheme, int(head["size_bytes"]), neurons)
     if fingerprint.root != head.get("root"):
         raise fail("its root is not the root of its leaves")
     return fingerprint
@@ -182,6 +193,31 @@ class _Reader:
                 raise ValueError("its energies do not add up")
         raw = (core.tobytes(), rows.tobytes(), cols.tobytes())
         return Sketch((height, width), raw, energy, fourth, zeros, row.get("flat", False))
+
+
+def _neurons(row: dict[str, Any], raw: NDArray[np.uint8]) -> Neurons:
+    """Build the neuron sketch from the metadata entry; slips raise the built-in errors."""
+    if row["scheme"] != NEURONS:
+        raise ValueError(f"it was made by {row['scheme']!r}, this version has {NEURONS}")
+    kinds = tuple(row["labels"])
+    if kinds not in {KINDS, KINDS[1:]}:
+        raise ValueError("its labels are not numbers, or tokens and numbers")
+    if type(row["gated"]) is not bool:
+        raise TypeError("its gated is neither true nor false")
+    blocks = []
+    for stack, number, units in row["blocks"]:
+        if not isinstance(stack, str):
+            raise TypeError("a stack's name is not text")
+        if not _count(units, UNITS):
+            raise ValueError("a block has no units")
+        blocks.append((stack, _count(number, 2**53 - 1), units))
+    if not 0 < len(blocks) <= MOST_BLOCKS or blocks != sorted(blocks):
+        raise ValueError("its blocks are none, too many, or out of order")
+    if len({block[:2] for block in blocks}) < len(blocks):
+        raise ValueError("it has a block twice")
+    if raw.size != len(kinds) * 2 * BYTES * sum(units for *_, units in blocks):
+        raise ValueError("its length is not that of its units")
+    return Neurons(kinds, row["gated"], tuple(blocks), raw.tobytes())
 
 
 def _count(value: object, most: int) -> int:

@@ -14,6 +14,8 @@ from lineage import canonical
 from lineage.artifacts.base import BITS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lineage.fingerprints.base import Fingerprint, PartPrint
     from lineage.fingerprints.sketch import Sketch
 
@@ -52,23 +54,26 @@ def chunks_of(fingerprint: Fingerprint) -> list[bytes]:
             sketches += [one.sketch for one in tensor.parts]
         rows.append(row)
     sums = [number for s in sketches for number in (s.energy, s.fourth)]
-    arrays = (  # widest first, as safetensors' own writer orders them
+    arrays = [  # widest first, as safetensors' own writer orders them
         ("sums", "F64", [struct.pack(f"<{len(sums)}d", *sums)]),
         ("cores", "F32", [s.raw[0] for s in sketches]),
         ("energies", "F32", [raw for s in sketches for raw in s.raw[1:]]),
         ("manifest", "U8", [canonical.dumps(rows)]),
-    )
-    head = {
+    ]
+    head: dict[str, Any] = {
         "_type": TYPE,
         "root": fingerprint.root,
         "scheme": fingerprint.scheme,
         "size_bytes": str(fingerprint.size_bytes),
     }
+    if fingerprint.neurons is not None:
+        arrays.append(("neurons", "U8", [fingerprint.neurons.raw]))
+        head["neurons"] = fingerprint.neurons.to_json()
     return _container(arrays, {"lineage": canonical.dumps(head).decode()})
 
 
 def _container(
-    arrays: tuple[tuple[str, str, list[bytes]], ...], metadata: dict[str, str]
+    arrays: Sequence[tuple[str, str, list[bytes]]], metadata: dict[str, str]
 ) -> list[bytes]:
     """Return a safetensors file of flat arrays, each a name, a dtype and little-endian bytes."""
     header: dict[str, Any] = {"__metadata__": metadata}

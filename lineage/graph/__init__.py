@@ -13,6 +13,7 @@ from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
 from lineage.graph.disguised import Disguises
 from lineage.graph.family import Family
 from lineage.graph.screen import Comparisons, Screen
+from lineage.graph.units import Hints
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -97,15 +98,16 @@ def infer_graph(
     for edge in _adapters(models, edges, unclear):
         edges.append(edge)
         family_of[edge.child] = family_of[edge.parent]
+    hints = Hints(screen.families, models, comparisons)
     return LineageGraph(
         nodes=tuple(Node(path, given[path].root, family_of[path]) for path in screen.paths),
         edges=tuple(sorted(map(hidden.told, edges), key=lambda e: (e.child, e.parent))),
         pairs=tuple(
-            _pair(*pair, is_one_family=family_of[pair[0]] == family_of[pair[1]])
+            hints.told(_pair(*pair, is_one_family=family_of[pair[0]] == family_of[pair[1]]))
             for pair in screen.pairs()
         ),
-        undetermined=tuple(unclear),
-        comparisons=comparisons,
+        undetermined=(*unclear, *hints.unclear()),
+        comparisons=hints,
     )
 
 

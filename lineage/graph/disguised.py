@@ -22,6 +22,7 @@ from lineage.artifacts.tokens import tokens_of
 from lineage.errors import ArchitectureError, FormatError
 from lineage.evidence import compare_fingerprints
 from lineage.evidence.matching import match, table
+from lineage.evidence.neurons import common_units
 from lineage.evidence.panel import structure
 from lineage.evidence.reduced import levels
 from lineage.fingerprints.measure import TIERS, Pass
@@ -131,7 +132,13 @@ class _Writing:
     found: Disguises
 
     def seen(self, a: str, b: str) -> Alignment | None:
-        """Return how b's coordinates become a's; None if nothing was found or changed."""
+        """Return how b's coordinates become a's; None if nothing was found or changed.
+
+        Where both have a neuron sketch, it tells whether it is worth to read their weights.
+        """
+        units = common_units(self.models[a].neurons, self.models[b].neurons)
+        if units is not None and not units.related:
+            return None
         with ExitStack() as stack:
             try:
                 seen = solve(self._stream(a, stack), self._stream(b, stack))
@@ -161,7 +168,8 @@ class _Writing:
         """Return the fingerprint of a model in another's coordinates."""
         with ExitStack() as stack:
             moved = aligned(self._stream(head, stack), self._stream(path, stack), seen)
-            return Pass(self.tier).over(moved)
+            written = Pass(self.tier).over(moved)
+        return replace(written, neurons=self.models[path].neurons)
 
     def all(self, head: str, paths: Sequence[str], seen: Alignment) -> None:
         """Write models of one set of coordinates, of which the first was aligned, in the head's."""

@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from lineage.errors import SchemeError
-from lineage.evidence import SHARED_INIT_COSINE, compare_fingerprints
+from lineage.evidence import SHARED_INIT_COSINE, compare_weights
 from lineage.evidence.direction import EVEN_SHARE
 from lineage.evidence.kinship import verdicts
 from lineage.evidence.matching import is_matrix, table
@@ -43,7 +43,7 @@ _SOME = 0.25
 
 
 class Comparisons:
-    """What pairs of models are to each other, found when it is asked for."""
+    """What pairs of models are to each other by their weights, found when it is asked for."""
 
     def __init__(self, models: Mapping[str, Fingerprint]) -> None:
         self._models = models
@@ -53,7 +53,7 @@ class Comparisons:
         """Return what was found between two models, seen from the first."""
         first, second = min(a, b), max(a, b)
         if (first, second) not in self._found:
-            found = compare_fingerprints(self._models[first], self._models[second])
+            found = compare_weights(self._models[first], self._models[second])
             self._found[first, second] = found
         seen = self._found[first, second]
         return seen if a == first else seen.reversed()

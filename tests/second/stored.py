@@ -20,6 +20,7 @@ from second.fingerprint import (
     sketched_shape,
     write_safetensors,
 )
+from second.neurons import SCHEME as NEURONS
 
 ARRAYS = {"cores": "F32", "energies": "F32", "sums": "F64", "manifest": "U8"}
 
@@ -38,22 +39,26 @@ def to_bytes(made: dict[str, Any]) -> bytes:
         "sums": b"".join(np.array([s["energy"], s["fourth"]], "<f8").tobytes() for s in sketches),
         "manifest": manifest,
     }
+    if "neurons" in made:
+        held["neurons"] = made["neurons"]["data"]
     return write_safetensors(
         {
             name: (dtype, [len(held[name]) // {"F32": 4, "F64": 8, "U8": 1}[dtype]], held[name])
-            for name, dtype in ARRAYS.items()
+            for name, dtype in (ARRAYS | {"neurons": "U8"}).items()
+            if name in held
         },
         {"lineage": rfc8785.dumps(metadata_of(made)).decode()},
     )
 
 
-def metadata_of(made: dict[str, Any]) -> dict[str, str]:
+def metadata_of(made: dict[str, Any]) -> dict[str, Any]:
     """The metadata entry."""
     return {
         "_type": TYPE,
         "root": made["root"],
         "scheme": made["scheme"],
         "size_bytes": str(made["size_bytes"]),
+        **({"neurons": made["neurons"]["entry"]} if "neurons" in made else {}),
     }
 
 
@@ -81,6 +86,7 @@ def from_bytes(file: bytes) -> dict[str, Any]:
     metadata, manifest = parts_of(file)
     check(metadata["_type"] == TYPE, "another type")
     check(metadata["scheme"] in SCHEMES.values(), "a scheme it does not know")
+    neurons = neurons_of(metadata.get("neurons"), held.pop("neurons", None))
     check({name: dtype for name, (dtype, *_) in held.items()} == ARRAYS, "other arrays")
     names = [entry["name"].encode() for entry in manifest]
     check(names == sorted(set(names)) != [], "names out of order, repeated or none")
@@ -93,7 +99,24 @@ def from_bytes(file: bytes) -> dict[str, Any]:
     found = identities(tensors)
     check(found["root"] == metadata["root"], "a root that is not the root of the leaves")
     size = int(metadata["size_bytes"])
-    return {"scheme": metadata["scheme"], "size_bytes": size, "tensors": tensors, **found}
+    made = {"scheme": metadata["scheme"], "size_bytes": size, "tensors": tensors, **found}
+    return made | neurons
+
+
+def neurons_of(entry: Any, held: Any) -> dict[str, Any]:
+    """The neuron sketch, by rule 23; nothing where there is none."""
+    check((entry is None) == (held is None), "a neuron sketch without its entry, or the reverse")
+    if entry is None:
+        return {}
+    check(entry["scheme"] == NEURONS, "another neuron scheme")
+    check(entry["labels"] in (["numbers"], ["tokens", "numbers"]), "other labels")
+    check(entry["gated"] in (True, False) and type(entry["gated"]) is bool, "gated or not")
+    blocks, places = entry["blocks"], [tuple(block[:2]) for block in entry["blocks"]]
+    check(0 < len(blocks) <= 8 and places == sorted(set(places)), "blocks")
+    check(all(1 <= units <= 128 for *_, units in blocks), "a count of units")
+    size = 32 * len(entry["labels"]) * sum(units for *_, units in blocks)
+    check(held[0] == "U8" and len(held[2]) == size, "a tensor of another length")
+    return {"neurons": {"entry": entry, "data": held[2]}}
 
 
 def tensor_of(entry: dict[str, Any], scheme: str, arrays: dict[str, Any]) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from lineage import fingerprint, infer
 from lineage.alignment import Alignment, Stream, align, solve
 from lineage.alignment.applied import aligned
 from lineage.alignment.certificate import check, from_bytes, to_bytes
-from lineage.alignment.neurons import Agreement
 from lineage.alignment.turning import fitted
 from lineage.artifacts import read
 from lineage.artifacts.tokens import tokens_of
 from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError, VerificationError
+from lineage.fingerprints.agreement import Agreement
 from lineage.fingerprints.measure import Pass
 
 Model = dict[str, Array]

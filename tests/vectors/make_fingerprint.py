@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from second import fingerprint as second  # noqa: E402
-from second import stored  # noqa: E402
+from second import neurons, stored  # noqa: E402
 
 Tensor = tuple[str, list[int], bytes]
 Model = dict[str, Tensor]
@@ -188,6 +188,53 @@ def write_case(folder: Path, hunts: str, model: Model) -> None:
     (folder / "README.md").write_text(hunts + "\n", encoding="utf-8")
 
 
+def network(width: int, units: int, layers: int, *, gated: bool, **labelled: list[int]) -> Model:
+    """What of a transformer the neuron sketch reads, under GGUF's names."""
+    model = {f"{role}.weight": as_("F32", *shape, seed=role) for role, shape in labelled.items()}
+    for n in range(layers):
+        stem, seed = f"blk.{n}.", f"{n}"
+        model[f"{stem}ffn_norm.weight"] = tensor("F32", 1.5 + 0.25 * numbers(f"n{n}", width))
+        if gated:
+            model[f"{stem}ffn_gate.weight"] = as_("BF16", units, width, seed=f"gate{seed}")
+        else:
+            model[f"{stem}ffn_norm.bias"] = as_("F32", width, seed=seed)
+        model[f"{stem}ffn_up.weight"] = as_("BF16", units, width, seed=f"up{seed}")
+        model[f"{stem}ffn_down.weight"] = as_("BF16", width, units, seed=f"down{seed}")
+    return model
+
+
+NEURONS: dict[str, tuple[str, Model, list[str] | None]] = {
+    "neurons_gated": (
+        "A neuron sketch with gates: more tokens than 256 labels and more units than 128; tokens by strings and by numbers.",
+        network(24, 140, 3, gated=True, token_embd=[300, 24]),
+        [f"word {n}" if n % 7 else "" for n in range(310)],
+    ),
+    "neurons_plain": (
+        "A neuron sketch without gates: norms with biases, ten blocks, and places and pixels for want of tokens.",
+        network(20, 12, 10, gated=False, class_embd=[1, 1, 20], position_embd=[1, 17, 20], patch_embd=[20, 3, 2, 2]),
+        None,
+    ),
+}  # fmt: skip
+
+
+def write_neurons(folder: Path, hunts: str, model: Model, tokens: list[str] | None) -> None:
+    """A model with what its tokens are, and its stored fingerprint with a neuron sketch."""
+    folder.mkdir(parents=True)
+    file = second.write_safetensors(model)
+    (folder / "model.safetensors").write_bytes(file)
+    (folder / "full.lineage").write_bytes(stored.to_bytes(with_neurons(model, tokens)))
+    if tokens is not None:
+        named = {token: number for number, token in enumerate(tokens) if token}
+        (folder / "vocab.json").write_text(json.dumps(named) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(hunts + "\n", encoding="utf-8")
+
+
+def with_neurons(model: Model, tokens: list[str] | None) -> dict[str, Any]:
+    """A fingerprint with a neuron sketch."""
+    made = second.fingerprint(second.write_safetensors(model))
+    return made | {"neurons": neurons.sketch(model, tokens)}
+
+
 class Forged:
     """A stored form taken apart, to be changed and put together again."""
 
@@ -241,6 +288,22 @@ def repeated(forged: Forged) -> None:
 def rooted(forged: Forged) -> None:
     leaves = [second.leaf(entry["name"], entry["content"]) for entry in forged.manifest]
     forged.metadata["root"] = second.tree(leaves).hex()
+
+
+def set_neurons(**changes: object) -> Callable[[Forged], None]:
+    return lambda forged: forged.metadata["neurons"].update(changes)
+
+
+def without_neurons(forged: Forged) -> None:
+    del forged.metadata["neurons"]
+
+
+def without_bits(forged: Forged) -> None:
+    del forged.held["neurons"]
+
+
+def unit_more(forged: Forged) -> None:
+    forged.metadata["neurons"]["blocks"][0][2] += 1
 
 
 def set_metadata(key: str, value: str) -> Callable[[Forged], None]:
@@ -305,10 +368,26 @@ REFUSED: dict[str, tuple[str, Callable[[Forged], None]]] = {
 }  # fmt: skip
 
 
-def write_refused(folder: Path, why: str, forge: Callable[[Forged], None]) -> None:
-    """A stored form that must be refused."""
+BLOCKS = [["blk", 0, 12], ["blk", 1, 12]]
+REFUSED_NEURONS: dict[str, tuple[str, Callable[[Forged], None]]] = {
+    "neurons_no_entry": ("The bits of a neuron sketch without its entry.", without_neurons),
+    "neurons_no_bits": ("The entry of a neuron sketch without its bits.", without_bits),
+    "neurons_scheme": ("A neuron sketch of another scheme.", set_neurons(scheme="neurons-v2")),
+    "neurons_labels": ("Labels of no known kind.", set_neurons(labels=["tokens"])),
+    "neurons_gated": ("Neither gated nor not.", set_neurons(gated=1)),
+    "neurons_no_blocks": ("A neuron sketch of no blocks.", set_neurons(blocks=[])),
+    "neurons_block_order": ("Blocks out of order.", set_neurons(blocks=BLOCKS[::-1])),
+    "neurons_block_twice": ("A block twice.", set_neurons(blocks=[BLOCKS[0]] * 2)),
+    "neurons_no_units": ("A block without units.", set_neurons(blocks=[["blk", 0, 24], ["blk", 1, 0]])),
+    "neurons_many_units": ("More units than 128.", set_neurons(blocks=[["blk", 0, 129], ["blk", 1, 12]])),
+    "neurons_short": ("Bits of fewer units than the entry says.", unit_more),
+}  # fmt: skip
+
+
+def write_refused(folder: Path, why: str, forge: Callable[[Forged], None], file: bytes) -> None:
+    """A stored form that must be refused, forged from one that must not."""
     folder.mkdir(parents=True)
-    forged = Forged(stored.to_bytes(second.fingerprint(second.write_safetensors(REFUSED_FROM))))
+    forged = Forged(file)
     forge(forged)
     (folder / "full.lineage").write_bytes(forged.file())
     (folder / "README.md").write_text(why + "\n", encoding="utf-8")
@@ -317,12 +396,21 @@ def write_refused(folder: Path, why: str, forge: Callable[[Forged], None]) -> No
 REFUSED_FROM: Model = {"a": as_("F32", 6, 8), "b": as_("F32", 6, 8), "c": as_("F32", 3)}
 
 
+NETWORK = network(20, 12, 2, gated=True, token_embd=[40, 20])
+
+
 def make(folder: Path) -> None:
     """Write every case into an empty folder."""
+    for name, (hunts, model, tokens) in NEURONS.items():
+        write_neurons(folder / name, hunts, model, tokens)
     for name, (hunts, model) in CASES.items():
         write_case(folder / name, hunts, model)
+    plain = stored.to_bytes(second.fingerprint(second.write_safetensors(REFUSED_FROM)))
     for name, (why, forge) in REFUSED.items():
-        write_refused(folder / f"{name}_fail", why, forge)
+        write_refused(folder / f"{name}_fail", why, forge, plain)
+    sketched = stored.to_bytes(with_neurons(NETWORK, None))
+    for name, (why, forge) in REFUSED_NEURONS.items():
+        write_refused(folder / f"{name}_fail", why, forge, sketched)
 
 
 if __name__ == "__main__":

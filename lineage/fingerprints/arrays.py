@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.stream import Place
     from lineage.artifacts import Item
+    from lineage.fingerprints.stream import Place
 
 
 class Arrays:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from lineage.alignment.arrays import Arrays
 from lineage.artifacts.dialects import canonical_name, layered, parts_of
 from lineage.errors import ArchitectureError, FormatError
+from lineage.fingerprints.arrays import Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -245,14 +245,19 @@ class Stream:
 
     def folded(self, role: str) -> Matrix:
         """Return the same with the gain of the norm in front multiplied in, and centred."""
-        matrix = self.read(role)
-        last = role.rsplit(".", 1)[-1]
-        if last in FED_BY:
-            gain = self.gain(self.norm_of(role))
-            matrix = matrix if gain is None else matrix * gain
+        return self.fold(self.read(role), self.gain_of(role))
+
+    def gain_of(self, role: str) -> NDArray[np.float32] | None:
+        """Return the gain of the norm in front of what has this role; None where there is none."""
+        return self.gain(self.norm_of(role)) if role.rsplit(".", 1)[-1] in FED_BY else None
+
+    def fold(self, rows: Matrix, gain: NDArray[np.float32] | None) -> Matrix:
+        """Multiply a gain into rows that lie along the stream, and centre them where norms do."""
+        if gain is not None:
+            rows = rows * gain
         if self.is_centred and not self.is_post:
-            matrix = matrix - matrix.mean(axis=1, keepdims=True)
-        return matrix
+            rows = rows - rows.mean(axis=1, keepdims=True)
+        return rows
 
     def labels(self) -> dict[str, int]:
         """Return what writes labelled vectors to the stream, and how many each writes."""
@@ -292,6 +297,10 @@ class Stream:
             for label, stem in self._mlps(prefix)
         ]
         return Block(stack, number, tuple(mlps))
+
+    def first_mlp(self, stack: str, number: int) -> str | None:
+        """Return what the roles of a block's first feed-forward part begin with."""
+        return next((stem for _, stem in self._mlps(_prefix(stack, number))), None)
 
     def size(self, stack: str, number: int) -> int:
         """Return how many values the matrices of one block have."""

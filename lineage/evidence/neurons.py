@@ -1,0 +1,137 @@
+"""Whether two models have units in common, in whatever coordinates: from their neuron sketches.
+
+A unit's nearest partner in another block is looked for twice, by each of two looks. In two models
+of which one came from the other both find the same; between strangers they agree about as seldom as
+two random choices do, popular partners taken into account.
+
+That nothing was found says nothing: labels may be others, and not all blocks and units are kept.
+
+Source: two independent matchings, Zhu et al., "Independence Tests for Language Models" (2025),
+section on unconstrained tests; from signs of sums along quiet directions, it is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.evidence.base import Evidence
+from lineage.fingerprints.agreement import Agreement
+from lineage.fingerprints.neurons import KINDS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lineage.fingerprints.neurons import Neurons
+
+    Looks = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+__all__ = ["NULL", "Common", "common_units", "evidence"]
+
+NULL = "the two looks at a unit find partners independently of each other"
+
+LEAST_SHARE = 0.1
+"""Of a block's units, those on whose partner two looks must agree beyond chance."""
+
+LEAST_LOG10_P = -6.0
+"""And how unlikely that must be by chance, after counting the pairs of blocks that were tried."""
+
+LEAST_SCORE, MOST_SCORE = 0.25, 0.5
+"""Scores of pairs that are related by their units alone; strangers' are lower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What two neuron sketches have in common.
+
+    Attributes:
+        best: The agreement of the two blocks that agree most.
+        tried: Pairs of blocks.
+        blocks: Of those of the model with fewer, the ones that have a partner.
+        of: So many blocks.
+        labels: By what labels their units were known.
+    """
+
+    best: Agreement
+    tried: int
+    blocks: int
+    of: int
+    labels: str
+
+    @property
+    def log10_p(self) -> float:
+        """Of the best agreement by chance, after counting the pairs of blocks."""
+        return min(0.0, self.best.log10_p + float(np.log10(max(self.tried, 1))))
+
+    @property
+    def score(self) -> float:
+        """Above what strangers have, below what weights in the same coordinates tell."""
+        return LEAST_SCORE + (MOST_SCORE - LEAST_SCORE) * self.best.share if self.related else 0.0
+
+    @property
+    def related(self) -> bool:
+        """Whether they have a block in common."""
+        return self.blocks > 0
+
+
+def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
+    """Look for the units of one model among another's.
+
+    Returns:
+        None where the two cannot be compared: one has no sketch, only one has gates, or they have
+        no kind of labels in common.
+    """
+    if a is None or b is None or a.is_gated != b.is_gated:
+        return None
+    kind = next((k for k in KINDS if k in a.kinds and k in b.kinds), None)
+    if kind is None:
+        return None
+    fewer, more = (one.looks(kind) for one in sorted((a, b), key=_size))
+    tried = len(fewer) * len(more)
+    best, found = Agreement(0, 0, 0.0), 0
+    for seen in _agreements(fewer, more):
+        if seen.share > best.share:
+            best = seen
+        likely = seen.log10_p + float(np.log10(tried)) if seen.share >= LEAST_SHARE else 0.0
+        found += likely <= LEAST_LOG10_P
+    return Common(best, tried, found, len(fewer), kind)
+
+
+def _size(sketch: Neurons) -> tuple[int, int, bytes]:
+    """Order two models by what they have, so that it does not matter which comes first."""
+    return len(sketch.blocks), sum(units for *_, units in sketch.blocks), sketch.raw
+
+
+def _agreements(fewer: Looks, more: Looks) -> list[Agreement]:
+    """Return for each block of the one the best agreement with a block of the other."""
+    ends = np.cumsum([0, *(len(first) for first, _ in more)])
+    all_first, all_second = (np.concatenate(looks).T for looks in zip(*more, strict=True))
+    found = []
+    for first, second in fewer:
+        by_first, by_second = first @ all_first, np.abs(second @ all_second)
+        seen = [
+            _agreement(by_first[:, start:end], by_second[:, start:end])
+            for start, end in pairwise(ends.tolist())
+        ]
+        found.append(max(seen, key=lambda one: one.share))
+    return found
+
+
+def _agreement(by_first: NDArray[np.float32], by_second: NDArray[np.float32]) -> Agreement:
+    first, second = by_first.argmax(axis=1), by_second.argmax(axis=1)
+    count, others = by_first.shape
+    popular = np.bincount(first, minlength=others) @ np.bincount(second, minlength=others)
+    return Agreement(int(np.sum(first == second)), count, float(popular / count))
+
+
+def evidence(found: Common) -> Evidence:
+    """Put what two sketches have in common in words."""
+    words = (
+        f"{found.blocks} of {found.of} blocks have their units in common in other coordinates: two "
+        f"looks agree on the partner of {found.best.share:.0%} of a block's units "
+        f"(by {'strings' if found.labels == 'tokens' else 'numbers'})"
+    )
+    return Evidence("neurons-v1", words, found.best.share, found.log10_p, NULL)

@@ -1,0 +1,54 @@
+"""How often two looks at the units of two blocks found the same partner, and whether by chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Agreement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often two looks at the units of two blocks found the same partner.
+
+    Attributes:
+        agreed: Units.
+        looked: Of so many.
+        expected: If the looks knew nothing of each other: popular partners count.
+    """
+
+    agreed: int
+    looked: int
+    expected: float
+
+    @property
+    def share(self) -> float:
+        """Of the units that were looked at, those that agree beyond chance."""
+        return max(0.0, self.agreed - self.expected) / self.looked if self.looked else 0.0
+
+    def __add__(self, other: Agreement) -> Agreement:
+        """Return the agreement over the blocks of both."""
+        return Agreement(
+            self.agreed + other.agreed,
+            self.looked + other.looked,
+            self.expected + other.expected,
+        )
+
+    @property
+    def log10_p(self) -> float:
+        """Of as many or more by chance, the looks being independent (Poisson's law)."""
+        from scipy.stats import poisson
+
+        if not self.agreed:
+            return 0.0
+        return _log10_tail(poisson, self.agreed, max(self.expected, 1e-9))
+
+
+def _log10_tail(law: object, count: int, mean: float) -> float:
+    """Return log10 P(N >= count); far out by the first term, which then is nearly all of it."""
+    tail = float(law.logsf(count - 1, mean))  # type: ignore[attr-defined]
+    if not np.isfinite(tail):
+        tail = float(law.logpmf(count, mean))  # type: ignore[attr-defined]
+    return tail / float(np.log(10))
