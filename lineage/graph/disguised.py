@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.alignment import Alignment, Stream, solve
-from lineage.alignment.applied import aligned
+from lineage.alignment import Aligned, aligned, described, solve
 from lineage.artifacts.dialects import layered
 from lineage.errors import ArchitectureError
 from lineage.evidence.matching import match, table
@@ -108,7 +107,9 @@ class Disguises:
             return edge
         how = self.how.get(edge.child) or self.how[edge.parent]
         nothing = found.change is not None and found.change < _UNCHANGED
-        then = None if nothing or found.relation is Relation.IDENTICAL else (edge.relation, edge.how)
+        then = (
+            None if nothing or found.relation is Relation.IDENTICAL else (edge.relation, edge.how)
+        )
         return replace(edge, relation=Relation.REPARAMETRIZED, how=how, then=then)
 
 
@@ -121,26 +122,26 @@ class _Writing:
     tier: str
     found: Disguises
 
-    def seen(self, a: str, b: str) -> Alignment | None:
+    def seen(self, a: str, b: str) -> Aligned | None:
         """Return how b's coordinates become a's; None if they are the same, or nothing was found."""
         with self.weights.opened(a) as one, self.weights.opened(b) as other:
             try:
-                seen = solve(Stream.of(one.values(), name=a), Stream.of(other.values(), name=b))
+                seen = solve(described(one.values(), name=a), described(other.values(), name=b))
             except ArchitectureError:
                 return None
         return seen if seen.related and seen.how else None
 
-    def all(self, head: str, paths: Sequence[str], seen: Alignment) -> None:
+    def all(self, head: str, paths: Sequence[str], seen: Aligned) -> None:
         """Write models of one set of coordinates, of which the first was aligned, in the head's."""
         for path in paths:
-            own: Alignment | None = seen
+            own: Aligned | None = seen
             if structure(self.models[path]) != structure(self.models[paths[0]]):
                 own = self.seen(head, path)
             if own is None:
                 continue
             with self.weights.opened(head) as one, self.weights.opened(path) as other:
-                a = Stream.of(one.values(), name=head)
-                b = Stream.of(other.values(), name=path)
+                a = described(one.values(), name=head)
+                b = described(other.values(), name=path)
                 self.found.prints[path] = Pass(self.tier).over(aligned(a, b, own))
             self.found.how[path] = own.how[0]
             self.found.first[path] = paths[0]
