@@ -150,12 +150,14 @@ class ChainAlignment:
         gates: Which of b's gates each of a's is, where recurrent layers have them in another order.
         agreement: Over all groups.
         is_last: Whether channels were last where they were flattened.
+        is_folded: Whether one of the two has norms folded into its layers that the other has not.
     """
 
     groups: tuple[Group, ...]
     gates: tuple[int, ...] | None
     agreement: Agreement
     is_last: bool = False
+    is_folded: bool = False
 
     @property
     def related(self) -> bool:
@@ -170,10 +172,10 @@ class ChainAlignment:
 
     @property
     def how(self) -> tuple[str, ...]:
-        """What was done to the coordinates: of `permuted`, `rescaled`."""
-        kinds = set()
+        """What was done to the coordinates: of `permuted`, `rescaled`, `folded`."""
+        kinds = {"folded"} if self.is_folded else set()
         if self.gates is not None or any((g.order[1:] < g.order[:-1]).any() for g in self.groups):
             kinds.add("permuted")
         if any(group.scales is not None for group in self.groups):
             kinds.add("rescaled")
-        return tuple(kind for kind in ("permuted", "rescaled") if kind in kinds)
+        return tuple(kind for kind in ("permuted", "rescaled", "folded") if kind in kinds)

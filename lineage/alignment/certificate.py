@@ -90,7 +90,12 @@ def _chain(found: ChainAlignment, arrays: dict[str, NDArray[Any]]) -> dict[str, 
         }
         rows.append(row | _agreement(group.agreement))
     gates = None if found.gates is None else list(found.gates)
-    return {"gates": gates, "groups": rows, "last": found.is_last}
+    return {
+        "folded": found.is_folded,
+        "gates": gates,
+        "groups": rows,
+        "last": found.is_last,
+    }
 
 
 def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ChainAlignment:
@@ -111,7 +116,9 @@ def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> 
     gates = None if head["gates"] is None else tuple(int(one) for one in head["gates"])
     if gates is not None and sorted(gates) != list(range(len(gates))):
         raise ValueError("the order of gates is none")
-    return ChainAlignment(tuple(groups), gates, total, is_last=bool(head["last"]))
+    return ChainAlignment(
+        tuple(groups), gates, total, is_last=bool(head["last"]), is_folded=bool(head["folded"])
+    )
 
 
 def _agreement(seen: Agreement) -> dict[str, Any]:

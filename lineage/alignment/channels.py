@@ -193,7 +193,7 @@ class _Solver:
         """Match, unless nothing was moved."""
         same = self._counted(dict.fromkeys(self.looks, self.plain))
         if is_one(_sum(same.values())) and _sum(same.values()).share > _CLEAR:
-            return self._result(self.plain, same, {})
+            return self._result(self.plain, same)
         for i in self.used:
             if self.a.layers[i].kind == "recurrent" and i not in self.gates:
                 self._find_gates(i, self._forward(None))
@@ -201,9 +201,9 @@ class _Solver:
         total, total_same = _sum(seen.values()), _sum(same.values())
         if is_one(total_same) and total_same.share > _AS_WELL * total.share:
             self.gates = {}
-            return self._result(self.plain, same, {})
+            return self._result(self.plain, same)
         orders = self._fitted(None)
-        return self._result(orders, seen, self._scales(orders) if is_one(total) else {})
+        return self._result(orders, seen)
 
     def _fitted(self, without: Tensor | None) -> Orders:
         """Match all channels without looking at one tensor."""
@@ -229,11 +229,10 @@ class _Solver:
             seen[group] += _agreed(look.total.argmax(axis=1), np.argsort(found[group]))
         return seen
 
-    def _result(
-        self, orders: Orders, seen: Mapping[int, Agreement], scales: Mapping[int, Matrix]
-    ) -> ChainAlignment:
+    def _result(self, orders: Orders, seen: Mapping[int, Agreement]) -> ChainAlignment:
         total = _sum(seen.values())
         related = is_one(total)
+        scales = self._scales(orders) if related else {}
         groups = tuple(
             Group(
                 self.b.label(g),
@@ -245,7 +244,11 @@ class _Solver:
             )
             for g in self.plain
         )
-        return ChainAlignment(groups, self._gate_order(), total)
+        is_folded = any(
+            ("var" in self.a.layers[i].parts) != ("var" in self.b.layers[i].parts)
+            for i in self.used
+        )
+        return ChainAlignment(groups, self._gate_order(), total, is_folded=is_folded)
 
     def _gate_order(self) -> tuple[int, ...] | None:
         orders = {order for order in self.gates.values() if order != tuple(range(len(order)))}

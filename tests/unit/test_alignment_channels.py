@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lineage.alignment import Chain, ChainAlignment, align, aligned, described, solve
 from lineage.alignment.certificate import from_bytes, to_bytes
 from lineage.artifacts import read
+from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError
+from lineage.evidence.weights import Weights as Stored
+from lineage.fingerprints import fingerprint
+from lineage.graph import infer_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -174,7 +181,7 @@ def moved_recurrent(weights: Weights, rng: np.random.Generator) -> Weights:
 DISGUISES = [
     pytest.param(residual, moved_residual, {"permuted"}, id="channels"),
     pytest.param(residual, rescaled_residual, {"permuted", "rescaled"}, id="scales"),
-    pytest.param(residual, folded_residual, {"permuted"}, id="folding"),
+    pytest.param(residual, folded_residual, {"permuted", "folded"}, id="folding"),
     pytest.param(plain, moved_plain, {"permuted", "rescaled"}, id="flattened"),
     pytest.param(recurrent, moved_recurrent, {"permuted"}, id="units-and-gates"),
 ]
@@ -292,6 +299,61 @@ def test_the_groups_of_a_residual_network_are_told_from_names() -> None:
     assert groups["layer1.0.conv2"][0] == groups["conv1"][0]
     assert groups["layer2.0.downsample.0"] == (groups["layer2.0.conv2"][0], (groups["conv1"][0],))
     assert groups["fc"] == (None, (groups["layer2.0.conv2"][0],))
+
+
+def test_scales_alone_are_found() -> None:
+    a = plain(1)
+    b = dict(a)
+    by = np.exp(np.random.default_rng(2).normal(0, 1, 32)).astype("f4")
+    b["features.0.weight"] = a["features.0.weight"] * by[:, None, None, None]
+    b["features.0.bias"] = a["features.0.bias"] * by
+    b["features.3.weight"] = a["features.3.weight"] / by[:, None, None]
+    found = align(a, b)
+    assert found.how == ("rescaled",)
+    back = written(a, b, found)  # type: ignore[arg-type]
+    for name, weights in a.items():
+        assert np.linalg.norm(back[name] - weights) <= 1e-5 * np.linalg.norm(weights), name
+
+
+def test_the_command_says_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = residual(1)
+    moved = moved_residual(a, np.random.default_rng(2))
+    models = {"a": a, "b": {k: v.copy() for k, v in moved.items()}, "c": residual(3)}
+    for one, weights in models.items():
+        save_file(weights, tmp_path / f"{one}.safetensors")
+    first, second, third = (str(tmp_path / f"{one}.safetensors") for one in models)
+    out, maps = str(tmp_path / "out.safetensors"), str(tmp_path / "maps.safetensors")
+    assert run(["align", first, second, "--write", out, "--certificate", maps]) == 0
+    said = capsys.readouterr().out
+    assert "100% of its channels" in said
+    assert "coordinates: permuted" in said
+    for name, weights in load_file(out).items():
+        assert np.array_equal(weights, a[name])
+    assert run(["align", first, second, "--apply", maps, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["how"] == ["permuted"]
+    assert len(found["channels"]) == 4
+    assert found["left"]["relation"] == "identical"
+    assert run(["align", first, third]) == 3
+    assert "nothing of 4 groups of channels was found" in capsys.readouterr().out
+
+
+def test_a_disguised_network_gets_its_true_parent(tmp_path: Path) -> None:
+    a = residual(1)
+    child = moved_residual(noisy(a, 0.05), np.random.default_rng(2))
+    models = {"a": a, "child": {k: v.copy() for k, v in child.items()}, "c": residual(3)}
+    paths = []
+    for one, weights in models.items():
+        paths.append(str(tmp_path / f"{one}.safetensors"))
+        save_file(weights, paths[-1])
+    prints = {path: fingerprint(path) for path in paths}
+    stored = Stored({path: path for path in paths})
+    graph = infer_graph(prints, weights=stored)
+    (edge,) = graph.edges
+    assert {edge.parent, edge.child} == set(paths[:2])
+    assert edge.relation == "reparametrized"
+    assert edge.how == "permuted"
+    assert edge.then is not None
 
 
 def test_what_does_not_fit_is_refused() -> None:
