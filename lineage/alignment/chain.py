@@ -91,9 +91,11 @@ class Layer:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What must be the same in a layer that this is held against."""
-        item = self.parts["weight"].item
-        return self.kind, item.shape, self.rows, self.columns
+        """What must be the same in a layer that this is held against: all but labels."""
+        weight = self.parts["weight"]
+        is_labelled = weight.is_turned or self.rows is None
+        inner = weight.item.shape[1:] if is_labelled else weight.item.shape
+        return self.kind, inner, self.rows, self.columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,11 @@ _LEAST_GROUP = 0.25
 _AS_WELL = 0.8
 """Share of the agreement that must be there without moving anything, for nothing to have been."""
 
+_MOST_TURNS = 16
+"""How often everything is matched without some of the tensors, at most, if that can be."""
+
+_NOTHING: frozenset[tuple[int, str]] = frozenset()
+
 _ROUNDS = 12
 """How often all groups are assigned again, at most; it ends when nothing changes."""
 
@@ -72,10 +77,10 @@ def solved(a: Chain, b: Chain) -> ChainAlignment:
     Raises:
         ArchitectureError: If they have not the same layers.
     """
-    pairs = _paired(a, b)
-    found = _Solver(a, b, pairs).alignment()
+    used = _paired(a, b)
+    found = _Solver(a, b, used).alignment()
     if a.is_open and found.agreement.share < _CLEAR:
-        last = _Solver(a.flattened(last=True), b.flattened(last=True), pairs).alignment()
+        last = _Solver(a.flattened(last=True), b.flattened(last=True), used).alignment()
         if last.agreement.share > found.agreement.share:
             return replace(last, is_last=True)
     return found
@@ -85,18 +90,32 @@ _CLEAR = 0.95
 """Agreement from which it does not matter how channels were flattened."""
 
 
-def _paired(a: Chain, b: Chain) -> list[tuple[int, int]]:
-    """Return the places of layers that are held against each other: those of one shape."""
+def _paired(a: Chain, b: Chain) -> list[int]:
+    """Return the places of layers that are held against each other: of one shape but for labels."""
     if len(a.layers) != len(b.layers) or a.sizes != b.sizes:
         raise ArchitectureError("has not the layers of the other network", "b")
-    pairs = [
-        (i, i)
-        for i, (x, y) in enumerate(zip(a.layers, b.layers, strict=True))
-        if x.shape == y.shape
-    ]
-    if len(pairs) < len(a.layers) - 1:  # another head is no other network
-        raise ArchitectureError("has not the shapes of the other network", "b")
-    return pairs
+    words = _words(a), _words(b)
+    found = []
+    for i, (x, y) in enumerate(zip(a.layers, b.layers, strict=True)):
+        counts = (_labels(x), _labels(y))
+        is_alike = x.shape == y.shape and (counts[0] == counts[1] or counts == words)
+        if is_alike:
+            found.append(i)
+        elif i < len(a.layers) - 1:  # another head is no other network
+            raise ArchitectureError("has not the shapes of the other network", "b")
+    return found
+
+
+def _words(chain: Chain) -> int:
+    """Return how many tokens have an embedding."""
+    first = chain.layers[0]
+    return _labels(first) if first.kind == "embedding" else -1
+
+
+def _labels(layer: Layer) -> int:
+    """Return how many tokens a layer embeds, or classes it tells; of others 0."""
+    is_labelled = layer.kind == "embedding" or layer.rows is None
+    return layer.parts["weight"].item.shape[0] if is_labelled else 0
 
 
 def as_matrix(chain: Chain, part: Part) -> Matrix:
@@ -179,50 +198,101 @@ def _unit(rows: Matrix) -> Matrix:
 class _Solver:
     """Holds the layers of two networks against each other."""
 
-    def __init__(self, a: Chain, b: Chain, pairs: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, a: Chain, b: Chain, used: Sequence[int]) -> None:
         self.a, self.b = a, b
         norms: tuple[dict[int, Matrix], dict[int, Matrix]] = ({}, {})
         self.ours, self.theirs = _canonical(a, norms[0]), _canonical(b, norms[1])
         self.norms = norms
-        self.used = [i for i, _ in pairs]
+        self.used = used
+        for i in used:  # of more tokens the first
+            if a.layers[i].kind == "embedding" or a.layers[i].rows is None:
+                axis = 2 if a.layers[i].kind == "embedding" else 1
+                both = self.ours[i], self.theirs[i]
+                count = min(m["weight"].shape[axis] for m in both)
+                for m in both:
+                    m["weight"] = m["weight"][:, :, :count] if axis == 2 else m["weight"][:, :count]
         self.gates: dict[int, tuple[int, ...]] = {}
         self.plain = {g: np.arange(size) for g, size in enumerate(a.sizes)}
-        self.looks = [(i, role) for i in self.used for role in self.ours[i]]
+        self.looks = [(i, role) for i in used for role in self.ours[i]]
 
     def alignment(self) -> ChainAlignment:
         """Match, unless nothing was moved."""
-        same = self._counted(dict.fromkeys(self.looks, self.plain))
+        same = self._counted((look, self.plain) for look in self.looks)
         if is_one(_sum(same.values())) and _sum(same.values()).share > _CLEAR:
             return self._result(self.plain, same)
         for i in self.used:
             if self.a.layers[i].kind == "recurrent" and i not in self.gates:
-                self._find_gates(i, self._forward(None))
-        seen = self._counted({look: self._fitted(look) for look in self.looks})
+                self._find_gates(i, self._started(_NOTHING))
+        seen = self._counted(
+            (look, orders)
+            for left_out in self._turns()
+            for orders in (self._fitted(left_out),)
+            for look in left_out
+        )
         total, total_same = _sum(seen.values()), _sum(same.values())
         if is_one(total_same) and total_same.share > _AS_WELL * total.share:
             self.gates = {}
             return self._result(self.plain, same)
-        orders = self._fitted(None)
-        return self._result(orders, seen)
+        if not is_one(total):
+            self.gates = {}
+            return self._result(self.plain, seen)
+        return self._result(self._fitted(_NOTHING), seen)
 
-    def _fitted(self, without: Tensor | None) -> Orders:
-        """Match all channels without looking at one tensor."""
-        forward, backward = self._forward(without), self._backward(without)
-        return self._refined({**self.plain, **backward, **forward}, without)
+    def _turns(self) -> list[frozenset[Tensor]]:
+        """Return what is left out together, so that all else can still be matched.
 
-    def _counted(self, orders: Mapping[Tensor, Orders]) -> dict[int, Agreement]:
+        Where nothing could be without a tensor, as there are no classes to start from, it is left
+        out by half: every other channel that it reads.
+        """
+        found: list[frozenset[Tensor]] = []
+        most = -(-len(self.looks) // _MOST_TURNS)
+        pending = list(self.looks)
+        while pending:
+            turn = frozenset([pending.pop(0)])
+            if not self._is_reached(turn):
+                found.append(frozenset((i, "half") for i, _ in turn))
+                continue
+            for look in list(pending):
+                if len(turn) < most and self._is_reached(turn | {look}):
+                    turn |= {look}
+                    pending.remove(look)
+            found.append(turn)
+        return found
+
+    def _is_reached(self, left_out: frozenset[Tensor]) -> bool:
+        """Whether every group can be matched, from the inputs or the classes on."""
+        known: set[int] = set()
+        size = -1
+        while len(known) > size:
+            size = len(known)
+            for i in self.used:
+                layer = self.a.layers[i]
+                if (i, "weight") in left_out:
+                    continue
+                if layer.rows is not None and known.issuperset(layer.columns):
+                    known.add(layer.rows)
+                if layer.rows is None or layer.rows in known:
+                    known.update(layer.columns)
+        return len(known) == len(self.plain)
+
+    def _fitted(self, left_out: frozenset[Tensor]) -> Orders:
+        """Match all channels without looking at some tensors."""
+        return self._refined({**self.plain, **self._started(left_out)}, left_out)
+
+    def _counted(self, orders: Iterable[tuple[Tensor, Orders]]) -> dict[int, Agreement]:
         """Count by group the channels whose partner a tensor tells as others did.
 
         Args:
-            orders: Tensor -> what was found without looking at it.
+            orders: A tensor, and what was found without looking at it.
         """
         seen = {group: Agreement(0, 0, 0.0) for group in self.plain}
-        for (i, role), found in orders.items():
+        for (i, role), found in orders:
             layer = self.a.layers[i]
             if role == "recurrent" and layer.rows is not None:
                 group, look = layer.rows, self._own(layer.rows, found, [i])
             elif layer.rows is not None:
-                group, look = layer.rows, self._incoming([i], layer.rows, found)
+                half = 1 if role == "half" else None
+                group, look = layer.rows, self._incoming([i], layer.rows, found, half)
             else:
                 group = layer.columns[0]
                 look = self._outgoing([i], group, found)
@@ -254,8 +324,8 @@ class _Solver:
         orders = {order for order in self.gates.values() if order != tuple(range(len(order)))}
         return next(iter(orders)) if orders else None
 
-    def _forward(self, without: Tensor | None) -> Orders:
-        """Match rows by what they read, from the inputs on."""
+    def _started(self, left_out: frozenset[Tensor]) -> Orders:
+        """Match from the inputs on by what is read, then from the classes by what reads."""
         orders: Orders = {}
         for i in self.used:
             group = self.a.layers[i].rows
@@ -263,21 +333,20 @@ class _Solver:
                 continue
             writers = [
                 k
-                for k in self._writers(group, without)
-                if set(self.a.layers[k].columns) <= set(orders)
+                for k in self._writers(group, left_out)
+                if orders.keys() >= set(self.a.layers[k].columns)
             ]
             if writers:
-                orders[group] = self._incoming(writers, group, orders).assigned()
-        return orders
-
-    def _backward(self, without: Tensor | None) -> Orders:
-        """Match columns by what reads them, from the classes on."""
-        orders: Orders = {}
+                look = self._look(group)
+                for k in writers:
+                    half = 0 if (k, "half") in left_out else None
+                    look.total += self._incoming([k], group, orders, half).total
+                orders[group] = look.assigned()
         for i in reversed(self.used):
             for group in self.a.layers[i].columns:
                 if group in orders:
                     continue
-                readers = [k for k in self._readers(group, without) if self._is_known(k, orders)]
+                readers = [k for k in self._readers(group, left_out) if self._is_known(k, orders)]
                 if readers:
                     orders[group] = self._outgoing(readers, group, orders).assigned()
         return orders
@@ -286,13 +355,15 @@ class _Solver:
         rows = self.a.layers[layer].rows
         return rows is None or rows in orders
 
-    def _writers(self, group: int, without: Tensor | None) -> list[int]:
+    def _writers(self, group: int, left_out: frozenset[Tensor]) -> list[int]:
         layers = self.a.layers
-        return [i for i in self.used if layers[i].rows == group and (i, "weight") != without]
+        return [i for i in self.used if layers[i].rows == group and (i, "weight") not in left_out]
 
-    def _readers(self, group: int, without: Tensor | None) -> list[int]:
+    def _readers(self, group: int, left_out: frozenset[Tensor]) -> list[int]:
         layers = self.a.layers
-        return [i for i in self.used if group in layers[i].columns and (i, "weight") != without]
+        return [
+            i for i in self.used if group in layers[i].columns and (i, "weight") not in left_out
+        ]
 
     def _find_gates(self, layer: int, orders: Orders) -> None:
         """Find in which order a recurrent layer has its gates: the one that fits best."""
@@ -319,13 +390,19 @@ class _Solver:
         order = self.gates.get(layer)
         return a, (b if order is None else b[list(order)])
 
-    def _incoming(self, layers: Iterable[int], group: int, orders: Orders) -> _Look:
+    def _incoming(
+        self, layers: Iterable[int], group: int, orders: Orders, half: int | None = None
+    ) -> _Look:
+        """Look at what channels read; by halves at every other channel of it, or position."""
         look = self._look(group)
         for i in layers:
             a, b = self._pair(i, "weight")
             b = b[:, :, self._columns(i, orders)]
-            x, y = (np.swapaxes(m, 0, 1).reshape(m.shape[1], -1) for m in (a, b))
-            look.add(x, y)
+            if half is not None and a.shape[2] > 1:
+                a, b = a[:, :, half::2], b[:, :, half::2]
+            elif half is not None:
+                a, b = a[..., half::2], b[..., half::2]
+            look.add(*(np.swapaxes(m, 0, 1).reshape(m.shape[1], -1) for m in (a, b)))
         return look
 
     def _columns(self, layer: int, orders: Orders) -> Order:
@@ -337,7 +414,14 @@ class _Solver:
             return np.arange(self.ours[layer]["weight"].shape[2])
         return np.concatenate(parts)
 
-    def _outgoing(self, layers: Iterable[int], group: int, orders: Orders) -> _Look:
+    def _outgoing(
+        self,
+        layers: Iterable[int],
+        group: int,
+        orders: Orders,
+        left_out: frozenset[Tensor] = frozenset(),
+    ) -> _Look:
+        """Look at what reads channels; of a tensor that is left out by half, at half of them."""
         look = self._look(group)
         for i in layers:
             a, b = self._pair(i, "weight")
@@ -352,6 +436,10 @@ class _Solver:
                         np.moveaxis(m[:, :, start : start + size], 2, 0).reshape(size, -1)
                         for m in (a, b)
                     )
+                    if (i, "half") in left_out:
+                        x, y = x.copy(), y.copy()
+                        x[1 - start % 2 :: 2] = 0
+                        y[orders[group][1 - start % 2 :: 2]] = 0
                     look.add(x, y)
                 start += size
         return look
@@ -372,25 +460,20 @@ class _Solver:
         size = self.a.sizes[group]
         return _Look(np.zeros((size, size)))
 
-    def _refined(self, orders: Orders, without: Tensor | None) -> Orders:
-        """Assign every group again by all tensors but one, until nothing changes."""
+    def _refined(self, orders: Orders, left_out: frozenset[Tensor]) -> Orders:
+        """Assign every group again by all tensors but some, until nothing changes."""
         orders = dict(orders)
         for _ in range(_ROUNDS):
             changed = False
             for g in self.plain:
-                loops = [
-                    i
-                    for i in self.used
-                    if (i, "recurrent") in self.looks
-                    and self.a.layers[i].rows == g
-                    and (i, "recurrent") != without
-                ]
-                looks = [
-                    self._incoming(self._writers(g, without), g, orders),
-                    self._outgoing(self._readers(g, without), g, orders),
-                    self._own(g, orders, loops),
-                ]
-                found = _Look(np.sum([one.total for one in looks], axis=0)).assigned()
+                look = self._outgoing(self._readers(g, left_out), g, orders, left_out)
+                for i in self._writers(g, _NOTHING):
+                    if (i, "recurrent") in self.looks and (i, "recurrent") not in left_out:
+                        look.total += self._own(g, orders, [i]).total
+                    if (i, "weight") not in left_out:
+                        half = 0 if (i, "half") in left_out else None
+                        look.total += self._incoming([i], g, orders, half).total
+                found = look.assigned()
                 changed = changed or not np.array_equal(found, orders[g])
                 orders[g] = found
             if not changed:
@@ -423,7 +506,7 @@ class _Solver:
     def _left(self, group: int, orders: Orders, scales: Mapping[int, Matrix]) -> float:
         """Return what is left of the tensors that write and read a group, as they are computed."""
         left = 0.0
-        for i in sorted({*self._writers(group, None), *self._readers(group, None)}):
+        for i in sorted({*self._writers(group, _NOTHING), *self._readers(group, _NOTHING)}):
             layer = self.a.layers[i]
             a, b = self._pair(i, "weight")
             b = b[:, :, self._columns(i, orders)]

@@ -356,6 +356,39 @@ def test_a_disguised_network_gets_its_true_parent(tmp_path: Path) -> None:
     assert edge.then is not None
 
 
+@pytest.mark.parametrize("make", [residual, plain])
+def test_another_head_hides_nothing_and_makes_no_relatives(make: Make) -> None:
+    a = make(1)
+    move = moved_residual if make is residual else moved_plain
+    head = "fc" if make is residual else "classifier"
+
+    def headed(weights: Weights) -> Weights:
+        rng, width = np.random.default_rng(8), weights[f"{head}.weight"].shape[1]
+        new = {"weight": rng.normal(0, 1, (7, width)), "bias": rng.normal(0, 1, 7)}
+        return weights | {f"{head}.{leaf}": w.astype("f4") for leaf, w in new.items()}
+
+    found = align(a, move(headed(noisy(a, 0.1)), np.random.default_rng(2)))
+    assert found.related
+    assert found.share == 1
+    for seed in range(10, 16):
+        assert not align(a, headed(make(seed))).related
+
+
+def test_a_vocabulary_that_grew_is_no_other_head() -> None:
+    a = recurrent(1)
+    b = moved_recurrent(noisy(a, 0.1), np.random.default_rng(2))
+    more = np.random.default_rng(7).normal(0, 1, (6, 64)).astype("f4")
+    b["embedding.weight"] = np.concatenate([b["embedding.weight"], more[:, :24]])
+    b["decoder.weight"] = np.concatenate([b["decoder.weight"], more[:, :40]])
+    b["decoder.bias"] = np.concatenate([b["decoder.bias"], more[:, 0]])
+    found = align(a, b)
+    assert found.share == 1
+    back = written(a, b, found)  # type: ignore[arg-type]
+    assert back["decoder.weight"].shape == (70, 40)
+    near = np.linalg.norm(back["decoder.weight"][:64] - a["decoder.weight"])
+    assert near < 0.2 * np.linalg.norm(a["decoder.weight"])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     broken = residual(1)
     broken["layer2.0.conv1.weight"] = broken["layer2.0.conv1.weight"][:, :7]
