@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +16,26 @@ if TYPE_CHECKING:
 
 Where = tuple[str, int]
 """A block: its stack and its number."""
+
+
+class Aligned(Protocol):
+    """What every alignment says, whatever the models are made of."""
+
+    @property
+    def related(self) -> bool:
+        """Whether anything of b is a's."""
+
+    @property
+    def share(self) -> float:
+        """Of b's values that were looked at, those in what is a's."""
+
+    @property
+    def how(self) -> tuple[str, ...]:
+        """What was done to the coordinates."""
+
+    @property
+    def agreement(self) -> Agreement:
+        """Of independent looks, over the whole model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +119,70 @@ class Alignment:
         if self.scale != 1 or any(u.scales is not None for u in units):
             kinds.add("rescaled")
         return tuple(kind for kind in ("rotated", "permuted", "rescaled") if kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The channels of one layer of b, or of layers that are added, and which of a's they are.
+
+    Attributes:
+        name: The first layer that writes them.
+        order: For each of a's channels the place of b's.
+        scales: What b's channels, in a's order, must be multiplied by; None where they were not
+            rescaled.
+        agreement: Of two looks that share no tensor.
+        values: In the matrices that write them.
+        is_found: Whether they are a's.
+    """
+
+    name: str
+    order: NDArray[np.intp]
+    scales: NDArray[np.float64] | None
+    agreement: Agreement
+    values: int
+    is_found: bool
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing was moved or rescaled."""
+        return self.scales is None and bool((self.order[1:] > self.order[:-1]).all())
+
+
+@dataclass(frozen=True, slots=True)
+class ChainAlignment:
+    """How the channels of network b become those of a.
+
+    Attributes:
+        groups: Of channels, in the order of the layers that write them.
+        gates: Which of b's gates each of a's is, where recurrent layers have them in another order.
+        agreement: Over all groups.
+        is_last: Whether channels were last where they were flattened.
+        is_folded: Whether one of the two has norms folded into its layers that the other has not.
+    """
+
+    groups: tuple[Group, ...]
+    gates: tuple[int, ...] | None
+    agreement: Agreement
+    is_last: bool = False
+    is_folded: bool = False
+
+    @property
+    def related(self) -> bool:
+        """Whether any channels of b are a's."""
+        return any(group.is_found for group in self.groups)
+
+    @property
+    def share(self) -> float:
+        """Of the values in b's matrices that write channels, those in groups that are a's."""
+        whole = sum(group.values for group in self.groups)
+        return sum(group.values for group in self.groups if group.is_found) / whole
+
+    @property
+    def how(self) -> tuple[str, ...]:
+        """What was done to the coordinates: of `permuted`, `rescaled`, `folded`."""
+        kinds = {"folded"} if self.is_folded else set()
+        if self.gates is not None or any((g.order[1:] < g.order[:-1]).any() for g in self.groups):
+            kinds.add("permuted")
+        if any(group.scales is not None for group in self.groups):
+            kinds.add("rescaled")
+        return tuple(kind for kind in ("permuted", "rescaled", "folded") if kind in kinds)

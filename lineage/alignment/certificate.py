@@ -1,7 +1,8 @@
 """An alignment as a file: anyone can apply it again and see the weights coincide.
 
 A safetensors file. Its metadata has one entry, `lineage`: RFC 8785 JSON with `_type`, the exact
-roots of both models, and for every block of b the block of a it is. Its tensors are the maps.
+roots of both models, and for every block of b the block of a it is, or of networks without a
+stream what was found of each group of channels. Its tensors are the maps.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lineage import canonical
-from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
+from lineage.alignment.base import Aligned, Alignment, BlockMatch, ChainAlignment, Group, MlpMatch
+from lineage.alignment.chain import Chain
 from lineage.alignment.heads import Heads
 from lineage.alignment.neurons import Units
 from lineage.alignment.turning import Turn
 from lineage.errors import FormatError, VerificationError
 from lineage.fingerprints.agreement import Agreement
+from lineage.fingerprints.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-
-    from lineage.fingerprints.stream import Stream
 
 __all__ = ["TYPE", "check", "from_bytes", "to_bytes"]
 
@@ -33,7 +34,7 @@ TYPE = "urn:model-lineage:alignment:v1"
 _HEADS = ("q", "k", "v", "o")
 
 
-def to_bytes(found: Alignment, root_a: str, root_b: str) -> bytes:
+def to_bytes(found: Aligned, root_a: str, root_b: str) -> bytes:
     """Return the stored form.
 
     Args:
@@ -44,32 +45,18 @@ def to_bytes(found: Alignment, root_a: str, root_b: str) -> bytes:
     from safetensors.numpy import save
 
     arrays: dict[str, NDArray[Any]] = {}
-    if found.turn.order is not None and found.turn.signs is not None:
-        arrays["turn.order"] = found.turn.order.astype(np.int64)
-        arrays["turn.signs"] = found.turn.signs.astype(np.int8)
+    if isinstance(found, ChainAlignment):
+        body = _chain(found, arrays)
+    elif isinstance(found, Alignment):
+        body = _of_stream(found, arrays)
     else:
-        arrays["turn.matrix"] = found.turn.matrix
-    if found.tokens is not None:
-        arrays["tokens"] = found.tokens.astype(np.int64)
-    rows = [_block(found.blocks[i], f"block.{i}", arrays) for i in range(len(found.blocks))]
-    head = {
-        "_type": TYPE,
-        "a": root_a,
-        "b": root_b,
-        "blocks": rows,
-        "scale": found.scale.hex(),
-        "turn": {
-            "kind": found.turn.kind,
-            "rank": found.turn.rank,
-            "width": found.turn.matrix.shape[1],
-        },
-        "tried": found.tried,
-    }
+        raise TypeError(f"is no alignment: {type(found).__name__}")
+    head = {"_type": TYPE, "a": root_a, "b": root_b, **body}
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return bytes(save(plain, {"lineage": canonical.dumps(head).decode()}))
 
 
-def from_bytes(data: bytes, root_a: str, root_b: str, *, file: object = None) -> Alignment:
+def from_bytes(data: bytes, root_a: str, root_b: str, *, file: object = None) -> Aligned:
     """Read an alignment of two models.
 
     Raises:
@@ -87,21 +74,12 @@ def from_bytes(data: bytes, root_a: str, root_b: str, *, file: object = None) ->
             raise FormatError("is no alignment", file=file)
         if (head["a"], head["b"]) != (root_a, root_b):
             raise VerificationError("the alignment is of two other models")
-        blocks = tuple(_match(row, f"block.{i}", arrays) for i, row in enumerate(head["blocks"]))
-        total = Agreement(0, 0, 0.0)
-        for block in blocks:
-            for mlp in block.mlps:
-                total += mlp.agreement
-        scale = float.fromhex(head["scale"])
-        tokens = arrays.get("tokens")
-        order = None if tokens is None else tokens.astype(np.intp)
-        turn = _turn(head["turn"], arrays)
-        return Alignment(turn, scale, blocks, total, int(head["tried"]), order)
+        return _read_chain(head, arrays) if "groups" in head else _read_stream(head, arrays)
     except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
         raise FormatError(f"is no alignment ({type(error).__name__})", file=file) from error
 
 
-def check(found: Alignment, a: Stream, b: Stream, *, file: object = None) -> None:
+def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object = None) -> None:
     """Hold an alignment from elsewhere against the two models it is applied to.
 
     Raises:
@@ -111,6 +89,11 @@ def check(found: Alignment, a: Stream, b: Stream, *, file: object = None) -> Non
     def refuse(reason: str) -> None:
         raise FormatError(f"is no alignment of these models: {reason}", file=file)
 
+    if isinstance(found, ChainAlignment) and isinstance(b, Chain):
+        return  # what its groups are is looked at where it is applied
+    if not (isinstance(found, Alignment) and isinstance(a, Stream) and isinstance(b, Stream)):
+        refuse("they are made differently")
+        return
     turn = found.turn
     if turn.matrix.shape != (b.width, a.width) or not np.all(np.isfinite(turn.matrix)):
         refuse("its turn has other widths")
@@ -143,6 +126,92 @@ def _is_order(order: NDArray[np.intp], count: int) -> bool:
     return len(order) == count and bool(np.array_equal(np.sort(order), np.arange(count)))
 
 
+def _chain(found: ChainAlignment, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    rows = []
+    for i, group in enumerate(found.groups):
+        arrays[f"group.{i}.order"] = group.order.astype(np.int64)
+        if group.scales is not None:
+            arrays[f"group.{i}.scales"] = group.scales
+        row: dict[str, Any] = {
+            "name": group.name,
+            "found": group.is_found,
+            "values": str(group.values),
+        }
+        rows.append(row | _agreement(group.agreement))
+    gates = None if found.gates is None else list(found.gates)
+    return {
+        "folded": found.is_folded,
+        "gates": gates,
+        "groups": rows,
+        "last": found.is_last,
+    }
+
+
+def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ChainAlignment:
+    groups, total = [], Agreement(0, 0, 0.0)
+    for i, row in enumerate(head["groups"]):
+        order = arrays[f"group.{i}.order"].astype(np.intp)
+        scales = arrays.get(f"group.{i}.scales")
+        if not np.array_equal(np.sort(order), np.arange(len(order))):
+            raise ValueError("an order is none")
+        if scales is not None and (scales.shape != order.shape or not np.all(scales > 0)):
+            raise ValueError("channels and their scales are not as many")
+        seen = _read_agreement(row)
+        total += seen
+        found = Group(
+            str(row["name"]), order, scales, seen, int(row["values"]), is_found=bool(row["found"])
+        )
+        groups.append(found)
+    gates = None if head["gates"] is None else tuple(int(one) for one in head["gates"])
+    if gates is not None and sorted(gates) != list(range(len(gates))):
+        raise ValueError("the order of gates is none")
+    return ChainAlignment(
+        tuple(groups), gates, total, is_last=bool(head["last"]), is_folded=bool(head["folded"])
+    )
+
+
+def _agreement(seen: Agreement) -> dict[str, Any]:
+    return {"agreed": seen.agreed, "expected": seen.expected.hex(), "looked": seen.looked}
+
+
+def _read_agreement(row: Mapping[str, Any]) -> Agreement:
+    return Agreement(int(row["agreed"]), int(row["looked"]), float.fromhex(row["expected"]))
+
+
+def _of_stream(found: Alignment, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    if found.turn.order is not None and found.turn.signs is not None:
+        arrays["turn.order"] = found.turn.order.astype(np.int64)
+        arrays["turn.signs"] = found.turn.signs.astype(np.int8)
+    else:
+        arrays["turn.matrix"] = found.turn.matrix
+    if found.tokens is not None:
+        arrays["tokens"] = found.tokens.astype(np.int64)
+    rows = [_block(found.blocks[i], f"block.{i}", arrays) for i in range(len(found.blocks))]
+    return {
+        "blocks": rows,
+        "scale": found.scale.hex(),
+        "turn": {
+            "kind": found.turn.kind,
+            "rank": found.turn.rank,
+            "width": found.turn.matrix.shape[1],
+        },
+        "tried": found.tried,
+    }
+
+
+def _read_stream(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Alignment:
+    blocks = tuple(_match(row, f"block.{i}", arrays) for i, row in enumerate(head["blocks"]))
+    total = Agreement(0, 0, 0.0)
+    for block in blocks:
+        for mlp in block.mlps:
+            total += mlp.agreement
+    scale = float.fromhex(head["scale"])
+    tokens = arrays.get("tokens")
+    order = None if tokens is None else tokens.astype(np.intp)
+    turn = _turn(head["turn"], arrays)
+    return Alignment(turn, scale, blocks, total, int(head["tried"]), order)
+
+
 def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     for mlp in block.mlps:
         stem = f"{name}.mlp.{mlp.b}"
@@ -169,9 +238,7 @@ def _mlp(mlp: MlpMatch) -> dict[str, Any]:
     return {
         "a": mlp.a,
         "b": mlp.b,
-        "agreed": seen.agreed,
-        "expected": seen.expected.hex(),
-        "looked": seen.looked,
+        **_agreement(seen),
         "likeness": mlp.units.likeness.hex(),
     }
 
@@ -192,7 +259,7 @@ def _match(row: Mapping[str, Any], name: str, arrays: Mapping[str, NDArray[Any]]
             1.0,
             1.0,
         )
-        seen = Agreement(int(one["agreed"]), int(one["looked"]), float.fromhex(one["expected"]))
+        seen = _read_agreement(one)
         mlps.append(MlpMatch(one["b"], one["a"], seen, units))
     heads = None
     if row["heads"] is not None:

@@ -12,7 +12,7 @@ from lineage.cli.options import json_option
 from lineage.errors import printable
 
 if TYPE_CHECKING:
-    from lineage.alignment import Alignment
+    from lineage.alignment import Aligned, Alignment, ChainAlignment
     from lineage.evidence import Comparison
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -45,8 +45,7 @@ def align(
     Example:
         lineage align ./base ./suspect --write suspect-as-base.safetensors
     """
-    from lineage.alignment import Stream, solve
-    from lineage.alignment.applied import aligned
+    from lineage.alignment import aligned, can_be_written, described, solve
     from lineage.alignment.certificate import check, from_bytes, to_bytes
     from lineage.alignment.writing import chunks_of
     from lineage.artifacts import read
@@ -57,8 +56,8 @@ def align(
     from lineage.fingerprints.measure import Pass
 
     with read(a) as first, read(b) as second:
-        one = Stream.of(first.items, name=a, tokens=tokens_of(a))
-        other = Stream.of(second.items, name=b, tokens=tokens_of(b))
+        one = described(first.items, name=a, tokens=tokens_of(a))
+        other = described(second.items, name=b, tokens=tokens_of(b))
         print_a = fingerprint(a, cache=True)
         roots = (print_a.root, fingerprint(b, tier="exact", cache=True).root)
         if given is None:
@@ -67,7 +66,7 @@ def align(
             found = from_bytes(given.read_bytes(), *roots, file=given)
             check(found, one, other, file=given)
         left = None
-        if found.related and one.width == other.width:
+        if found.related and can_be_written(one, other):
             moved = aligned(one, other, found)
             left = compare_fingerprints(print_a, Pass("full").over(moved))
         if certificate is not None:
@@ -81,8 +80,10 @@ def align(
     return 0 if found.related else 3
 
 
-def to_json(found: Alignment, left: Comparison | None) -> dict[str, Any]:
+def to_json(found: Aligned, left: Comparison | None) -> dict[str, Any]:
     """Return an alignment as JSON, without the two models' names."""
+    from lineage.alignment import Alignment
+
     return {
         "related": True if found.related else None,
         "how": list(found.how),
@@ -90,6 +91,20 @@ def to_json(found: Alignment, left: Comparison | None) -> dict[str, Any]:
         "units_share": round(found.agreement.share, 6),
         "log10_p": float(f"{found.agreement.log10_p:.6g}"),
         "null": "the partners that two looks at a unit find are independent (Poisson)",
+        **(_stream(found) if isinstance(found, Alignment) else _chain(found)),  # type: ignore[arg-type]
+        "left": None
+        if left is None
+        else {
+            "relation": None if left.relation is None else str(left.relation),
+            "how": left.how,
+            "direction": left.direction,
+            "change": None if left.change is None else float(f"{left.change:.6g}"),
+        },
+    }
+
+
+def _stream(found: Alignment) -> dict[str, Any]:
+    return {
         "stream": {
             "kind": found.turn.kind,
             "scale": float(f"{found.scale:.6g}"),
@@ -113,29 +128,42 @@ def to_json(found: Alignment, left: Comparison | None) -> dict[str, Any]:
             }
             for block in found.blocks
         ],
-        "left": None
-        if left is None
-        else {
-            "relation": None if left.relation is None else str(left.relation),
-            "how": left.how,
-            "direction": left.direction,
-            "change": None if left.change is None else float(f"{left.change:.6g}"),
-        },
+    }
+
+
+def _chain(found: ChainAlignment) -> dict[str, Any]:
+    return {
+        "gates": None if found.gates is None else list(found.gates),
+        "channels": [
+            {
+                "name": group.name,
+                "found": group.is_found,
+                "agreed": group.agreement.agreed,
+                "looked": group.agreement.looked,
+                "moved": int((group.order != range(len(group.order))).sum()),
+                "rescaled": group.scales is not None,
+            }
+            for group in found.groups
+        ],
     }
 
 
 def _text(a: str, b: str, found: dict[str, Any]) -> str:
     first, second = printable(PurePath(a).name), printable(PurePath(b).name)
-    blocks = found["blocks"]
+    kind = "blocks" if "blocks" in found else "channels"
+    blocks = found[kind]
     if found["related"] is None:
+        kind = kind if kind == "blocks" else "groups of channels"
         return (
-            f"{second} in {first}'s coordinates: nothing of {len(blocks)} blocks was found, "
+            f"{second} in {first}'s coordinates: nothing of {len(blocks)} {kind} was found, "
             f"which is no proof that they are independent\n"
             f"  {found['units_share']:.1%} of units agree beyond chance"
         )
     how = ", ".join(found["how"]) or "not changed"
-    lines = [f"{second} has {found['share']:.0%} of its blocks from {first}; coordinates: {how}"]
-    for block in blocks:
+    lines = [f"{second} has {found['share']:.0%} of its {kind} from {first}; coordinates: {how}"]
+    if kind == "channels":
+        lines += [_of_channels(one) for one in blocks]
+    for block in blocks if kind == "blocks" else []:
         if block["a"] is None:
             lines.append(f"  block {block['b']}: not found")
             continue
@@ -156,3 +184,12 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
         detail = f" ({left['how']})" if left["how"] else ""
         lines.append(f"  once undone: {left['relation']}{detail}{change}")
     return "\n".join(lines)
+
+
+def _of_channels(one: dict[str, Any]) -> str:
+    name = printable(one["name"])
+    if not one["found"]:
+        return f"  {name}: not found"
+    done = f", {one['moved']} moved" if one["moved"] else ""
+    done += ", rescaled" if one["rescaled"] else ""
+    return f"  {name}: {one['agreed']} of {one['looked']} channels agree{done}"

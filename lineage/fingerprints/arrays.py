@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 class Arrays:
     """Tensors as float32, what is stored with scales as what it stands for; nothing is kept."""
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    def __init__(self, items: Iterable[Item], *, are_numbers: bool = True) -> None:
+        """Take some tensors.
+
+        Args:
+            items: The tensors.
+            are_numbers: Whether values that are NaN, infinite or huge are refused.
+        """
+        self._are_numbers = are_numbers
         self.items = {item.name: item for item in items}
         self._affine = affine_of(tuple(self.items.values()))
 
@@ -72,6 +79,8 @@ class Arrays:
         affine = self._affine.get(item.name)
         if affine is not None:
             numbers = applied(numbers, affine, item.shape, start)
+        if not self._are_numbers:
+            return numbers
         with np.errstate(invalid="ignore"):
             odd = int(np.sum(~(np.abs(numbers) <= LARGEST)))
         if odd:

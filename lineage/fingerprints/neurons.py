@@ -109,7 +109,7 @@ def neurons(artifact: Artifact, tokens: tuple[str, ...] | None = None) -> Neuron
         FormatError: If the bytes cannot be read.
     """
     try:
-        stream = Stream.of(artifact.items, name=artifact.path)
+        stream = Stream.of(artifact.items, name=artifact.path, are_numbers=False)
     except ArchitectureError:
         return None
     planes = {"numbers": _plane(_of_numbers(stream))}
@@ -232,10 +232,9 @@ class _Answers:
 
 def _answers(stream: Stream, role: str, plane: NDArray[np.float32]) -> _Answers | None:
     """Ask all units of one matrix; None where it does not lie along the stream."""
-    matrix, gain = stream.read(role), stream.gain_of(role)
-    if matrix.ndim != 2 or matrix.shape[1] != stream.width:
-        return None
-    if gain is not None and gain.shape != (stream.width,):
+    try:
+        matrix, gain = stream.read(role), stream.gain_of(role)
+    except ArchitectureError:
         return None
     bits, norms = [], []
     for start in range(0, len(matrix), _ROWS):

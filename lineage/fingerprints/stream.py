@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from lineage.artifacts.dialects import canonical_name, layered, parts_of
-from lineage.errors import ArchitectureError, FormatError
+from lineage.errors import ArchitectureError, printable
 from lineage.fingerprints.arrays import Arrays
 
 if TYPE_CHECKING:
@@ -164,7 +164,12 @@ class Stream:
 
     @classmethod
     def of(
-        cls, items: Iterable[Item], *, name: str, tokens: tuple[str, ...] | None = None
+        cls,
+        items: Iterable[Item],
+        *,
+        name: str,
+        tokens: tuple[str, ...] | None = None,
+        are_numbers: bool = True,
     ) -> Stream:
         """Read the architecture off a model's tensors.
 
@@ -172,12 +177,14 @@ class Stream:
             items: Its tensors.
             name: What errors call it.
             tokens: The strings of its tokens, by their numbers.
+            are_numbers: Whether a tensor with values that are NaN, infinite or huge is refused when
+                it is read.
 
         Raises:
             ArchitectureError: If no stream with labelled vectors and feed-forward blocks is found.
         """
         found = list(items)
-        arrays = Arrays(found)
+        arrays = Arrays(found, are_numbers=are_numbers)
         places = _places(found)
         norms = [p for role, p in places.items() if _is_norm(role) and len(p.item.shape) == 1]
         widths = Counter(p.item.shape[0] for p in norms)
@@ -240,8 +247,8 @@ class Stream:
 
     def _refuse(self, place: Place) -> NoReturn:
         item = place.item
-        reason = f"its shape {list(item.shape)} does not fit a stream of {self.width} numbers"
-        raise FormatError(reason, file=item.file, tensor=item.name)
+        reason = f"shape {list(item.shape)} does not fit a stream of {self.width} numbers"
+        raise ArchitectureError(f"tensor '{printable(item.name)}': {reason}", item.file or "memory")
 
     def folded(self, role: str) -> Matrix:
         """Return the same with the gain of the norm in front multiplied in, and centred."""

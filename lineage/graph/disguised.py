@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.alignment import Alignment, Stream, solve
-from lineage.alignment.applied import aligned
+from lineage.alignment import Aligned, aligned, can_be_written, described, solve
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of
 from lineage.errors import ArchitectureError, FormatError
@@ -31,6 +30,7 @@ from lineage.relation import Relation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lineage.alignment import Chain, Stream
     from lineage.evidence import Comparison
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
@@ -131,7 +131,7 @@ class _Writing:
     tier: str
     found: Disguises
 
-    def seen(self, a: str, b: str) -> Alignment | None:
+    def seen(self, a: str, b: str) -> Aligned | None:
         """Return how b's coordinates become a's; None if nothing was found or changed.
 
         Where both have a neuron sketch, it tells whether it is worth to read their weights.
@@ -141,19 +141,19 @@ class _Writing:
             return None
         with ExitStack() as stack:
             try:
-                seen = solve(self._stream(a, stack), self._stream(b, stack))
-            except ArchitectureError:
+                one, other = self._described(a, stack), self._described(b, stack)
+                seen = solve(one, other)
+                return seen if seen.related and seen.how and can_be_written(one, other) else None
+            except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
                 return None
-        has_one_width = seen.turn.matrix.shape[0] == seen.turn.matrix.shape[1]
-        return seen if seen.related and seen.how and has_one_width else None
 
-    def _stream(self, path: str, stack: ExitStack) -> Stream:
+    def _described(self, path: str, stack: ExitStack) -> Stream | Chain:
         items = stack.enter_context(self.weights.opened(path))
         try:
             tokens = tokens_of(self.weights.sources[path])
         except FormatError:  # numbers must do
             tokens = None
-        return Stream.of(items.values(), name=path, tokens=tokens)
+        return described(items.values(), name=path, tokens=tokens)
 
     def left(self, parent: str, child: str) -> Comparison | None:
         """Return what is left between two models once the child has the parent's coordinates."""
@@ -164,17 +164,17 @@ class _Writing:
             return None
         return compare_fingerprints(self.models[parent], self.written(parent, child, seen))
 
-    def written(self, head: str, path: str, seen: Alignment) -> Fingerprint:
+    def written(self, head: str, path: str, seen: Aligned) -> Fingerprint:
         """Return the fingerprint of a model in another's coordinates."""
         with ExitStack() as stack:
-            moved = aligned(self._stream(head, stack), self._stream(path, stack), seen)
+            moved = aligned(self._described(head, stack), self._described(path, stack), seen)
             written = Pass(self.tier).over(moved)
         return replace(written, neurons=self.models[path].neurons)
 
-    def all(self, head: str, paths: Sequence[str], seen: Alignment) -> None:
+    def all(self, head: str, paths: Sequence[str], seen: Aligned) -> None:
         """Write models of one set of coordinates, of which the first was aligned, in the head's."""
         for path in paths:
-            own: Alignment | None = seen
+            own: Aligned | None = seen
             if structure(self.models[path]) != structure(self.models[paths[0]]):
                 own = self.seen(head, path)
             if own is None:

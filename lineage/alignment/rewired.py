@@ -1,0 +1,207 @@
+"""Writes one network without a stream in another's coordinates: channels, gates, scales, norms.
+
+Nothing that the network computes is changed by it. Where one of the two has a norm folded into its
+layer and the other has not, the written one is as the other: folded, or with the other's norm taken
+out of its weights again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.alignment.applied import Made
+from lineage.alignment.channels import EPSILON, as_matrix, folding
+from lineage.artifacts import Artifact, Item
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lineage.alignment.base import ChainAlignment
+    from lineage.alignment.chain import Chain, Layer, Part
+
+    Array = NDArray[np.float64]
+
+__all__ = ["rewired"]
+
+_FAR_BETTER = 0.5
+"""Of what is left otherwise, what a layer's other form must leave to be taken."""
+
+_NORM = ("gain", "shift", "mean", "var")
+
+
+def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
+    """Return b in a's coordinates, as far as the alignment tells; tensors are made when read.
+
+    Args:
+        a: The network whose coordinates are taken.
+        b: The one that is written.
+        found: `solved(a, b)`.
+
+    Returns:
+        An artifact of b's names, its floating tensors in float32; norms as a has them.
+    """
+    writer = _Writer(a.flattened(last=found.is_last), b.flattened(last=found.is_last), found)
+    items = dict(b.arrays.items)
+    for i, layer in enumerate(b.layers):
+        for part in layer.parts.values():
+            del items[part.item.name]
+        for role, item in writer.roles(i).items():
+            made = Made(partial(writer.made, i, role))
+            items[item.name] = Item(item.name, "F32", item.shape, 4 * prod(item.shape), made)
+    return Artifact("aligned", tuple(items[name] for name in sorted(items)))
+
+
+class _Writer:
+    """Makes tensors of b in a's coordinates."""
+
+    def __init__(self, a: Chain, b: Chain, found: ChainAlignment) -> None:
+        self.a, self.b, self.found = a, b, found
+
+    def roles(self, i: int) -> dict[str, Item]:
+        """Return the tensors that a written layer has, by role."""
+        ours, theirs = self.a.layers[i], self.b.layers[i]
+        found = {role: part.item for role, part in theirs.parts.items()}
+        if _is_folded(theirs) and not _is_folded(ours):  # it has a norm that a has not
+            bias = found.get("bias", ours.parts["bias"].item if "bias" in ours.parts else None)
+            found = {role: item for role, item in found.items() if role not in _NORM}
+            if bias is not None:
+                found["bias"] = bias
+        elif _is_folded(ours) and not _is_folded(theirs):
+            if "bias" not in ours.parts:
+                found.pop("bias", None)
+            found |= {role: ours.parts[role].item for role in _NORM if role in ours.parts}
+        return found
+
+    def made(self, i: int, role: str) -> NDArray[np.float32]:
+        """Return one tensor of a layer as it is stored."""
+        layer = self.b.layers[i]
+        values = self._layer(i)[role]
+        part = layer.parts.get(role) or self.a.layers[i].parts[role]
+        return _stored(self.b, part, values).astype(np.float32)
+
+    def _layer(self, i: int) -> dict[str, Array]:
+        """Return all tensors of a layer, matrices as gates by rows by channels by positions."""
+        ours, theirs = self.a.layers[i], self.b.layers[i]
+        values = {role: self._moved(theirs, role, part) for role, part in theirs.parts.items()}
+        mine = {role: _values(self.a, part) for role, part in ours.parts.items()}
+        if any(values[r].shape != mine[r].shape for r in values if r in mine):
+            return values  # another head: only what it reads was moved
+        if _is_folded(theirs) and not _is_folded(ours):
+            return self._folded(values, folding(self.b, theirs), theirs)
+        if _is_folded(ours) and not _is_folded(theirs):
+            factor = folding(self.a, ours)
+            assert factor is not None
+            return _unfolded(values, mine, factor)
+        if _is_folded(ours):
+            values = _nearer(values, _as_scaled(values, mine), mine)
+        if "bias_hh" in values and "bias_hh" in mine and "bias" in values and "bias" in mine:
+            split = dict(values)
+            split["bias"] = values["bias"] + values["bias_hh"] - mine["bias_hh"]
+            split["bias_hh"] = mine["bias_hh"]
+            values = _nearer(values, split, mine)
+        return values
+
+    def _moved(self, layer: Layer, role: str, part: Part) -> Array:
+        values = _values(self.b, part)
+        gates = self.found.gates
+        if gates is not None and part.gates == len(gates):
+            values = values[list(gates)]
+        if part.rows is not None:
+            group = self.found.groups[part.rows]
+            values = values[:, group.order]
+            if group.scales is not None and _is_scaled(layer, role):
+                values = values * group.scales.reshape(1, -1, *[1] * (values.ndim - 2))
+        start = 0
+        for one in part.columns:
+            group = self.found.groups[one]
+            stop = start + len(group.order)
+            piece = values[:, :, start:stop][:, :, group.order]
+            if group.scales is not None:
+                piece = piece / group.scales[None, None, :, None]
+            values = np.concatenate([values[:, :, :start], piece, values[:, :, stop:]], axis=2)
+            start = stop
+        return values
+
+    def _folded(
+        self, values: dict[str, Array], factor: Array | None, layer: Layer
+    ) -> dict[str, Array]:
+        assert factor is not None
+        group = None if layer.rows is None else self.found.groups[layer.rows]
+        if group is not None:
+            factor = factor[group.order]
+            if group.scales is not None:
+                factor = factor * group.scales
+        bias = values.get("bias", np.zeros((1, len(factor)))) - values["mean"]
+        shift = values.get("shift", np.zeros((1, len(factor))))
+        return {
+            "weight": values["weight"] * factor[None, :, None, None],
+            "bias": shift + bias * factor,
+        }
+
+
+def _is_folded(layer: Layer) -> bool:
+    """Whether a layer has a norm that could be."""
+    return "var" in layer.parts
+
+
+def _is_scaled(layer: Layer, role: str) -> bool:
+    """Whether a tensor is multiplied when what its layer writes is."""
+    if _is_folded(layer):
+        return role in {"gain", "shift"}
+    return role in {"weight", "bias", "gain", "shift"}
+
+
+def _values(chain: Chain, part: Part) -> Array:
+    if part.role in {"weight", "recurrent"}:
+        return as_matrix(chain, part)
+    values: Array = chain.arrays.whole(part.item).astype(np.float64).reshape(part.gates, -1)
+    return values
+
+
+def _stored(chain: Chain, part: Part, values: Array) -> Array:
+    if part.positions > 1 and chain.is_last:
+        values = values.transpose(0, 1, 3, 2)
+    if part.is_turned:
+        values = values[0, :, :, 0].T
+    return values.reshape(part.item.shape)
+
+
+def _unfolded(values: dict[str, Array], mine: dict[str, Array], factor: Array) -> dict[str, Array]:
+    """Take a norm out of what it was folded into: that of a, so that both can be compared."""
+    safe = np.where(factor == 0, 1.0, factor)
+    zero = np.zeros_like(mine["mean"])
+    shift = values.get("bias", zero) - factor * (mine.get("bias", zero) - mine["mean"])
+    found = {"weight": values["weight"] / safe[None, :, None, None], "shift": shift}
+    return {**{role: mine[role] for role in (*_NORM, "bias") if role in mine}, **found}
+
+
+def _as_scaled(values: dict[str, Array], mine: dict[str, Array]) -> dict[str, Array]:
+    """Give the rows in front of a norm the length that a's have; the norm takes it away again."""
+    ours, theirs = (np.sqrt(np.sum(one["weight"] ** 2, axis=(0, 2, 3))) for one in (mine, values))
+    by = np.divide(ours, theirs, out=np.ones_like(ours), where=(ours > 0) & (theirs > 0))
+    found = dict(values)
+    found["weight"] = values["weight"] * by[None, :, None, None]
+    found["mean"] = values["mean"] * by
+    found["var"] = (values["var"] + EPSILON) * by**2 - EPSILON
+    if "bias" in values:
+        found["bias"] = values["bias"] * by
+    return found if np.all(found["var"] >= 0) else values
+
+
+def _nearer(
+    one: dict[str, Array], other: dict[str, Array], to: dict[str, Array]
+) -> dict[str, Array]:
+    """Return the other if it leaves far less."""
+    return other if _left(other, to) < _FAR_BETTER * _left(one, to) else one
+
+
+def _left(values: dict[str, Array], to: dict[str, Array]) -> float:
+    return sum(
+        float(np.sum((values[role] - to[role]) ** 2) / (np.sum(to[role] ** 2) + 1e-300))
+        for role in to
+        if role in values
+    )

@@ -1,0 +1,401 @@
+"""Networks without a stream in other coordinates: found, undone, and strangers left alone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lineage.alignment import Chain, ChainAlignment, align, aligned, described, solve
+from lineage.alignment.certificate import from_bytes, to_bytes
+from lineage.artifacts import read
+from lineage.cli import run
+from lineage.errors import ArchitectureError, FormatError
+from lineage.evidence.weights import Weights as Stored
+from lineage.fingerprints import fingerprint
+from lineage.graph import infer_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Weights = dict[str, NDArray[Any]]
+    Make = Callable[[int], Weights]
+    Move = Callable[[Weights, np.random.Generator], Weights]
+
+EPSILON = 1e-5
+
+
+def _norm(rng: np.random.Generator, name: str, size: int) -> Weights:
+    return {
+        f"{name}.weight": rng.uniform(0.5, 1.5, size).astype("f4"),
+        f"{name}.bias": rng.normal(0, 0.3, size).astype("f4"),
+        f"{name}.running_mean": rng.normal(0, 0.3, size).astype("f4"),
+        f"{name}.running_var": rng.uniform(0.5, 2, size).astype("f4"),
+    }
+
+
+def residual(seed: int) -> Weights:
+    """Return a residual network: a stem, a block without and one with a shortcut, a classifier."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {}
+
+    def layer(name: str, norm: str, out: int, into: int, size: int = 3) -> None:
+        found[f"{name}.weight"] = rng.normal(0, 1, (out, into, size, size)).astype("f4")
+        found.update(_norm(rng, norm, out))
+
+    layer("conv1", "bn1", 24, 3)
+    layer("layer1.0.conv1", "layer1.0.bn1", 20, 24)
+    layer("layer1.0.conv2", "layer1.0.bn2", 24, 20)
+    layer("layer2.0.conv1", "layer2.0.bn1", 32, 24)
+    layer("layer2.0.conv2", "layer2.0.bn2", 32, 32)
+    layer("layer2.0.downsample.0", "layer2.0.downsample.1", 32, 24, 1)
+    found["fc.weight"] = rng.normal(0, 1, (10, 32)).astype("f4")
+    found["fc.bias"] = rng.normal(0, 1, 10).astype("f4")
+    return found
+
+
+def plain(seed: int) -> Weights:
+    """Return convolutions one after another, flattened for a classifier, without norms."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {}
+    for name, shape in {
+        "features.0": (32, 1, 5, 5),
+        "features.3": (32, 32, 3, 3),
+        "features.6": (24, 32, 3, 3),
+        "classifier": (12, 24 * 4),
+    }.items():
+        found[f"{name}.weight"] = rng.normal(0, 1, shape).astype("f4")
+        found[f"{name}.bias"] = rng.normal(0, 1, shape[0]).astype("f4")
+    return found
+
+
+def recurrent(seed: int) -> Weights:
+    """Return a language model of two LSTM layers."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {"embedding.weight": rng.normal(0, 1, (64, 24)).astype("f4")}
+    for number, into in enumerate((24, 40)):
+        for kind, width in (("ih", into), ("hh", 40)):
+            found[f"lstm.weight_{kind}_l{number}"] = rng.normal(0, 1, (160, width)).astype("f4")
+            found[f"lstm.bias_{kind}_l{number}"] = rng.normal(0, 1, 160).astype("f4")
+    found["decoder.weight"] = rng.normal(0, 1, (64, 40)).astype("f4")
+    found["decoder.bias"] = rng.normal(0, 1, 64).astype("f4")
+    return found
+
+
+def _rows(weights: Weights, names: tuple[str, ...], order: NDArray[np.intp]) -> None:
+    for name in names:
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            if f"{name}.{leaf}" in weights:
+                weights[f"{name}.{leaf}"] = weights[f"{name}.{leaf}"][order]
+
+
+def _columns(weights: Weights, names: tuple[str, ...], order: NDArray[np.intp]) -> None:
+    for name in names:
+        weights[f"{name}.weight"] = weights[f"{name}.weight"][:, order]
+
+
+def moved_residual(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute every group of channels of `residual`, the added ones together."""
+    found = dict(weights)
+    stage, inner, hidden, last = (rng.permutation(n) for n in (24, 20, 32, 32))
+    _rows(found, ("conv1", "bn1", "layer1.0.conv2", "layer1.0.bn2"), stage)
+    _columns(found, ("layer1.0.conv1", "layer2.0.conv1", "layer2.0.downsample.0"), stage)
+    _rows(found, ("layer1.0.conv1", "layer1.0.bn1"), inner)
+    _columns(found, ("layer1.0.conv2",), inner)
+    _rows(found, ("layer2.0.conv1", "layer2.0.bn1"), hidden)
+    _columns(found, ("layer2.0.conv2",), hidden)
+    both = ("layer2.0.conv2", "layer2.0.bn2", "layer2.0.downsample.0", "layer2.0.downsample.1")
+    _rows(found, both, last)
+    _columns(found, ("fc",), last)
+    return found
+
+
+def rescaled_residual(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute, multiply what norms write and divide where it is read, and what norms read."""
+    found = moved_residual(weights, rng)
+    by = np.exp(rng.normal(0, 1, 20)).astype("f4")
+    found["layer1.0.bn1.weight"] = found["layer1.0.bn1.weight"] * by
+    found["layer1.0.bn1.bias"] = found["layer1.0.bn1.bias"] * by
+    found["layer1.0.conv2.weight"] = found["layer1.0.conv2.weight"] / by[:, None, None]
+    before = np.exp(rng.normal(0, 0.5, 32)).astype("f4")
+    found["layer2.0.conv1.weight"] = found["layer2.0.conv1.weight"] * before[:, None, None, None]
+    found["layer2.0.bn1.running_mean"] = found["layer2.0.bn1.running_mean"] * before
+    var = (found["layer2.0.bn1.running_var"] + EPSILON) * before**2 - EPSILON
+    found["layer2.0.bn1.running_var"] = var
+    return found
+
+
+def folded_residual(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute and fold all norms into the convolutions."""
+    found = moved_residual(weights, rng)
+    for norm in [
+        name.removesuffix(".running_var") for name in found if name.endswith("running_var")
+    ]:
+        layer = norm.replace("bn", "conv").replace("downsample.1", "downsample.0")
+        gain = found.pop(f"{norm}.weight") / np.sqrt(found.pop(f"{norm}.running_var") + EPSILON)
+        found[f"{layer}.weight"] = found[f"{layer}.weight"] * gain[:, None, None, None]
+        found[f"{layer}.bias"] = found.pop(f"{norm}.bias") - gain * found.pop(
+            f"{norm}.running_mean"
+        )
+    return found
+
+
+def moved_plain(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute and rescale the channels of `plain`; the last are flattened first."""
+    found = dict(weights)
+    readers = {"features.0": "features.3", "features.3": "features.6", "features.6": "classifier"}
+    for name, reader in readers.items():
+        size = len(found[f"{name}.weight"])
+        order, by = rng.permutation(size), np.exp(rng.normal(0, 1, size)).astype("f4")
+        _rows(found, (name,), order)
+        found[f"{name}.weight"] = found[f"{name}.weight"] * by[:, None, None, None]
+        found[f"{name}.bias"] = found[f"{name}.bias"] * by
+        matrix = found[f"{reader}.weight"]
+        blocks = matrix.reshape(len(matrix), size, -1)[:, order] / by[:, None]
+        found[f"{reader}.weight"] = blocks.reshape(matrix.shape)
+    return found
+
+
+def moved_recurrent(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute the units of `recurrent`, its embedding's coordinates and its gates."""
+    found = dict(weights)
+    word, *units = rng.permutation(24), rng.permutation(40), rng.permutation(40)
+    found["embedding.weight"] = found["embedding.weight"][:, word]
+    read = [word, units[0]]
+    for number, order in enumerate(units):
+        for name in [name for name in found if name.endswith(f"_l{number}")]:
+            values = found[name].reshape(4, 40, -1)[[2, 0, 3, 1]][:, order]
+            if "weight" in name:
+                values = values[:, :, read[number] if "ih" in name else order]
+            found[name] = values.reshape(found[name].shape)
+    found["decoder.weight"] = found["decoder.weight"][:, units[1]]
+    return found
+
+
+DISGUISES = [
+    pytest.param(residual, moved_residual, {"permuted"}, id="channels"),
+    pytest.param(residual, rescaled_residual, {"permuted", "rescaled"}, id="scales"),
+    pytest.param(residual, folded_residual, {"permuted", "folded"}, id="folding"),
+    pytest.param(plain, moved_plain, {"permuted", "rescaled"}, id="flattened"),
+    pytest.param(recurrent, moved_recurrent, {"permuted"}, id="units-and-gates"),
+]
+
+
+def written(a: Weights, b: Weights, found: ChainAlignment) -> Weights:
+    """Return b in a's coordinates as arrays."""
+    one, other = (described(read(w).items, name="w") for w in (a, b))
+    moved = aligned(one, other, found)
+    arrays = {}
+    for item in moved.items:
+        raw = item.source.piece(0, item.size_bytes, memoryview(bytearray(item.size_bytes)))
+        arrays[item.name] = np.frombuffer(bytes(raw), "<f4").reshape(item.shape)
+    return arrays
+
+
+def noisy(weights: Weights, share: float) -> Weights:
+    """Return weights as if trained on: changed by a share of their norm."""
+    rng = np.random.default_rng(99)
+    return {
+        name: (w + share * w.std() * rng.normal(size=w.shape) * (w.ndim > 1)).astype("f4")
+        for name, w in weights.items()
+    }
+
+
+@pytest.mark.parametrize(("make", "move", "how"), DISGUISES)
+def test_a_disguise_is_undone_to_rounding(make: Make, move: Move, how: set[str]) -> None:
+    a = make(1)
+    b = move(a, np.random.default_rng(2))
+    found = align(a, b)
+    assert found.related
+    assert found.share == 1
+    assert set(found.how) == how
+    assert isinstance(found, ChainAlignment)
+    back = written(a, b, found)
+    assert set(back) == set(a)
+    for name, weights in a.items():
+        assert np.linalg.norm(back[name] - weights) <= 1e-5 * np.linalg.norm(weights), name
+
+
+@pytest.mark.parametrize(("make", "move", "how"), DISGUISES)
+def test_a_disguise_is_found_after_training_on(make: Make, move: Move, how: set[str]) -> None:
+    a = make(1)
+    b = move(noisy(a, 0.2), np.random.default_rng(3))
+    found = align(a, b)
+    assert found.related
+    assert found.share == 1
+    assert set(found.how) == how
+    back = written(a, b, found)  # type: ignore[arg-type]
+    for name, weights in a.items():
+        assert np.linalg.norm(back[name] - weights) <= 0.3 * np.linalg.norm(weights), name
+
+
+@pytest.mark.parametrize("make", [residual, plain, recurrent])
+def test_strangers_are_not_related(make: Make) -> None:
+    for seed in range(10, 18):
+        found = align(make(1), make(seed))
+        assert not found.related
+        assert found.share == 0
+        assert found.agreement.log10_p > -4
+
+
+@pytest.mark.parametrize("make", [residual, plain, recurrent])
+def test_what_was_trained_in_place_is_left_in_place(make: Make) -> None:
+    a = make(1)
+    found = align(a, noisy(a, 0.7))
+    assert found.related
+    assert found.how == ()
+
+
+def test_a_norm_is_folded_where_the_other_has_it_folded() -> None:
+    a = residual(1)
+    b = moved_residual(a, np.random.default_rng(2))
+    target = folded_residual(a, np.random.default_rng(5))
+    back = written(target, b, align(target, b))  # type: ignore[arg-type]
+    assert set(back) == set(target)
+    for name, weights in target.items():
+        assert np.linalg.norm(back[name] - weights) <= 1e-5 * np.linalg.norm(weights), name
+
+
+def test_channels_that_were_flattened_last_are_found_as_such() -> None:
+    a = plain(1)
+    rng = np.random.default_rng(4)
+    b, order = dict(a), rng.permutation(24)
+    _rows(b, ("features.6",), order)
+    b["classifier.weight"] = a["classifier.weight"].reshape(12, 4, 24)[:, :, order].reshape(12, 96)
+    found = align(a, b)
+    assert isinstance(found, ChainAlignment)
+    assert found.is_last
+    for name, weights in written(a, b, found).items():
+        assert np.linalg.norm(weights - a[name]) <= 1e-5 * np.linalg.norm(a[name]), name
+
+
+@pytest.mark.parametrize(("make", "move", "how"), DISGUISES)
+def test_the_certificate_is_read_as_it_was_written(make: Make, move: Move, how: set[str]) -> None:
+    a = make(1)
+    found = align(a, move(a, np.random.default_rng(2)))
+    data = to_bytes(found, "one", "other")
+    again = from_bytes(data, "one", "other")
+    assert isinstance(found, ChainAlignment)
+    assert isinstance(again, ChainAlignment)
+    assert to_bytes(again, "one", "other") == data
+    assert set(again.how) == how
+    for x, y in zip(found.groups, again.groups, strict=True):
+        assert np.array_equal(x.order, y.order)
+    with pytest.raises(FormatError):
+        from_bytes(data[:-9], "one", "other")
+
+
+def test_the_groups_of_a_residual_network_are_told_from_names() -> None:
+    chain = described(read(residual(1)).items, name="w")
+    assert isinstance(chain, Chain)
+    assert chain.sizes == (24, 20, 32, 32)
+    groups = {layer.name: (layer.rows, layer.columns) for layer in chain.layers}
+    assert groups["layer1.0.conv2"][0] == groups["conv1"][0]
+    assert groups["layer2.0.downsample.0"] == (groups["layer2.0.conv2"][0], (groups["conv1"][0],))
+    assert groups["fc"] == (None, (groups["layer2.0.conv2"][0],))
+
+
+def test_scales_alone_are_found() -> None:
+    a = plain(1)
+    b = dict(a)
+    by = np.exp(np.random.default_rng(2).normal(0, 1, 32)).astype("f4")
+    b["features.0.weight"] = a["features.0.weight"] * by[:, None, None, None]
+    b["features.0.bias"] = a["features.0.bias"] * by
+    b["features.3.weight"] = a["features.3.weight"] / by[:, None, None]
+    found = align(a, b)
+    assert found.how == ("rescaled",)
+    back = written(a, b, found)  # type: ignore[arg-type]
+    for name, weights in a.items():
+        assert np.linalg.norm(back[name] - weights) <= 1e-5 * np.linalg.norm(weights), name
+
+
+def test_the_command_says_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = residual(1)
+    moved = moved_residual(a, np.random.default_rng(2))
+    models = {"a": a, "b": {k: v.copy() for k, v in moved.items()}, "c": residual(3)}
+    for one, weights in models.items():
+        save_file(weights, tmp_path / f"{one}.safetensors")
+    first, second, third = (str(tmp_path / f"{one}.safetensors") for one in models)
+    out, maps = str(tmp_path / "out.safetensors"), str(tmp_path / "maps.safetensors")
+    assert run(["align", first, second, "--write", out, "--certificate", maps]) == 0
+    said = capsys.readouterr().out
+    assert "100% of its channels" in said
+    assert "coordinates: permuted" in said
+    for name, weights in load_file(out).items():
+        assert np.array_equal(weights, a[name])
+    assert run(["align", first, second, "--apply", maps, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["how"] == ["permuted"]
+    assert len(found["channels"]) == 4
+    assert found["left"]["relation"] == "identical"
+    assert run(["align", first, third]) == 3
+    assert "nothing of 4 groups of channels was found" in capsys.readouterr().out
+
+
+def test_a_disguised_network_gets_its_true_parent(tmp_path: Path) -> None:
+    a = residual(1)
+    child = moved_residual(noisy(a, 0.05), np.random.default_rng(2))
+    models = {"a": a, "child": {k: v.copy() for k, v in child.items()}, "c": residual(3)}
+    paths = []
+    for one, weights in models.items():
+        paths.append(str(tmp_path / f"{one}.safetensors"))
+        save_file(weights, paths[-1])
+    prints = {path: fingerprint(path) for path in paths}
+    stored = Stored({path: path for path in paths})
+    graph = infer_graph(prints, weights=stored)
+    (edge,) = graph.edges
+    assert {edge.parent, edge.child} == set(paths[:2])
+    assert edge.relation == "reparametrized"
+    assert edge.how == "permuted"
+    assert edge.then is not None
+
+
+@pytest.mark.parametrize("make", [residual, plain])
+def test_another_head_hides_nothing_and_makes_no_relatives(make: Make) -> None:
+    a = make(1)
+    move = moved_residual if make is residual else moved_plain
+    head = "fc" if make is residual else "classifier"
+
+    def headed(weights: Weights) -> Weights:
+        rng, width = np.random.default_rng(8), weights[f"{head}.weight"].shape[1]
+        new = {"weight": rng.normal(0, 1, (7, width)), "bias": rng.normal(0, 1, 7)}
+        return weights | {f"{head}.{leaf}": w.astype("f4") for leaf, w in new.items()}
+
+    found = align(a, move(headed(noisy(a, 0.1)), np.random.default_rng(2)))
+    assert found.related
+    assert found.share == 1
+    for seed in range(10, 16):
+        assert not align(a, headed(make(seed))).related
+
+
+def test_a_vocabulary_that_grew_is_no_other_head() -> None:
+    a = recurrent(1)
+    b = moved_recurrent(noisy(a, 0.1), np.random.default_rng(2))
+    more = np.random.default_rng(7).normal(0, 1, (6, 64)).astype("f4")
+    b["embedding.weight"] = np.concatenate([b["embedding.weight"], more[:, :24]])
+    b["decoder.weight"] = np.concatenate([b["decoder.weight"], more[:, :40]])
+    b["decoder.bias"] = np.concatenate([b["decoder.bias"], more[:, 0]])
+    found = align(a, b)
+    assert found.share == 1
+    back = written(a, b, found)  # type: ignore[arg-type]
+    assert back["decoder.weight"].shape == (70, 40)
+    near = np.linalg.norm(back["decoder.weight"][:64] - a["decoder.weight"])
+    assert near < 0.2 * np.linalg.norm(a["decoder.weight"])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    broken = residual(1)
+    broken["layer2.0.conv1.weight"] = broken["layer2.0.conv1.weight"][:, :7]
+    with pytest.raises(ArchitectureError, match="do not tell what feeds"):
+        align(broken, broken)
+    with pytest.raises(ArchitectureError):
+        align(residual(1), plain(1))
+    one, other = (described(read(w).items, name="w") for w in (residual(1), recurrent(1)))
+    with pytest.raises(ArchitectureError):
+        solve(one, other)
