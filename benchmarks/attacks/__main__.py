@@ -1,14 +1,16 @@
 """Hides where models come from, in every way that is known to us, and keeps the truth about it.
 
     python benchmarks/attacks --make [--zoo DIR] [--out DIR] [--only FAMILY ...] [--small]
+    python benchmarks/attacks --score [--out DIR] [--only FAMILY ...] [--json FILE]
 
-Progress goes to stderr, a line for each family to stdout. Exit status 1 if a disguise changed what
-a model says, 3 if something could not be had.
+Progress goes to stderr, a line for each family, or the tables, to stdout. Exit status 1 if a
+disguise changed what a model says, 3 if something could not be had.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -19,10 +21,11 @@ _CACHE = Path(__file__).resolve().parents[1] / ".cache"
 
 def main() -> int:
     options = _options()
-    if not options.make:
-        print("attacks: nothing to do; say --make", file=sys.stderr)
+    if not options.make and not options.score:
+        print("attacks: nothing to do; say --make or --score", file=sys.stderr)
         return 2
-    return _make(options)
+    status = _make(options) if options.make else 0
+    return status or (_score(options) if options.score else 0)
 
 
 def _make(options: argparse.Namespace) -> int:
@@ -49,6 +52,25 @@ def _make(options: argparse.Namespace) -> int:
     return 0
 
 
+def _score(options: argparse.Namespace) -> int:
+    import scoring
+
+    names = scoring.families(options.out, options.only)
+    try:
+        pairs = scoring.score(
+            options.out, names, strangers=options.strangers, seed=options.seed,
+            python=scoring.PYTHON, cores=options.jobs, ours=not options.peers_only, say=_say,
+        )  # fmt: skip
+    except OSError as error:
+        print(f"attacks: {error}", file=sys.stderr)
+        return 3
+    if options.json:
+        told = {"_type": "lineage-attacks-v1", "pairs": scoring.document(pairs)}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    print(scoring.markdown(pairs))
+    return 0
+
+
 def _say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
@@ -57,12 +79,18 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python benchmarks/attacks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--make", action="store_true", help="make the models of the matrix")
+    parser.add_argument("--score", action="store_true", help="ask about the models of the matrix")
     parser.add_argument("--zoo", type=Path, default=_CACHE / "zoo", help="where families lie")
     parser.add_argument("--out", type=Path, default=_CACHE / "attacks", help="where models go")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="these families")
     parser.add_argument("--small", action="store_true", help="no limits and three follow-ups")
     parser.add_argument("--dtype", default="F32", choices=("F32", "BF16", "F16"),
                         help="what disguised weights are stored in")  # fmt: skip
+    parser.add_argument("--strangers", type=int, default=600, help="negative pairs of a family")
+    parser.add_argument("--seed", type=int, default=0, help="draw other negative pairs")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--peers-only", action="store_true", help="do not ask lineage itself")
+    parser.add_argument("--json", type=Path, help="what was said of every pair")
     return parser.parse_args()
 
 
