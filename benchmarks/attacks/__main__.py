@@ -59,7 +59,8 @@ def _score(options: argparse.Namespace) -> int:
     try:
         pairs = scoring.score(
             options.out, names, strangers=options.strangers, seed=options.seed,
-            python=scoring.PYTHON, cores=options.jobs, ours=not options.peers_only, say=_say,
+            python=scoring.PYTHON, cores=options.jobs, ours=not options.peers_only,
+            modeldna=options.modeldna, say=_say,
         )  # fmt: skip
     except OSError as error:
         print(f"attacks: {error}", file=sys.stderr)
@@ -90,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="draw other negative pairs")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--peers-only", action="store_true", help="do not ask lineage itself")
+    parser.add_argument("--modeldna", metavar="PYTHON", help="of an environment that has modeldna")
     parser.add_argument("--json", type=Path, help="what was said of every pair")
     return parser.parse_args()
 

@@ -53,6 +53,7 @@ SHAPES = (
     ("tokens-grown", ("none", "tuned", "int4")),
     ("tokens-cut", ("none", "tuned", "int4")),
     ("experts-copied", ("none", "int4")),
+    ("everything+experts-copied", ("none",)),
     ("experts-trained", ("none", "int4")),
     ("experts-trained+experts-cut", ("none", "int4")),
 )

@@ -246,6 +246,32 @@ def ask_peers(pairs: Sequence[Pair], out: Path) -> None:
             pair.scores |= peers.scores(a, b)
 
 
+def ask_modeldna(pairs: Sequence[Pair], out: Path, python: str) -> None:
+    """Have `modeldna` say how probably each pair is related; ties go by its sampled cosine.
+
+    Args:
+        pairs: Of one family.
+        out: Where the matrix lies.
+        python: Of an environment that has it.
+    """
+    names = sorted({name for pair in pairs for name in (pair.a, pair.b)})
+    paths = {name: str(out / pairs[0].family / name) for name in names}
+    done = subprocess.run(
+        [python, str(_MANY.with_name("dna_pairs.py"))], input=json.dumps(paths),
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        raise OSError(f"modeldna: {last}")
+    told = {
+        frozenset((said["a"], said["b"])): said["probability"] + 1e-3 * (said["cosine"] or 0.0)
+        for said in json.loads(done.stdout)
+        if said["probability"] is not None
+    }
+    for pair in pairs:
+        pair.scores["modeldna"] = told.get(frozenset((pair.a, pair.b)), nan)
+
+
 def _taken_apart(path: Path) -> Network | None:
     try:
         return apart(folders.read(path))
@@ -284,7 +310,9 @@ def markdown(pairs: Sequence[Pair]) -> str:
     """Return the tables: the matrix of disguises and follow-ups, and all methods side by side."""
     strangers = [pair for pair in pairs if not pair.is_positive]
     over = {f: thresholds(p for p in pairs if p.family == f) for f in {p.family for p in pairs}}
-    methods = [m for m in (*OURS, *peers.PEERS) if any(m in pair.scores for pair in pairs)]
+    methods = [
+        m for m in (*OURS, *peers.PEERS, "modeldna") if any(m in pair.scores for pair in pairs)
+    ]
     told = [f"{len(pairs) - len(strangers)} positive pairs, {len(strangers)} of strangers.", ""]
     false = {m: sum(p.called.get(m) is True for p in strangers) for m in OURS if m in methods}
     told += [f"Strangers called related: {', '.join(f'{m} {n}' for m, n in false.items())}.", ""]
@@ -352,7 +380,7 @@ def _undone(pairs: Sequence[Pair]) -> list[str]:
 
 def score(
     out: Path, names: Sequence[str], *, strangers: int, seed: int, python: str, cores: int,
-    ours: bool, say: Callable[[str], None],
+    ours: bool, modeldna: str | None, say: Callable[[str], None],
 ) -> list[Pair]:  # fmt: skip
     """Ask about every family of a made matrix.
 
@@ -364,6 +392,7 @@ def score(
         python: Runs `lineage`.
         cores: Processes at a time.
         ours: Whether to ask `lineage`; peers are asked in any case.
+        modeldna: Runs that peer; None leaves it out.
         say: Told how far it is.
     """
     found: list[Pair] = []
@@ -374,6 +403,8 @@ def score(
         if ours:
             ask(pairs, out, python, cores)
         ask_peers(pairs, out)
+        if modeldna is not None:
+            ask_modeldna(pairs, out, modeldna)
         found += pairs
     return found
 
