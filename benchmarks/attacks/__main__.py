@@ -41,6 +41,7 @@ def _make(options: argparse.Namespace) -> int:
             models = matrix.chosen(shop)
             bench = matrix.Bench(shop, models, options.out / name, options.dtype, _say)
             rows = matrix.plan(bench, options.small)
+            rows = [row for row in rows if not options.rows or row.name in options.rows]
             document = matrix.make_family(bench, rows)
         except matrix.MakingError as error:
             print(f"attacks: {error}", file=sys.stderr)
@@ -85,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=_CACHE / "attacks", help="where models go")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="these families")
     parser.add_argument("--small", action="store_true", help="no limits and three follow-ups")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these models")
     parser.add_argument("--dtype", default="F32", choices=("F32", "BF16", "F16"),
                         help="what disguised weights are stored in")  # fmt: skip
     parser.add_argument("--strangers", type=int, default=600, help="negative pairs of a family")

@@ -303,9 +303,6 @@ def found_by(pair: Pair, method: str, over: Mapping[str, float]) -> bool:
     return above and (method not in OURS or pair.called.get(method) is True)
 
 
-Cell = Callable[[Sequence[Pair]], str]
-
-
 def markdown(pairs: Sequence[Pair]) -> str:
     """Return the tables: the matrix of disguises and follow-ups, and all methods side by side."""
     strangers = [pair for pair in pairs if not pair.is_positive]
