@@ -33,6 +33,7 @@ from others import apart
 _HOME = Path(__file__).resolve().parents[2]
 _MANY = _HOME / "benchmarks" / "quality" / "many.py"
 OURS = ("align", "compare")
+_AT_ONCE = 20
 
 
 @dataclass(slots=True)
@@ -108,11 +109,14 @@ def _short(record: Mapping[str, Any]) -> list[str]:
 # Asking
 
 
-def ask(pairs: Sequence[Pair], out: Path, python: str, cores: int) -> None:
-    """Have `lineage compare` and `lineage align` say what they find, some pairs at a time."""
-    shares = [pairs[start::cores] for start in range(min(cores, len(pairs)))]
+def ask(
+    pairs: Sequence[Pair], out: Path, python: str, cores: int, say: Callable[[str], None]
+) -> None:
+    """Have `lineage compare` and `lineage align` say what they find, some pairs a process."""
+    shares = [pairs[start : start + _AT_ONCE] for start in range(0, len(pairs), _AT_ONCE)]
     with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(lambda share: _ask(share, out, python), shares))
+        for number, _ in enumerate(pool.map(lambda share: _ask(share, out, python), shares), 1):
+            say(f"{pairs[0].family}: {min(number * _AT_ONCE, len(pairs))} of {len(pairs)} asked")
 
 
 def _ask(pairs: Sequence[Pair], out: Path, python: str) -> None:
@@ -398,7 +402,7 @@ def score(
         pairs = pairs_of(truth, strangers, seed)
         say(f"{name}: {len(pairs)} pairs")
         if ours:
-            ask(pairs, out, python, cores)
+            ask(pairs, out, python, cores, say)
         ask_peers(pairs, out)
         if modeldna is not None:
             ask_modeldna(pairs, out, modeldna)
