@@ -321,6 +321,7 @@ def markdown(pairs: Sequence[Pair]) -> str:
         told += _matrix(pairs, method, over)
     told += _side_by_side(pairs, methods, over)
     told += _undone(pairs)
+    told += _calibration(strangers)
     return "\n".join(told)
 
 
@@ -377,6 +378,19 @@ def _undone(pairs: Sequence[Pair]) -> list[str]:
         f"| maps of layers exactly right | {_share([p.layers is True for p in moved])} |",
         f"| units that are left, right (mean) | {mean} |",
     ]
+
+
+def _calibration(strangers: Sequence[Pair]) -> list[str]:
+    """Return how often strangers get a p as small as that from `align`: its null, put to the test."""
+    found = [p.log10_p for p in strangers if p.log10_p is not None]
+    if not found:
+        return []
+    lines = ["", f"p of `align` for {len(found)} pairs of strangers:", "", "| p at most | share |"]
+    lines.append("| --- | --- |")
+    for limit in (0.5, 0.2, 0.1, 0.05, 0.01, 0.001):
+        below = sum(log10_p <= np.log10(limit) for log10_p in found)
+        lines.append(f"| {limit} | {below / len(found):.3f} |")
+    return lines
 
 
 def score(

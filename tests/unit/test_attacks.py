@@ -593,6 +593,14 @@ def test_a_pair_is_found_only_above_all_strangers() -> None:
     assert "| pure disguises undone to 1e-5 | 1/2 |" in told
 
 
+def test_p_of_strangers_is_counted() -> None:
+    strangers = [pair("none", 0.1, None, log10_p=value) for value in (-0.1, -0.4, -1.5, -5.0)]
+    told = scoring.markdown([*strangers, pair("disguise", 0.6, log10_p=-99.0)])
+    assert "p of `align` for 4 pairs of strangers" in told
+    assert "| 0.5 | 0.750 |" in told
+    assert "| 0.05 | 0.500 |" in told
+
+
 def test_strangers_share_no_root_and_no_start() -> None:
     models = [
         {"path": f"{name}.model", "id": name, "role": role, "roots": [root]}
