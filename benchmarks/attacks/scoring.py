@@ -381,7 +381,7 @@ def _undone(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _calibration(strangers: Sequence[Pair]) -> list[str]:
-    """Return how often strangers get a p as small as that from `align`: its null, put to the test."""
+    """Return how often strangers get a p of `align` as small as that: its null, put to the test."""
     found = [p.log10_p for p in strangers if p.log10_p is not None]
     if not found:
         return []
