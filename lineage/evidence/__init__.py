@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence, Layers
+from lineage.evidence.course import SHORT_COURSE, course
 from lineage.evidence.deeper import deepened
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
@@ -103,6 +104,7 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     )
     if not base.related:
         return base
+    base = replace(base, course=course(pairing))
     # 4. Other layers, rows or experts: what was made of what shows in what each has.
     found = _restructured(base, pairing, kin)
     if found is not None:
@@ -145,7 +147,7 @@ def _restructured(base: Comparison, pairing: Pairing, kin: Kinship) -> Compariso
         layers=tuple(Layers(m.stack, m.every) for m in pairing.maps),
         evidence=(*(structure.evidence for structure in found), *base.evidence),
     )
-    if _is_apart(kin, orthogonality(pairing)):
+    if _is_apart(base, kin, orthogonality(pairing)):
         return _shared_init(base)
     directions = {structure.direction for structure in found}
     if len(directions) > 1 or None in directions:
@@ -215,7 +217,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         equal_share=kin.equal_share,
         evidence=(*_beside(pairing), *seen, *base.evidence),
     )
-    if adapter is None and _is_apart(kin, lean):
+    if adapter is None and _is_apart(base, kin, lean):
         return _shared_init(base)
     if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= SIBLING_CHANGE:
         words = "the difference leans on both models: siblings, or several steps apart"
@@ -233,19 +235,32 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     )
 
 
-def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:
-    is_far = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
-    return is_far and abs(lean.share) < EVEN_SHARE
+def _is_apart(base: Comparison, kin: Kinship, lean: Orthogonality) -> bool:
+    """Whether two related models have only a start in common."""
+    if kin.equal_share > 0:
+        return False
+    is_far = kin.cosine < SHARED_INIT_COSINE and abs(lean.share) < EVEN_SHARE
+    return is_far or base.course < SHORT_COURSE
 
 
 def _shared_init(base: Comparison) -> Comparison:
-    words = "both went far from something they share: one initialisation, or a very long training"
+    if base.course < SHORT_COURSE:
+        words = (
+            f"what training did to biases and gains has at most {max(0.0, base.course):.0%} in "
+            "common, where a descendant has all of it: two trainings from one initialisation"
+        )
+        seen = Evidence("course-v1", words, statistic=base.course)
+    else:
+        words = (
+            "both went far from something they share: one initialisation, or a very long training"
+        )
+        seen = Evidence("shared-init-v1", words)
     return replace(
         base,
         related=False,
         relation=Relation.SHARED_INIT,
         score=base.score / 2,
-        evidence=(Evidence("shared-init-v1", words), *base.evidence),
+        evidence=(seen, *base.evidence),
     )
 
 
