@@ -265,11 +265,9 @@ def _apart(
 
 
 def _parts(near: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Number what is linked, model by model."""
-    from scipy.sparse.csgraph import connected_components
-
-    _, number = connected_components(near.astype(np.int8), directed=False)
-    return np.asarray(number, np.intp)
+    """Number what is linked, model by model: by the first place of each part."""
+    found: NDArray[np.intp] = np.argmax(_surest(near.astype(np.float64)) > 0, axis=1)
+    return found
 
 
 def _strength(cosine: ArrayLike, share: ArrayLike, course: ArrayLike) -> NDArray[np.float64]:
@@ -284,14 +282,21 @@ def _strength(cosine: ArrayLike, share: ArrayLike, course: ArrayLike) -> NDArray
 
 
 def _surest(link: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weakest link in the surest chain between every two; 0 where there is none."""
-    from scipy.cluster.hierarchy import cophenet, linkage
-    from scipy.spatial.distance import squareform
+    """Return the weakest link in the surest chain between every two; 0 where there is none.
 
-    if len(link) < 2:
-        return np.ones_like(link)
-    distance = 1 - link
-    np.fill_diagonal(distance, 0)
-    tree = linkage(squareform(distance, checks=False), "single")
-    found: NDArray[np.float64] = 1 - squareform(cophenet(tree))
+    Models are taken in one by one, each by the surest link that is left: the way to all that were
+    taken in before leads over it.
+
+    Source: Prim (1957), of the longest spanning tree, in which all these chains lie.
+    """
+    n = len(link)
+    found, taken = np.eye(n), np.zeros(n, bool)
+    best, via = np.zeros(n), np.zeros(n, np.intp)
+    for _ in range(n):
+        new = int(np.argmax(np.where(taken, -1, best)))
+        row = np.where(taken, np.minimum(found[via[new]], best[new]), 0)
+        found[new], found[:, new], found[new, new] = row, row, 1
+        taken[new] = True
+        nearer = link[new] > best
+        best[nearer], via[nearer] = link[new][nearer], new
     return found
