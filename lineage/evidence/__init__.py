@@ -147,7 +147,7 @@ def _restructured(base: Comparison, pairing: Pairing, kin: Kinship) -> Compariso
         layers=tuple(Layers(m.stack, m.every) for m in pairing.maps),
         evidence=(*(structure.evidence for structure in found), *base.evidence),
     )
-    if _is_apart(base, kin, orthogonality(pairing)):
+    if _is_apart(kin, orthogonality(pairing)):
         return _shared_init(base)
     directions = {structure.direction for structure in found}
     if len(directions) > 1 or None in directions:
@@ -217,7 +217,8 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         equal_share=kin.equal_share,
         evidence=(*_beside(pairing), *seen, *base.evidence),
     )
-    if adapter is None and _is_apart(base, kin, lean):
+    is_short = kin.equal_share == 0 and base.course < SHORT_COURSE
+    if adapter is None and (is_short or _is_apart(kin, lean)):
         return _shared_init(base)
     if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= SIBLING_CHANGE:
         words = "the difference leans on both models: siblings, or several steps apart"
@@ -235,12 +236,9 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     )
 
 
-def _is_apart(base: Comparison, kin: Kinship, lean: Orthogonality) -> bool:
-    """Whether two related models have only a start in common."""
-    if kin.equal_share > 0:
-        return False
-    is_far = kin.cosine < SHARED_INIT_COSINE and abs(lean.share) < EVEN_SHARE
-    return is_far or base.course < SHORT_COURSE
+def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:
+    is_far = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
+    return is_far and abs(lean.share) < EVEN_SHARE
 
 
 def _shared_init(base: Comparison) -> Comparison:

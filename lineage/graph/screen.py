@@ -266,8 +266,8 @@ def _apart(
 
 def _parts(near: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Number what is linked, model by model: by the first place of each part."""
-    found: NDArray[np.intp] = np.argmax(_surest(near.astype(np.float64)) > 0, axis=1)
-    return found
+    is_joined = _surest(near.astype(np.float64)) > 0
+    return np.array([int(np.argmax(row)) for row in is_joined], np.intp)
 
 
 def _strength(cosine: ArrayLike, share: ArrayLike, course: ArrayLike) -> NDArray[np.float64]:
