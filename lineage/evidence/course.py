@@ -31,11 +31,15 @@ __all__ = ["SHORT_COURSE", "course", "courses", "is_vector"]
 
 SHORT_COURSE = 0.85
 """Two models that share less of their courses than this have only a start in common. Of 1,529 steps
-in small families 99 in 100 are above it, most at 1, and in 68 of 69 families chains of links above
-.89 join all kin. Two trainings on other data are between -.4 and .95, two in three below it."""
+in families of small networks 99 in 100 are above it, most at 1, and in 87 of 88 families chains of
+links above .89 join all kin of one structure. Of 1,299 pairs of two trainings 895 are below it, of
+recurrent networks' hardly any."""
 
-_LEAST, _MOST = 8, VECTOR[0] * VECTOR[1]
-"""Values in a vector: fewer say little, and of more a fast sketch holds some alone."""
+_LEAST = 8
+"""Values in a vector: fewer say little."""
+
+_WHOLE = VECTOR[0] * VECTOR[1]
+"""Values of a vector that a fast sketch holds; of longer ones it has some."""
 
 _STATISTICS = ("running_mean", "running_var")
 """What batches had on the way, not what training did."""
@@ -51,7 +55,8 @@ def is_vector(of: Table, place: int) -> bool:
     tensor, shape = of.tensors[place], of.shapes[place]
     return (
         len(shape) == 1
-        and _LEAST <= shape[0] <= _MOST
+        and shape[0] >= _LEAST
+        and (of.turns or shape[0] <= _WHOLE)
         and tensor.dtype not in COUNTS
         and bool(of.usable[place])
         and not is_no_weight(tensor.name)

@@ -77,6 +77,15 @@ def test_gains_alone_and_biases_alone_tell() -> None:
         assert shared(base, twin) < 0.5 < SHORT_COURSE < shared(base, child)
 
 
+def test_long_vectors_tell_within_the_error_of_their_sketches() -> None:
+    start = begun(7, 3000)
+    base = trained(start, 1, 0.1, 0.05)
+    assert shared(base, trained(base, 3, 0.05, 0.02)) == pytest.approx(1, abs=0.1)
+    assert shared(base, trained(start, 2, 0.1, 0.05)) < 0.3
+    one, other = (fingerprint(model, tier="fast") for model in (trained(start, 2, 0.1, 0.05), base))
+    assert course(pair(one, other)) == np.inf  # of which some rows alone are sketched
+
+
 def test_where_nothing_was_trained_or_nothing_is_there_nothing_follows() -> None:
     matrices = {n: w for n, w in BASE.items() if w.ndim > 1}
     assert shared(matrices, {n: w for n, w in TWIN.items() if w.ndim > 1}) == np.inf
