@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence, Layers
+from lineage.evidence.course import SHORT_COURSE, course
 from lineage.evidence.deeper import deepened
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
@@ -140,6 +141,7 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     )
     if not base.related:
         return base
+    base = replace(base, course=course(pairing))
     # 4. Other layers, rows or experts: what was made of what shows in what each has.
     found = _restructured(base, pairing, kin)
     if found is not None:
@@ -252,7 +254,8 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         equal_share=kin.equal_share,
         evidence=(*_beside(pairing), *seen, *base.evidence),
     )
-    if adapter is None and _is_apart(kin, lean):
+    is_short = kin.equal_share == 0 and base.course < SHORT_COURSE
+    if adapter is None and (is_short or _is_apart(kin, lean)):
         return _shared_init(base)
     if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= SIBLING_CHANGE:
         words = "the difference leans on both models: siblings, or several steps apart"
@@ -276,13 +279,23 @@ def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:
 
 
 def _shared_init(base: Comparison) -> Comparison:
-    words = "both went far from something they share: one initialisation, or a very long training"
+    if base.course < SHORT_COURSE:
+        words = (
+            f"what training did to biases and gains has at most {max(0.0, base.course):.0%} in "
+            "common, where a descendant has all of it: two trainings from one initialisation"
+        )
+        seen = Evidence("course-v1", words, statistic=base.course)
+    else:
+        words = (
+            "both went far from something they share: one initialisation, or a very long training"
+        )
+        seen = Evidence("shared-init-v1", words)
     return replace(
         base,
         related=False,
         relation=Relation.SHARED_INIT,
         score=base.score / 2,
-        evidence=(Evidence("shared-init-v1", words), *base.evidence),
+        evidence=(seen, *base.evidence),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal
 
 from lineage.relation import Relation
@@ -102,6 +103,7 @@ class Comparison:
         equal_share: Share of the matrices' values that are the same: bitwise equal, or laid out
             anew and the same within rounding.
         score: 1 is surely related, 0 is surely not; orders pairs, is not a probability.
+        course: The most of the shorter one's course that the longer's can have; see `course`.
         is_exact: Whether the relation follows from digests and not from a measurement.
         structure: In what their structures differ, of `depth`, `experts`, `width`, `vocabulary`;
             weights of the two can be told apart one by one only where this is empty.
@@ -121,6 +123,7 @@ class Comparison:
     rank: int | None = None
     equal_share: float = 0.0
     score: float = 0.0
+    course: float = inf
     is_exact: bool = False
     structure: tuple[str, ...] = ()
     layers: tuple[Layers, ...] = ()

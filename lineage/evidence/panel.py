@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.evidence.course import courses, is_vector
 from lineage.evidence.matching import table
 
 if TYPE_CHECKING:
@@ -133,6 +134,18 @@ class Panel:
             / total
             for model in self.models
         ])  # fmt: skip
+
+    @cached_property
+    def courses(self) -> NDArray[np.float64]:
+        """The most that every pair can share of their courses; see `course.courses`."""
+        tables = [table(model) for model in self.models]
+        vectors = (
+            (first.sizes[place], np.stack([t.matrix(place).reshape(-1) for t in tables]))
+            for first in tables[:1]
+            for place in range(first.whole)
+            if all(is_vector(t, place) for t in tables)
+        )
+        return courses(vectors, len(tables))
 
     @cached_property
     def pairs(self) -> Pairs:

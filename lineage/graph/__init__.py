@@ -131,9 +131,7 @@ def _adapters(
 
 
 def _pair(a: str, b: str, score: float, related: bool | None, *, is_one_family: bool) -> Pair:
-    """Score a pair in the light of all: kin of kin are kin, trainings from one start are not."""
+    """Return a pair; an adapter, which cannot be compared with models, is of its base's family."""
     if is_one_family and not related:
         return Pair(a, b, max(score, 0.5), True)
-    if related and not is_one_family:
-        return Pair(a, b, score / 2, False)
     return Pair(a, b, score, related)

@@ -66,7 +66,12 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two models and how surely they are related; a score orders pairs, it is no probability."""
+    """Two models and how surely they are related.
+
+    Attributes:
+        score: Orders pairs and is no probability; above .5 for kin, see `Screen.pairs`.
+        related: None where it is open.
+    """
 
     a: str
     b: str

@@ -11,24 +11,24 @@ from collections import defaultdict
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 
 from lineage.errors import SchemeError
 from lineage.evidence import SHARED_INIT_COSINE, compare_weights
+from lineage.evidence.course import SHORT_COURSE
 from lineage.evidence.direction import EVEN_SHARE
 from lineage.evidence.kinship import verdicts
 from lineage.evidence.matching import is_matrix, table
 from lineage.evidence.panel import Panel, structure
 from lineage.fingerprints.search import search_vector
+from lineage.relation import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from lineage.evidence import Comparison
-    from lineage.evidence.panel import Pairs
     from lineage.fingerprints import Fingerprint
 
 _WORTH_A_LOOK = 0.2
@@ -38,8 +38,12 @@ _NEAREST = 8
 """Models of another structure that one model is compared with at most, beside those that share
 tensors with it: what is related to one member of a family is related to all."""
 
-_SOME = 0.25
-"""Share of the pairs of two parts that suffices to say that both moved alike from one start."""
+_SOME, _MOST = 0.25, 0.95
+"""Share of the pairs of two parts that suffices to say that both moved alike from one start, and
+share of them that must have courses of their own."""
+
+_LEAST_LINK = 0.01
+"""Of two that are related."""
 
 
 class Comparisons:
@@ -88,8 +92,10 @@ class Screen:
         self._place = {path: k for k, path in enumerate(self.paths)}
         self._models = models
         n = len(self.paths)
-        self._score = np.zeros((n, n))
+        self._cosine = np.zeros((n, n))
+        self._link = np.zeros((n, n))
         self._related = np.zeros((n, n), np.int8)  # 1 related, -1 unknown, 0 not
+        self._far, self._even, self._short = np.zeros((3, n, n), bool)
         alike: dict[object, list[str]] = defaultdict(list)
         for path in self.paths:
             alike[structure(models[path])].append(path)
@@ -100,25 +106,44 @@ class Screen:
                 self._within(members)
                 done(len(members) * (len(members) - 1) // 2)
         for a, b in self._worth_a_look():
-            found = comparisons.between(a, b)
-            self._set(a, b, found.score, found.related)
+            self._compared(a, b, comparisons.between(a, b))
             done(1)
-        links = nx.Graph()
-        links.add_nodes_from(self.paths)
-        links.add_edges_from(
-            (self.paths[i], self.paths[j]) for i, j in np.argwhere(np.triu(self._related == 1))
-        )
-        self.families = sorted(sorted(members) for members in nx.connected_components(links))
+        apart = _apart(self._related == 1, self._far, self._even, self._short)
+        self._related[apart] = 0
+        self._link[self._related != 1] = 0
+        self._surest = _surest(self._link)
+        kin: dict[int, list[str]] = defaultdict(list)
+        for path, number in zip(self.paths, _parts(self._surest > 0).tolist(), strict=True):
+            kin[number].append(path)
+        self.families = sorted(kin.values())
 
     def pairs(self) -> Iterator[tuple[str, str, float, bool | None]]:
-        """Yield every pair, its score, and whether the two are related."""
-        for (i, a), (j, b) in combinations(enumerate(self.paths), 2):
-            yield a, b, float(self._score[i, j]), {1: True, 0: False}.get(int(self._related[i, j]))
+        """Yield every pair, its score, and whether the two are related.
 
-    def _set(self, a: str, b: str, score: float, related: bool | None) -> None:
+        Kin of kin are kin, and the score of two that are is that of the weakest link in the surest
+        chain of models between them, in the upper half; of others it is half their cosine.
+        """
+        for (i, a), (j, b) in combinations(enumerate(self.paths), 2):
+            surest = float(self._surest[i, j])
+            if surest > 0:
+                yield a, b, (1 + surest) / 2, True
+            else:
+                related = None if self._related[i, j] == -1 else False
+                yield a, b, float(self._cosine[i, j]) / 2, related
+
+    def _compared(self, a: str, b: str, found: Comparison) -> None:
+        """Take in what was found between two models of different structures."""
         i, j = self._place[a], self._place[b]
-        self._score[i, j] = self._score[j, i] = score
-        self._related[i, j] = self._related[j, i] = -1 if related is None else int(related)
+        at = (np.array([i, j]), np.array([j, i]))
+        is_begun = found.relation is Relation.SHARED_INIT
+        cosine = found.score * 2 if is_begun else found.score
+        self._cosine[at] = cosine
+        self._related[at] = 1 if is_begun else -1 if found.related is None else int(found.related)
+        self._far[at] = cosine < SHARED_INIT_COSINE and found.equal_share == 0
+        self._even[at] = is_begun
+        self._short[at] = found.course < SHORT_COURSE
+        share = 0.0 if found.structure else abs(found.share)  # there it is of the structure
+        self._link[at] = _strength(cosine, share, found.course)
 
     def _within(self, members: list[str]) -> None:
         """Score the pairs of models of one structure."""
@@ -136,15 +161,18 @@ class Screen:
                 pairs.others_log10_p,
                 pairs.equal_share,
             )
-        score = pairs.cosine.clip(0, 1)
-        is_apart = _begun_together(related == 1, pairs)
-        related[is_apart] = 0
-        score[is_apart] /= 2
+        cosine, course = pairs.cosine.clip(0, 1), panel.courses
+        even = np.abs(pairs.share) < EVEN_SHARE
+        link = _strength(cosine, np.abs(pairs.share), course)
+        moved = pairs.equal_share == 0
         if len(codes) < len(members):
             ids = np.array([m.value_id for m in panel.models])
             same = ids[:, None] == ids
-            related[same], score[same] = 1, 1.0
-        self._related[at], self._score[at] = related, score
+            related[same], cosine[same], link[same] = 1, 1.0, 1.0
+        self._related[at], self._cosine[at], self._link[at] = related, cosine, link
+        self._far[at] = moved & (cosine < SHARED_INIT_COSINE)
+        self._even[at] = even
+        self._short[at] = moved & (course < SHORT_COURSE)
 
     def _worth_a_look(self) -> Iterator[tuple[str, str]]:
         """Yield the pairs of models of different structures that should be compared."""
@@ -166,7 +194,7 @@ class Screen:
         rest = (near >= _WORTH_A_LOOK) & np.triu(np.ones(near.shape, bool))
         for i, j in np.argwhere(rest):
             if (int(i), int(j)) not in chosen:  # related through others, if at all
-                self._score[i, j] = self._score[j, i] = near[i, j]
+                self._cosine[i, j] = self._cosine[j, i] = near[i, j]
                 self._related[i, j] = self._related[j, i] = -1
         for i, j in sorted(chosen):
             yield self.paths[i], self.paths[j]
@@ -202,22 +230,73 @@ class Screen:
         return found
 
 
-def _begun_together(related: NDArray[np.bool_], pairs: Pairs) -> NDArray[np.bool_]:
+def _apart(
+    related: NDArray[np.bool_],
+    far: NDArray[np.bool_],
+    even: NDArray[np.bool_],
+    short: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
     """Return the related pairs that only an initialisation joins.
 
-    Far models are parted into what is near to each other. A step from one such part to another has
-    one way, whoever it is seen from. Of two trainings from one start some pairs are about as far
-    from it, though others stopped early or moved on.
+    Models are parted into what is near to each other and has one course. A step from one part to
+    another has one way, whoever it is seen from. Of two trainings from one start some pairs are
+    about as far from it, though others stopped early or moved on; or most have courses of their
+    own.
+
+    Args:
+        related: Which pairs are, as it seems.
+        far: Which are too far from each other for two fine-tunes of one model.
+        even: Which lean on each other alike.
+        short: Which share too little of their courses.
     """
-    is_far = related & (pairs.cosine < SHARED_INIT_COSINE) & (pairs.equal_share == 0)
-    near = nx.from_numpy_array(related & ~is_far)
-    part = np.zeros(len(related), np.intp)
-    for number, members in enumerate(nx.connected_components(near)):
-        part[list(members)] = number
-    apart = np.zeros_like(related)
-    places = np.argwhere(np.triu(is_far))
-    for one, other in {(int(part[i]), int(part[j])) for i, j in places}:
-        at = np.ix_(part == one, part == other)
-        if np.quantile(np.abs(pairs.share[at][is_far[at]]), _SOME) < EVEN_SHARE:
-            apart[at] = True
-    return (apart | apart.T) & related
+    part = _parts(related & ~far & ~short)
+    count = int(part.max(initial=-1)) + 1
+    between = related & (part[:, None] != part)
+
+    def votes(which: NDArray[np.bool_]) -> NDArray[np.float64]:
+        i, j = np.nonzero(between & which)
+        found = np.bincount(part[i] * count + part[j], minlength=count * count)
+        return found.reshape(count, count).astype(np.float64)
+
+    is_apart = votes(far & even) > _SOME * votes(far)
+    is_apart |= votes(short) > _MOST * votes(short | ~short)
+    found: NDArray[np.bool_] = between & is_apart[part[:, None], part]
+    return found
+
+
+def _parts(near: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Number what is linked, model by model: by the first place of each part."""
+    is_joined = _surest(near.astype(np.float64)) > 0
+    return np.array([int(np.argmax(row)) for row in is_joined], np.intp)
+
+
+def _strength(cosine: ArrayLike, share: ArrayLike, course: ArrayLike) -> NDArray[np.float64]:
+    """Say how sure a link between two models is, of 1.
+
+    Either the two are near, or one is a clear step from the other, however far; and what the
+    shorter course has, the longer has too.
+    """
+    step = np.maximum(np.asarray(cosine), np.minimum(share, 1))
+    found: NDArray[np.float64] = np.minimum(step, course).clip(_LEAST_LINK, 1)
+    return found
+
+
+def _surest(link: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weakest link in the surest chain between every two; 0 where there is none.
+
+    Models are taken in one by one, each by the surest link that is left: the way to all that were
+    taken in before leads over it.
+
+    Source: Prim (1957), of the longest spanning tree, in which all these chains lie.
+    """
+    n = len(link)
+    found, taken = np.eye(n), np.zeros(n, bool)
+    best, via = np.zeros(n), np.zeros(n, np.intp)
+    for _ in range(n):
+        new = int(np.argmax(np.where(taken, -1, best)))
+        row = np.where(taken, np.minimum(found[via[new]], best[new]), 0)
+        found[new], found[:, new], found[new, new] = row, row, 1
+        taken[new] = True
+        nearer = link[new] > best
+        best[nearer], via[nearer] = link[new][nearer], new
+    return found

@@ -138,8 +138,8 @@ def kinds(
             if first not in near:
                 continue
             seen = between(firsts[first], path)
-            if not seen.related or seen.structure:
-                continue
+            if not (seen.related or seen.relation is Relation.SHARED_INIT) or seen.structure:
+                continue  # that only a start joins two, as it seems of them alone, a family denies
             matched = _straight(models[firsts[first]], models[path])
             common = set(matched).intersection(*ground.values())
             if _covers(models[firsts[first]], common) and _covers(
@@ -379,8 +379,7 @@ def followers(
             seen = between(origin, child)
             if seen.structure or not seen.related:
                 continue
-            near = [_away(one) for p in parts if (one := between(p, child)).related]
-            if near and _away(seen) < FOLLOWS * min(near):
+            if _away(seen) < FOLLOWS * min(_away(between(p, child)) for p in parts):
                 found[child] = min(found.get(child, (np.inf, "")), (_away(seen), origin))
     return {child: origin for child, (_, origin) in found.items()}
 
