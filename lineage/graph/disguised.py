@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment import Aligned, aligned, can_be_written, described, solve
+from lineage.artifacts import Artifact
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of
 from lineage.errors import ArchitectureError, FormatError
@@ -25,6 +26,7 @@ from lineage.evidence.neurons import common_units
 from lineage.evidence.panel import structure
 from lineage.evidence.reduced import levels
 from lineage.fingerprints.measure import TIERS, Pass
+from lineage.fingerprints.neurons import neurons
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from lineage.evidence import Comparison
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.neurons import Neurons
     from lineage.fingerprints.sketch import Sketch
     from lineage.graph.base import Edge
 
@@ -44,6 +47,9 @@ _UNCHANGED = 1e-5
 
 _APART = 0.2
 """Cosine below which two matrices of a layer are as far apart as strangers'."""
+
+LARGE = 1 << 30
+"""Bytes of a model from which a sketch of some units is made before all weights are looked at."""
 
 _MOST_FAMILIES = 64
 """That are held against each other, at most: the largest."""
@@ -130,13 +136,15 @@ class _Writing:
     weights: Weights
     tier: str
     found: Disguises
+    sketches: dict[str, Neurons | None] = field(default_factory=dict)
 
     def seen(self, a: str, b: str) -> Aligned | None:
         """Return how b's coordinates become a's; None if nothing was found or changed.
 
-        Where both have a neuron sketch, it tells whether it is worth to read their weights.
+        Where both have a neuron sketch, it tells whether it is worth to read their weights; of
+        large models one is made.
         """
-        units = common_units(self.models[a].neurons, self.models[b].neurons)
+        units = common_units(self._sketch(a), self._sketch(b))
         if units is not None and not units.related:
             return None
         with ExitStack() as stack:
@@ -147,13 +155,26 @@ class _Writing:
             except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
                 return None
 
+    def _sketch(self, path: str) -> Neurons | None:
+        """Return a model's neuron sketch, if it has one or is large."""
+        model = self.models[path]
+        if model.neurons is not None or model.size_bytes < LARGE:
+            return model.neurons
+        if path not in self.sketches:
+            with self.weights.opened(path) as items:
+                artifact = Artifact(path, tuple(items.values()))
+                self.sketches[path] = neurons(artifact, self._tokens(path))
+        return self.sketches[path]
+
+    def _tokens(self, path: str) -> tuple[str, ...] | None:
+        try:
+            return tokens_of(self.weights.sources[path])
+        except FormatError:  # numbers must do
+            return None
+
     def _described(self, path: str, stack: ExitStack) -> Stream | Chain:
         items = stack.enter_context(self.weights.opened(path))
-        try:
-            tokens = tokens_of(self.weights.sources[path])
-        except FormatError:  # numbers must do
-            tokens = None
-        return described(items.values(), name=path, tokens=tokens)
+        return described(items.values(), name=path, tokens=self._tokens(path))
 
     def left(self, parent: str, child: str) -> Comparison | None:
         """Return what is left between two models once the child has the parent's coordinates."""

@@ -26,6 +26,7 @@ from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError, VerificationError
 from lineage.fingerprints.agreement import Agreement
 from lineage.fingerprints.measure import Pass
+from lineage.graph import disguised
 
 Model = dict[str, Array]
 
@@ -564,6 +565,22 @@ def test_a_hidden_child_hangs_on_its_parent() -> None:
     assert ids["hidden"] == fingerprint(models["hidden"]).root  # as it is, not as it was written
     assert not any(e.relation == "reparametrized" for e in infer({k: models[k] for k in (
         "base", "child", "other child", "stranger")}).edges)  # fmt: skip
+
+
+def test_large_models_are_sketched_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = llama()
+    models = {"base": base, "hidden": everything(base, 3), "stranger": everything(llama(1), 2)}
+    expected = infer(models).edges
+    asked = []
+
+    def solved_once(a: Any, b: Any) -> Any:
+        asked.append(1)
+        return solve(a, b)
+
+    monkeypatch.setattr(disguised, "LARGE", 0)
+    monkeypatch.setattr(disguised, "solve", solved_once)
+    assert infer(models).edges == expected
+    assert len(asked) <= 3  # to find it, and to say what is left; the stranger is never read
 
 
 def test_aligned_tensors_are_made_piece_by_piece() -> None:
