@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,9 @@ _HOME = Path(__file__).resolve().parents[2]
 _MANY = _HOME / "benchmarks" / "quality" / "many.py"
 OURS = ("align", "compare")
 _AT_ONCE = 20
+_UNITS = re.compile(r"block\.(\d+)\.mlp\.\.b")
+_MOVED = re.compile(r".*order/units\.(\d+)")
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -208,11 +212,14 @@ def _units(certificate: Path, maps: Mapping[str, np.ndarray]) -> float | None:
         maps: What was done; units were moved after layers were.
     """
     arrays = folders.read(certificate).arrays
+    found = {int(m[1]) for m in map(_UNITS.fullmatch, arrays) if m}
+    moved = {int(m[1]) for m in map(_MOVED.fullmatch, maps) if m}
     right = total = 0
-    for block in range(sum(name.endswith(".mlp..b") for name in arrays)):
-        there, here = arrays[f"block.{block}.mlp..b"], arrays[f"block.{block}.mlp..a"]
+    for block in found | moved:
         orders = [m for key, m in maps.items() if key.endswith(f"order/units.{block}")]
         true = functools.reduce(lambda before, order: before[order], orders) if orders else None
+        there = arrays.get(f"block.{block}.mlp..b", _NONE)
+        here = arrays.get(f"block.{block}.mlp..a", _NONE)
         right += int(((there if true is None else true[there]) == here).sum())
         total += len(there if true is None else true)
     return right / total if total else None
@@ -394,14 +401,15 @@ def _calibration(strangers: Sequence[Pair]) -> list[str]:
 
 
 def score(
-    out: Path, names: Sequence[str], *, strangers: int, seed: int, python: str, cores: int,
-    ours: bool, modeldna: str | None, say: Callable[[str], None],
+    out: Path, names: Sequence[str], *, rows: Sequence[str], strangers: int, seed: int,
+    python: str, cores: int, ours: bool, modeldna: str | None, say: Callable[[str], None],
 ) -> list[Pair]:  # fmt: skip
     """Ask about every family of a made matrix.
 
     Args:
         out: Where the matrix lies.
         names: Of families.
+        rows: Which of the models that were made; all if there are none.
         strangers: How many negative pairs of each family.
         seed: Of the lot that draws them.
         python: Runs `lineage`.
@@ -414,6 +422,7 @@ def score(
     for name in names:
         truth = json.loads((out / name / "truth.json").read_text())
         pairs = pairs_of(truth, strangers, seed)
+        pairs = [p for p in pairs if not (rows and p.is_positive) or p.b in rows]
         say(f"{name}: {len(pairs)} pairs")
         if ours:
             ask(pairs, out, python, cores, say)

@@ -640,3 +640,5 @@ def test_units_are_right_when_they_come_from_where_they_do(tmp_path: Path) -> No
     folders.write(tmp_path, Folder({}, arrays))
     true = {"units-cut:order/units.0": cut, "units-permuted:order/units.0": moved}
     assert scoring._units(tmp_path / "model.safetensors", true) == 0.5
+    lost = {**true, "units-permuted:order/units.1": moved}
+    assert scoring._units(tmp_path / "model.safetensors", lost) == 0.25
