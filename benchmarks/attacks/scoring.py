@@ -54,6 +54,7 @@ class Pair:
         called: Method -> whether it calls the two related; only of our own commands.
         log10_p: Of `align`.
         undone: Largest relative error of a tensor once the disguise was undone; null if it was not.
+        blocks: The layer of `a` that each layer of `b` is said to come from.
         layers: Whether each layer was found to come from where it does.
         units: Share of units found to come from where they do.
         notes: What a command said that gave no answer.
@@ -69,6 +70,7 @@ class Pair:
     called: dict[str, bool | None] = field(default_factory=dict)
     log10_p: float | None = None
     undone: float | None = None
+    blocks: list[int | None] = field(default_factory=list)
     layers: bool | None = None
     units: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -182,9 +184,7 @@ def _note_align(pair: Pair, told: Mapping[str, Any]) -> None:
     pair.called["align"] = told.get("related")
     pair.log10_p = told.get("log10_p")
     pair.scores["align"] = nan if pair.log10_p is None else -float(pair.log10_p)
-    pair.layers = None
-    if told.get("blocks"):
-        pair.notes += [f"layers:{json.dumps([block['a'] for block in told['blocks']])}"]
+    pair.blocks = [block["a"] for block in told.get("blocks") or ()]
 
 
 def _look(pair: Pair, out: Path, certificate: Path) -> None:
@@ -192,15 +192,19 @@ def _look(pair: Pair, out: Path, certificate: Path) -> None:
     if not pair.is_positive:
         return
     maps = dict(np.load(out / pair.family / f"{pair.b}.maps.npz"))
-    said = [note for note in pair.notes if note.startswith("layers:")]
-    pair.notes = [note for note in pair.notes if not note.startswith("layers:")]
-    true = next((m for key, m in maps.items() if key.endswith("order/layers")), None)
-    if said:
-        found = json.loads(said[0].removeprefix("layers:"))
-        expected = list(range(len(found))) if true is None else true.tolist()
-        pair.layers = found == expected
+    if pair.blocks:
+        pair.layers = pair.blocks == _layers(maps, len(pair.blocks))
     if certificate.is_file():
         pair.units = _units(certificate, maps)
+
+
+def _layers(maps: Mapping[str, np.ndarray], count: int) -> list[int | None]:
+    """Return the layer that each layer truly comes from; None for a stranger's."""
+    moved = next((m.tolist() for key, m in maps.items() if key.endswith("order/layers")), None)
+    if "partial:layers" in maps:
+        given = maps["partial:layers"].tolist()
+        return [layer if layer in given else None for layer in range(count)]
+    return list(range(count)) if moved is None else moved
 
 
 def _units(certificate: Path, maps: Mapping[str, np.ndarray]) -> float | None:
