@@ -59,7 +59,7 @@ def _score(options: argparse.Namespace) -> int:
     names = scoring.families(options.out, options.only)
     try:
         pairs = scoring.score(
-            options.out, names, strangers=options.strangers, seed=options.seed,
+            options.out, names, rows=options.rows, strangers=options.strangers, seed=options.seed,
             python=scoring.PYTHON, cores=options.jobs, ours=not options.peers_only,
             modeldna=options.modeldna, say=_say,
         )  # fmt: skip

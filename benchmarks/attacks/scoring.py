@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,9 @@ _HOME = Path(__file__).resolve().parents[2]
 _MANY = _HOME / "benchmarks" / "quality" / "many.py"
 OURS = ("align", "compare")
 _AT_ONCE = 20
+_UNITS = re.compile(r"block\.(\d+)\.mlp\.\.b")
+_MOVED = re.compile(r".*order/units\.(\d+)")
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Pair:
         called: Method -> whether it calls the two related; only of our own commands.
         log10_p: Of `align`.
         undone: Largest relative error of a tensor once the disguise was undone; null if it was not.
+        blocks: The layer of `a` that each layer of `b` is said to come from.
         layers: Whether each layer was found to come from where it does.
         units: Share of units found to come from where they do.
         notes: What a command said that gave no answer.
@@ -65,6 +70,7 @@ class Pair:
     called: dict[str, bool | None] = field(default_factory=dict)
     log10_p: float | None = None
     undone: float | None = None
+    blocks: list[int | None] = field(default_factory=list)
     layers: bool | None = None
     units: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -178,9 +184,7 @@ def _note_align(pair: Pair, told: Mapping[str, Any]) -> None:
     pair.called["align"] = told.get("related")
     pair.log10_p = told.get("log10_p")
     pair.scores["align"] = nan if pair.log10_p is None else -float(pair.log10_p)
-    pair.layers = None
-    if told.get("blocks"):
-        pair.notes += [f"layers:{json.dumps([block['a'] for block in told['blocks']])}"]
+    pair.blocks = [block["a"] for block in told.get("blocks") or ()]
 
 
 def _look(pair: Pair, out: Path, certificate: Path) -> None:
@@ -188,15 +192,19 @@ def _look(pair: Pair, out: Path, certificate: Path) -> None:
     if not pair.is_positive:
         return
     maps = dict(np.load(out / pair.family / f"{pair.b}.maps.npz"))
-    said = [note for note in pair.notes if note.startswith("layers:")]
-    pair.notes = [note for note in pair.notes if not note.startswith("layers:")]
-    true = next((m for key, m in maps.items() if key.endswith("order/layers")), None)
-    if said:
-        found = json.loads(said[0].removeprefix("layers:"))
-        expected = list(range(len(found))) if true is None else true.tolist()
-        pair.layers = found == expected
+    if pair.blocks:
+        pair.layers = pair.blocks == _layers(maps, len(pair.blocks))
     if certificate.is_file():
         pair.units = _units(certificate, maps)
+
+
+def _layers(maps: Mapping[str, np.ndarray], count: int) -> list[int | None]:
+    """Return the layer that each layer truly comes from; None for a stranger's."""
+    moved = next((m.tolist() for key, m in maps.items() if key.endswith("order/layers")), None)
+    if "partial:layers" in maps:
+        given = maps["partial:layers"].tolist()
+        return [layer if layer in given else None for layer in range(count)]
+    return list(range(count)) if moved is None else moved
 
 
 def _units(certificate: Path, maps: Mapping[str, np.ndarray]) -> float | None:
@@ -208,11 +216,14 @@ def _units(certificate: Path, maps: Mapping[str, np.ndarray]) -> float | None:
         maps: What was done; units were moved after layers were.
     """
     arrays = folders.read(certificate).arrays
+    found = {int(m[1]) for m in map(_UNITS.fullmatch, arrays) if m}
+    moved = {int(m[1]) for m in map(_MOVED.fullmatch, maps) if m}
     right = total = 0
-    for block in range(sum(name.endswith(".mlp..b") for name in arrays)):
-        there, here = arrays[f"block.{block}.mlp..b"], arrays[f"block.{block}.mlp..a"]
+    for block in found | moved:
         orders = [m for key, m in maps.items() if key.endswith(f"order/units.{block}")]
         true = functools.reduce(lambda before, order: before[order], orders) if orders else None
+        there = arrays.get(f"block.{block}.mlp..b", _NONE)
+        here = arrays.get(f"block.{block}.mlp..a", _NONE)
         right += int(((there if true is None else true[there]) == here).sum())
         total += len(there if true is None else true)
     return right / total if total else None
@@ -394,14 +405,15 @@ def _calibration(strangers: Sequence[Pair]) -> list[str]:
 
 
 def score(
-    out: Path, names: Sequence[str], *, strangers: int, seed: int, python: str, cores: int,
-    ours: bool, modeldna: str | None, say: Callable[[str], None],
+    out: Path, names: Sequence[str], *, rows: Sequence[str], strangers: int, seed: int,
+    python: str, cores: int, ours: bool, modeldna: str | None, say: Callable[[str], None],
 ) -> list[Pair]:  # fmt: skip
     """Ask about every family of a made matrix.
 
     Args:
         out: Where the matrix lies.
         names: Of families.
+        rows: Which of the models that were made; all if there are none.
         strangers: How many negative pairs of each family.
         seed: Of the lot that draws them.
         python: Runs `lineage`.
@@ -414,6 +426,7 @@ def score(
     for name in names:
         truth = json.loads((out / name / "truth.json").read_text())
         pairs = pairs_of(truth, strangers, seed)
+        pairs = [p for p in pairs if not (rows and p.is_positive) or p.b in rows]
         say(f"{name}: {len(pairs)} pairs")
         if ours:
             ask(pairs, out, python, cores, say)

@@ -634,9 +634,17 @@ def test_strangers_share_no_root_and_no_start() -> None:
     assert {"other+everything", "other.model"} not in ends
 
 
+def test_layers_come_from_where_they_were_taken() -> None:
+    assert scoring._layers({"layers-dropped:order/layers": np.array([0, 2])}, 2) == [0, 2]
+    assert scoring._layers({"units-permuted:order/units.0": np.arange(3)}, 2) == [0, 1]
+    assert scoring._layers({"partial:layers": np.array([1])}, 3) == [None, 1, None]
+
+
 def test_units_are_right_when_they_come_from_where_they_do(tmp_path: Path) -> None:
     cut, moved = np.array([3, 0, 5, 2]), np.array([1, 0, 2, 3])
     arrays = {"block.0.mlp..b": np.array([0, 1, 2]), "block.0.mlp..a": np.array([0, 3, 4])}
     folders.write(tmp_path, Folder({}, arrays))
     true = {"units-cut:order/units.0": cut, "units-permuted:order/units.0": moved}
     assert scoring._units(tmp_path / "model.safetensors", true) == 0.5
+    lost = {**true, "units-permuted:order/units.1": moved}
+    assert scoring._units(tmp_path / "model.safetensors", lost) == 0.25
