@@ -130,8 +130,11 @@ def neurons(artifact: Artifact, tokens: tuple[str, ...] | None = None) -> Neuron
         first, second = (_answers(stream, f"{stem}{role}", plane) for role in roles)
         if first is None or second is None or len(first.bits) != len(second.bits):
             continue
-        size = first.norms if is_gated else first.norms * second.norms
-        chosen = np.sort(np.argsort(-size, kind="stable")[:UNITS])
+        both = first.norms * second.norms
+        size = np.where(both > 0, first.norms, 0) if is_gated else both
+        chosen = np.sort(np.argsort(-size, kind="stable")[: min(UNITS, int(np.sum(size > 0)))])
+        if not len(chosen):
+            continue
         blocks.append((*where, len(chosen)))
         looks.append((first.bits[chosen], second.bits[chosen]))
     if not blocks:

@@ -166,6 +166,24 @@ def test_strangers_whose_units_know_the_same_tokens_are_strangers() -> None:
     assert not found.related
 
 
+def dead(model: Model, name: str, units: int) -> Model:
+    """Set what some units read to zero."""
+    made = {n: values.copy() for n, values in model.items()}
+    for n, values in made.items():
+        if name in n:
+            values[-units:] = 0
+    return made
+
+
+@pytest.mark.parametrize("name", READ)
+def test_units_that_read_nothing_join_nobody(name: str) -> None:
+    found = common_units(of(dead(llama(1), name, 150)), of(dead(llama(2), name, 150)))
+    assert found is not None
+    assert not found.related
+    assert found.best.looked == MANY - 150
+    assert fingerprint(dead(llama(0), name, MANY), neurons=True).neurons is None
+
+
 def test_order_does_not_matter_and_nothing_is_compared_with_nothing() -> None:
     one, other = of(llama(0)), of(disguised(changed(llama(0), 0.2), 1))
     assert common_units(one, other) == common_units(other, one)
