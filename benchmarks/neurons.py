@@ -53,8 +53,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="Write every pair here too.")
     options = parser.parse_args()
     told: list[dict[str, Any]] = []
-    print("| family | pairs | of | count | found | least share | median | largest | log10 p |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| family | pairs | of | count | found | open | least share | median | largest | log10 p |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for folder in options.folders:
         rows = pairs(models_of(folder))
         told += [{"family": folder.name, **row} for row in rows]
@@ -72,12 +74,12 @@ def main() -> int:
 def line(rows: list[dict[str, Any]]) -> str:
     """Pairs of one sort in numbers; p is the one nearest to the threshold's other side."""
     shares = sorted(row["share"] for row in rows)
-    found = sum(row["found"] for row in rows)
+    found, open_ = (sum(row[key] for row in rows) for key in ("found", "open"))
     p = [row["log10_p"] for row in rows]
     worst = max(p) if rows[0]["truth"] == "kin" else min(p)
     middle = shares[len(shares) // 2]
     ends = f"{shares[0]:.3f} | {middle:.3f} | {shares[-1]:.3f}"
-    return f"{len(rows)} | {found} | {ends} | {worst:.1f}"
+    return f"{len(rows)} | {found} | {open_} | {ends} | {worst:.1f}"
 
 
 def pairs(models: list[Model]) -> list[dict[str, Any]]:
@@ -93,7 +95,8 @@ def pairs(models: list[Model]) -> list[dict[str, Any]]:
                 "b": b.name,
                 "kind": b.kind if a.kind == "model" else a.kind,
                 "truth": truth(a, b),
-                "found": seen is not None and seen.related,
+                "found": seen is not None and seen.related is True,
+                "open": seen is not None and seen.related is None,
                 "share": 0.0 if seen is None else seen.best.share,
                 "log10_p": 0.0 if seen is None else seen.log10_p,
             }
@@ -123,7 +126,7 @@ def models_of(folder: Path) -> list[Model]:
              start if m["role"] == "shared_init" or start & roots[m["id"]] else nothing)
             for m in document["models"]
         ] + [
-            (m["path"], kind_of(m), frozenset(m["roots"]),
+            (m["path"], m["kind"], frozenset(m["roots"]),
              nothing.union(*(roots.get(s, nothing) for s in m["sources"])), start)
             for m in document["made"]
         ]  # fmt: skip
@@ -141,12 +144,6 @@ def models_of(folder: Path) -> list[Model]:
             found.append(Model(path, *rest, sketched(folder / path)))
     print(f"neurons: {folder.name}: {len(found)} models sketched", file=sys.stderr, flush=True)
     return found
-
-
-def kind_of(made: dict[str, Any]) -> str:
-    """What was done to a model, in two words at most."""
-    first = made["disguise"][0] if len(made["disguise"]) == 1 else "everything"
-    return made["kind"] if made["kind"] != "disguise" else f"{first}+{made['follow_up']}"
 
 
 def sketched(path: Path) -> Neurons | None:

@@ -36,6 +36,11 @@ NULL = "the two looks at a unit find partners independently of each other"
 LEAST_SHARE = 0.1
 """Of a block's units, those on whose partner two looks must agree beyond chance."""
 
+SURE_SHARE = 0.25
+"""Below it nothing is said but that there is something: a long training on other data leaves as
+little as .22. A start that two trainings have in common cannot be told from a parent: where they
+went far apart it leaves up to .21, and where they did not .5."""
+
 LEAST_LOG10_P = -6.0
 """And how unlikely that must be by chance, after counting the pairs of blocks that were tried."""
 
@@ -67,14 +72,16 @@ class Common:
         return min(0.0, self.best.log10_p + float(np.log10(max(self.tried, 1))))
 
     @property
-    def score(self) -> float:
-        """Above what strangers have, below what weights in the same coordinates tell."""
-        return LEAST_SCORE + (MOST_SCORE - LEAST_SCORE) * self.best.share if self.related else 0.0
+    def related(self) -> bool | None:
+        """Whether one came from the other or both from one; None if it may be a start alone."""
+        if not self.blocks:
+            return False
+        return True if self.best.share >= SURE_SHARE else None
 
     @property
-    def related(self) -> bool:
-        """Whether they have a block in common."""
-        return self.blocks > 0
+    def score(self) -> float:
+        """Above what strangers have, below what weights in the same coordinates tell."""
+        return LEAST_SCORE + (MOST_SCORE - LEAST_SCORE) * self.best.share if self.blocks else 0.0
 
 
 def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
@@ -130,8 +137,10 @@ def _agreement(by_first: NDArray[np.float32], by_second: NDArray[np.float32]) ->
 def evidence(found: Common) -> Evidence:
     """Put what two sketches have in common in words."""
     words = (
-        f"{found.blocks} of {found.of} blocks have their units in common in other coordinates: two "
-        f"looks agree on the partner of {found.best.share:.0%} of a block's units "
+        f"{found.blocks} of {found.of} blocks have units in common in other coordinates: two looks "
+        f"agree on the partner of {found.best.share:.0%} of a block's units "
         f"(by {'strings' if found.labels == 'tokens' else 'numbers'})"
     )
+    if found.related is None:
+        words += ": one initialisation, or a long training since"
     return Evidence("neurons-v1", words, found.best.share, found.log10_p, NULL)

@@ -137,7 +137,7 @@ class _Writing:
         Where both have a neuron sketch, it tells whether it is worth to read their weights.
         """
         units = common_units(self.models[a].neurons, self.models[b].neurons)
-        if units is not None and not units.related:
+        if units is not None and units.related is False:
             return None
         with ExitStack() as stack:
             try:

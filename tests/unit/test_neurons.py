@@ -16,7 +16,7 @@ from lineage import Fingerprint, compare, fingerprint, infer
 from lineage.artifacts import read
 from lineage.audit import measure
 from lineage.cli import run
-from lineage.evidence.neurons import LEAST_SCORE, MOST_SCORE, common_units
+from lineage.evidence.neurons import LEAST_SCORE, LEAST_SHARE, MOST_SCORE, SURE_SHARE, common_units
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import save
 from lineage.fingerprints.neurons import BLOCKS, UNITS, Neurons, neurons
@@ -313,6 +313,21 @@ def test_a_claim_is_not_told_what_a_sketch_does_not_tell() -> None:
     child = sketched(disguised(changed(llama(0), 0.05), 1))
     seen = measure(child, [sketched(llama(0))], is_only=True)[0].measurement
     assert (seen.related, seen.relation, seen.direction) == (True, None, None)
+
+
+def test_what_may_be_one_start_alone_is_left_open() -> None:
+    """Far apart, but not by chance: trainings of one initialisation are so, and very long ones."""
+    one, other = sketched(llama(0)), sketched(disguised(changed(llama(0), 0.65), 1))
+    seen = common_units(one.neurons, other.neurons)
+    assert seen is not None
+    assert LEAST_SHARE < seen.best.share < SURE_SHARE
+    found = compare(one, other)
+    assert (found.related, found.relation) == (None, None)
+    assert "one initialisation" in found.evidence[0].words
+    graph = infer_graph({"one": one, "other": other})
+    assert [pair.related for pair in graph.pairs] == [None]
+    assert "one initialisation" in graph.undetermined[0].why
+    assert graph.pairs[0].score > LEAST_SCORE
 
 
 def family() -> dict[str, Fingerprint]:
