@@ -54,7 +54,7 @@ class Common:
 
     Attributes:
         best: The agreement of the two blocks that agree most.
-        tried: Pairs of blocks.
+        tried: Pairs of blocks, by each kind of labels.
         blocks: Of those of the model with fewer, the ones that have a partner.
         of: So many blocks.
         labels: By what labels their units were known.
@@ -85,7 +85,9 @@ class Common:
 
 
 def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
-    """Look for the units of one model among another's.
+    """Look for the units of one model among another's, by each kind of labels that both have.
+
+    A list of tokens may be missing, or false; numbers may have been given anew.
 
     Returns:
         None where the two cannot be compared: one has no sketch, only one has gates, or they have
@@ -93,18 +95,23 @@ def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
     """
     if a is None or b is None or a.is_gated != b.is_gated:
         return None
-    kind = next((k for k in KINDS if k in a.kinds and k in b.kinds), None)
-    if kind is None:
+    kinds = [kind for kind in KINDS if kind in a.kinds and kind in b.kinds]
+    if not kinds:
         return None
-    fewer, more = (one.looks(kind) for one in sorted((a, b), key=_size))
-    tried = len(fewer) * len(more)
-    best, found = Agreement(0, 0, 0.0), 0
-    for seen in _agreements(fewer, more):
-        if seen.share > best.share:
-            best = seen
-        likely = seen.log10_p + float(np.log10(tried)) if seen.share >= LEAST_SHARE else 0.0
-        found += likely <= LEAST_LOG10_P
-    return Common(best, tried, found, len(fewer), kind)
+    fewer, more = sorted((a, b), key=_size)
+    tried = len(kinds) * len(fewer.blocks) * len(more.blocks)
+    found = []
+    for kind in kinds:
+        seen = _agreements(fewer.looks(kind), more.looks(kind))
+        best = max(seen, key=lambda one: one.share)
+        blocks = sum(_is_one(one, tried) for one in seen)
+        found.append(Common(best, tried, blocks, len(seen), kind))
+    return max(found, key=lambda one: (one.blocks, one.best.share))
+
+
+def _is_one(seen: Agreement, tried: int) -> bool:
+    """Whether a block is one of the other model's."""
+    return seen.share >= LEAST_SHARE and seen.log10_p + float(np.log10(tried)) <= LEAST_LOG10_P
 
 
 def _size(sketch: Neurons) -> tuple[int, int, bytes]:

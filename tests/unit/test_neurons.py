@@ -218,6 +218,14 @@ def test_tokens_in_another_order_are_known_by_their_strings() -> None:
     assert share(one, of(llama(0))) == share(of(llama(0)), of(llama(0)))
 
 
+def test_a_false_list_of_tokens_hides_nothing() -> None:
+    tokens = tuple(f"t{n}" for n in range(TOKENS))
+    found = common_units(of(llama(0), tokens), of(disguised(llama(0), 1), tokens[::-1]))
+    assert found is not None
+    assert found.labels == "numbers"
+    assert found.best.share > 0.98
+
+
 def test_other_tokens_beside_them_change_little() -> None:
     small, grown = llama(0, tokens=2000), llama(0, tokens=2000)
     more = np.random.default_rng(1).normal(0, 0.1, (40, WIDTH)).astype(np.float32)
