@@ -99,12 +99,12 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
 
 def with_units(found: Comparison, units: Common | None) -> Comparison:
     """Take two models for relatives whose weights are not alike, but whose units are."""
-    if units is None or not units.related:
+    if units is None or units.related is False:
         return found
     return replace(
         found,
-        related=True,
-        relation=Relation.REPARAMETRIZED,
+        related=units.related,
+        relation=Relation.REPARAMETRIZED if units.related else None,
         score=max(found.score, units.score),
         evidence=(units_in_common(units), *found.evidence),
     )

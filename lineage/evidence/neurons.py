@@ -36,6 +36,11 @@ NULL = "the two looks at a unit find partners independently of each other"
 LEAST_SHARE = 0.1
 """Of a block's units, those on whose partner two looks must agree beyond chance."""
 
+SURE_SHARE = 0.25
+"""Below it nothing is said but that there is something: a long training on other data leaves as
+little as .22. A start that two trainings have in common cannot be told from a parent: where they
+went far apart it leaves up to .21, and where they did not .5."""
+
 LEAST_LOG10_P = -6.0
 """And how unlikely that must be by chance, after counting the pairs of blocks that were tried."""
 
@@ -49,7 +54,7 @@ class Common:
 
     Attributes:
         best: The agreement of the two blocks that agree most.
-        tried: Pairs of blocks.
+        tried: Pairs of blocks, by each kind of labels.
         blocks: Of those of the model with fewer, the ones that have a partner.
         of: So many blocks.
         labels: By what labels their units were known.
@@ -67,18 +72,22 @@ class Common:
         return min(0.0, self.best.log10_p + float(np.log10(max(self.tried, 1))))
 
     @property
-    def score(self) -> float:
-        """Above what strangers have, below what weights in the same coordinates tell."""
-        return LEAST_SCORE + (MOST_SCORE - LEAST_SCORE) * self.best.share if self.related else 0.0
+    def related(self) -> bool | None:
+        """Whether one came from the other or both from one; None if it may be a start alone."""
+        if not self.blocks:
+            return False
+        return True if self.best.share >= SURE_SHARE else None
 
     @property
-    def related(self) -> bool:
-        """Whether they have a block in common."""
-        return self.blocks > 0
+    def score(self) -> float:
+        """Above what strangers have, below what weights in the same coordinates tell."""
+        return LEAST_SCORE + (MOST_SCORE - LEAST_SCORE) * self.best.share if self.blocks else 0.0
 
 
 def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
-    """Look for the units of one model among another's.
+    """Look for the units of one model among another's, by each kind of labels that both have.
+
+    A list of tokens may be missing, or false; numbers may have been given anew.
 
     Returns:
         None where the two cannot be compared: one has no sketch, only one has gates, or they have
@@ -86,18 +95,23 @@ def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
     """
     if a is None or b is None or a.is_gated != b.is_gated:
         return None
-    kind = next((k for k in KINDS if k in a.kinds and k in b.kinds), None)
-    if kind is None:
+    kinds = [kind for kind in KINDS if kind in a.kinds and kind in b.kinds]
+    if not kinds:
         return None
-    fewer, more = (one.looks(kind) for one in sorted((a, b), key=_size))
-    tried = len(fewer) * len(more)
-    best, found = Agreement(0, 0, 0.0), 0
-    for seen in _agreements(fewer, more):
-        if seen.share > best.share:
-            best = seen
-        likely = seen.log10_p + float(np.log10(tried)) if seen.share >= LEAST_SHARE else 0.0
-        found += likely <= LEAST_LOG10_P
-    return Common(best, tried, found, len(fewer), kind)
+    fewer, more = sorted((a, b), key=_size)
+    tried = len(kinds) * len(fewer.blocks) * len(more.blocks)
+    found = []
+    for kind in kinds:
+        seen = _agreements(fewer.looks(kind), more.looks(kind))
+        best = max(seen, key=lambda one: one.share)
+        blocks = sum(_is_one(one, tried) for one in seen)
+        found.append(Common(best, tried, blocks, len(seen), kind))
+    return max(found, key=lambda one: (one.blocks, one.best.share))
+
+
+def _is_one(seen: Agreement, tried: int) -> bool:
+    """Whether a block is one of the other model's."""
+    return seen.share >= LEAST_SHARE and seen.log10_p + float(np.log10(tried)) <= LEAST_LOG10_P
 
 
 def _size(sketch: Neurons) -> tuple[int, int, bytes]:
@@ -130,8 +144,10 @@ def _agreement(by_first: NDArray[np.float32], by_second: NDArray[np.float32]) ->
 def evidence(found: Common) -> Evidence:
     """Put what two sketches have in common in words."""
     words = (
-        f"{found.blocks} of {found.of} blocks have their units in common in other coordinates: two "
-        f"looks agree on the partner of {found.best.share:.0%} of a block's units "
+        f"{found.blocks} of {found.of} blocks have units in common in other coordinates: two looks "
+        f"agree on the partner of {found.best.share:.0%} of a block's units "
         f"(by {'strings' if found.labels == 'tokens' else 'numbers'})"
     )
+    if found.related is None:
+        words += ": one initialisation, or a long training since"
     return Evidence("neurons-v1", words, found.best.share, found.log10_p, NULL)

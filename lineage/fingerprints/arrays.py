@@ -12,7 +12,7 @@ from lineage.fingerprints.sketch import LARGEST
 from lineage.fingerprints.values import affine_of, applied, as_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -50,6 +50,19 @@ class Arrays:
             return whole[:, place.start : place.stop]
         return whole if whole.ndim < 2 else whole.reshape(whole.shape[0], -1)
 
+    def pieces(self, place: Place, rows: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of `part`, some at a time, and read them so where they lie together."""
+        item = place.item
+        first, last = (place.start, place.stop) if place.axis == 0 else (0, item.shape[0])
+        if place.axis == 1 or len(item.shape) < 2 or _is_blocks(item):
+            whole = self.part(place)
+            yield from (whole[at : at + rows] for at in range(0, len(whole), rows))
+            return
+        width = prod(item.shape[1:])
+        for at in range(first, last, rows):
+            count = min(rows, last - at)
+            yield self._read(item, at * width, count * width).reshape(count, width)
+
     def rows(self, place: Place, which: NDArray[np.intp], width: int) -> NDArray[np.float32]:
         """Return some labelled vectors of `width` numbers out of a tensor of any shape.
 
@@ -69,7 +82,7 @@ class Arrays:
     def _read(self, item: Item, start: int, count: int) -> NDArray[np.float32]:
         """Return values `start` to `start + count`; of block types the whole is read."""
         values = prod(item.shape)
-        if item.dtype.startswith(("Q", "IQ", "TQ", "MXFP")):
+        if _is_blocks(item):
             raw = item.source.piece(0, item.size_bytes, memoryview(bytearray(item.size_bytes)))
             return as_float32(raw, item.dtype).reshape(-1)[start : start + count]
         size = item.size_bytes // values
@@ -87,3 +100,8 @@ class Arrays:
             reason = f"{odd} of its values are NaN, infinite or huge, so it cannot be aligned"
             raise FormatError(reason, file=item.file, tensor=item.name)
         return numbers
+
+
+def _is_blocks(item: Item) -> bool:
+    """Whether values are stored in blocks, which are read as a whole."""
+    return item.dtype.startswith(("Q", "IQ", "TQ", "MXFP"))

@@ -52,7 +52,7 @@ _LEAST_ENERGY = 1e-8
 _LEAST_DIRECTIONS = 8
 """Quiet directions under which units are not told apart."""
 
-_ROWS = 1024
+_ROWS = 512
 """Units that are looked at at once."""
 
 
@@ -130,8 +130,11 @@ def neurons(artifact: Artifact, tokens: tuple[str, ...] | None = None) -> Neuron
         first, second = (_answers(stream, f"{stem}{role}", plane) for role in roles)
         if first is None or second is None or len(first.bits) != len(second.bits):
             continue
-        size = first.norms if is_gated else first.norms * second.norms
-        chosen = np.sort(np.argsort(-size, kind="stable")[:UNITS])
+        both = first.norms * second.norms
+        size = np.where(both > 0, first.norms, 0) if is_gated else both
+        chosen = np.sort(np.argsort(-size, kind="stable")[: min(UNITS, int(np.sum(size > 0)))])
+        if not len(chosen):
+            continue
         blocks.append((*where, len(chosen)))
         looks.append((first.bits[chosen], second.bits[chosen]))
     if not blocks:
@@ -191,7 +194,7 @@ def _some(stream: Stream, labels: Iterable[tuple[bytes, str, int]]) -> _Labelled
     vectors = np.zeros((len(ranked), stream.width))
     for role, those in places.items():
         found = stream.labelled(role, np.array([ranked[at][2] for at in those], np.intp))
-        exact = np.where(np.isfinite(found), found, np.float32(0)).astype(np.float64)
+        exact = _finite(found).astype(np.float64)
         norm = float(np.linalg.norm(exact))
         vectors[those] = exact * (len(those) ** 0.5 / norm if norm > 0 else 0.0)
     return _Labelled([digest for digest, *_ in ranked], vectors)
@@ -231,15 +234,29 @@ class _Answers:
 
 
 def _answers(stream: Stream, role: str, plane: NDArray[np.float32]) -> _Answers | None:
-    """Ask all units of one matrix; None where it does not lie along the stream."""
+    """Ask all units of one matrix; None where it does not lie along the stream.
+
+    A gain goes into the plane and not into the rows. Nor are rows centred: the sums of the plane's
+    columns are 0 where they would be.
+    """
     try:
-        matrix, gain = stream.read(role), stream.gain_of(role)
+        gain = stream.gain_of(role)
     except ArchitectureError:
         return None
+    by = np.ones(stream.width, np.float32) if gain is None else gain
+    asked, squared = by[:, None] * plane, by * by
     bits, norms = [], []
-    for start in range(0, len(matrix), _ROWS):
-        rows = stream.fold(matrix[start : start + _ROWS], gain)
-        rows = np.where(np.isfinite(rows), rows, np.float32(0))
-        bits.append(np.packbits(rows @ plane < 0, axis=1, bitorder="little"))
-        norms.append(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64)))
+    for piece in stream.pieces(role, _ROWS):
+        if piece.ndim != 2 or piece.shape[1] != stream.width:
+            return None
+        rows = piece if np.isfinite(piece.sum()) else _finite(piece)
+        bits.append(np.packbits(rows @ asked < 0, axis=1, bitorder="little"))
+        energies = (rows * rows) @ squared
+        if stream.hides_means:
+            energies = energies - (rows @ by) ** 2 / stream.width
+        norms.append(np.sqrt(np.maximum(energies, 0), dtype=np.float64))
     return _Answers(np.concatenate(bits), np.concatenate(norms))
+
+
+def _finite(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(np.isfinite(rows), rows, np.float32(0))

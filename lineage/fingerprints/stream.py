@@ -27,7 +27,7 @@ from lineage.errors import ArchitectureError, printable
 from lineage.fingerprints.arrays import Arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -239,11 +239,24 @@ class Stream:
         """Return the matrix of a role with the stream along its columns, as it is stored."""
         place = self.places[f"{role}.weight"]
         matrix = self.arrays.part(place)
-        last = role.rsplit(".", 1)[-1]
-        along_rows = (last in WRITERS or last == "patch_embd") != place.is_turned
-        if matrix.ndim != 2 or matrix.shape[0 if along_rows else 1] != self.width:
+        is_across = self._is_across(role)
+        if matrix.ndim != 2 or matrix.shape[0 if is_across else 1] != self.width:
             self._refuse(place)
-        return matrix.T if along_rows else matrix
+        return matrix.T if is_across else matrix
+
+    def pieces(self, role: str, rows: int) -> Iterator[Matrix]:
+        """Yield the rows of `read`, some at a time."""
+        if self._is_across(role):
+            matrix = self.read(role)
+            yield from (matrix[at : at + rows] for at in range(0, len(matrix), rows))
+        else:
+            yield from self.arrays.pieces(self.places[f"{role}.weight"], rows)
+
+    def _is_across(self, role: str) -> bool:
+        """Whether a matrix is stored with the stream along its rows."""
+        last = role.rsplit(".", 1)[-1]
+        is_turned = self.places[f"{role}.weight"].is_turned
+        return (last in WRITERS or last == "patch_embd") != is_turned
 
     def _refuse(self, place: Place) -> NoReturn:
         item = place.item
@@ -252,19 +265,21 @@ class Stream:
 
     def folded(self, role: str) -> Matrix:
         """Return the same with the gain of the norm in front multiplied in, and centred."""
-        return self.fold(self.read(role), self.gain_of(role))
+        matrix, gain = self.read(role), self.gain_of(role)
+        if gain is not None:
+            matrix = matrix * gain
+        if self.hides_means:
+            matrix = matrix - matrix.mean(axis=1, keepdims=True)
+        return matrix
+
+    @property
+    def hides_means(self) -> bool:
+        """Whether what is read does not see the mean of the stream's coordinates."""
+        return self.is_centred and not self.is_post
 
     def gain_of(self, role: str) -> NDArray[np.float32] | None:
         """Return the gain of the norm in front of what has this role; None where there is none."""
         return self.gain(self.norm_of(role)) if role.rsplit(".", 1)[-1] in FED_BY else None
-
-    def fold(self, rows: Matrix, gain: NDArray[np.float32] | None) -> Matrix:
-        """Multiply a gain into rows that lie along the stream, and centre them where norms do."""
-        if gain is not None:
-            rows = rows * gain
-        if self.is_centred and not self.is_post:
-            rows = rows - rows.mean(axis=1, keepdims=True)
-        return rows
 
     def labels(self) -> dict[str, int]:
         """Return what writes labelled vectors to the stream, and how many each writes."""
@@ -286,7 +301,7 @@ class Stream:
             float32, shape (numbers, width).
         """
         found = self.arrays.rows(self.places[f"{role}.weight"], which, self.width)
-        if self.is_centred and not self.is_post:
+        if self.hides_means:
             found = found - found.mean(axis=1, keepdims=True)
         return found
 

@@ -145,7 +145,7 @@ class _Writing:
         large models one is made.
         """
         units = common_units(self._sketch(a), self._sketch(b))
-        if units is not None and not units.related:
+        if units is not None and units.related is False:
             return None
         with ExitStack() as stack:
             try:

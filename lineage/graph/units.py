@@ -28,9 +28,12 @@ __all__ = ["Hints"]
 _MOST_FAMILIES = 128
 """That are held against each other, at most: those of the most models first."""
 
-_WHY = (
-    "the same network in other coordinates, or one trained from it: {share:.0%} of a block's units "
-    "agree (p = 10^{p:.0f}); the weights are needed to say more"
+_WHY = {
+    True: "the same network in other coordinates, or trained from it or from the same start",
+    None: "one initialisation in other coordinates, or a long training since",
+}
+_MORE = (
+    ": {share:.0%} of a block's units agree (p = 10^{p:.0f}); the weights are needed to say more"
 )
 
 
@@ -65,7 +68,7 @@ class Hints:
         for i, j in combinations(sorted(self._heads), 2):
             a, b = self._heads[i], self._heads[j]
             seen = common_units(models[a].neurons, models[b].neurons)
-            if seen is None or not seen.related:
+            if seen is None or seen.related is False:
                 continue
             if comparisons.between(a, b).relation is None:  # else one start, and no coordinates
                 self.found[i, j] = seen
@@ -78,18 +81,18 @@ class Hints:
         return with_units(found, self._common(a, b))
 
     def told(self, pair: Pair) -> Pair:
-        """Say that a pair of two such families is related, less surely than by weights."""
+        """Say of a pair of two such families that it is, or may be, related."""
         seen = self._common(pair.a, pair.b)
         if seen is None or pair.related:
             return pair
-        return replace(pair, score=max(pair.score, seen.score), related=True)
+        return replace(pair, score=max(pair.score, seen.score), related=seen.related)
 
     def unclear(self) -> Iterator[Undetermined]:
         """Yield what cannot be said without weights, one a pair of families."""
         for (i, j), seen in sorted(self.found.items()):
             a, b = sorted((self._heads[i], self._heads[j]))
-            why = _WHY.format(share=seen.best.share, p=seen.log10_p)
-            yield Undetermined(a, b, why)
+            more = _MORE.format(share=seen.best.share, p=seen.log10_p)
+            yield Undetermined(a, b, _WHY[seen.related] + more)
 
     def _common(self, a: str, b: str) -> Common | None:
         i, j = sorted((self._family[a], self._family[b]))

@@ -117,8 +117,8 @@ def looks(stem: str, arrays: dict[str, Array], *, gated: bool) -> list[Array]:
     rows[1] = rows[1] * gain if gated else rows[1].T
     if is_centred(arrays):
         rows = [one - one.mean(axis=1, keepdims=True) for one in rows]
-    norms = np.linalg.norm(rows[0], axis=1)
-    if not gated:
-        norms = norms * np.linalg.norm(rows[1], axis=1)
-    taken = sorted(sorted(range(len(norms)), key=lambda unit: -norms[unit])[:128])
+    norms, others = (np.linalg.norm(one, axis=1) for one in rows)
+    alive = [unit for unit in range(len(norms)) if norms[unit] > 0 and others[unit] > 0]
+    norms = norms if gated else norms * others
+    taken = sorted(sorted(alive, key=lambda unit: -norms[unit])[:128])
     return [one[taken] for one in rows]

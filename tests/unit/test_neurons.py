@@ -16,7 +16,7 @@ from lineage import Fingerprint, compare, fingerprint, infer
 from lineage.artifacts import read
 from lineage.audit import measure
 from lineage.cli import run
-from lineage.evidence.neurons import LEAST_SCORE, MOST_SCORE, common_units
+from lineage.evidence.neurons import LEAST_SCORE, LEAST_SHARE, MOST_SCORE, SURE_SHARE, common_units
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import save
 from lineage.fingerprints.neurons import BLOCKS, UNITS, Neurons, neurons
@@ -166,6 +166,24 @@ def test_strangers_whose_units_know_the_same_tokens_are_strangers() -> None:
     assert not found.related
 
 
+def dead(model: Model, name: str, units: int) -> Model:
+    """Set what some units read to zero."""
+    made = {n: values.copy() for n, values in model.items()}
+    for n, values in made.items():
+        if name in n:
+            values[-units:] = 0
+    return made
+
+
+@pytest.mark.parametrize("name", READ)
+def test_units_that_read_nothing_join_nobody(name: str) -> None:
+    found = common_units(of(dead(llama(1), name, 150)), of(dead(llama(2), name, 150)))
+    assert found is not None
+    assert not found.related
+    assert found.best.looked == MANY - 150
+    assert fingerprint(dead(llama(0), name, MANY), neurons=True).neurons is None
+
+
 def test_order_does_not_matter_and_nothing_is_compared_with_nothing() -> None:
     one, other = of(llama(0)), of(disguised(changed(llama(0), 0.2), 1))
     assert common_units(one, other) == common_units(other, one)
@@ -198,6 +216,14 @@ def test_tokens_in_another_order_are_known_by_their_strings() -> None:
     assert found.best.share > 0.98
     assert share(one, of(moved)) < 0.07  # by numbers it is hidden
     assert share(one, of(llama(0))) == share(of(llama(0)), of(llama(0)))
+
+
+def test_a_false_list_of_tokens_hides_nothing() -> None:
+    tokens = tuple(f"t{n}" for n in range(TOKENS))
+    found = common_units(of(llama(0), tokens), of(disguised(llama(0), 1), tokens[::-1]))
+    assert found is not None
+    assert found.labels == "numbers"
+    assert found.best.share > 0.98
 
 
 def test_other_tokens_beside_them_change_little() -> None:
@@ -295,6 +321,21 @@ def test_a_claim_is_not_told_what_a_sketch_does_not_tell() -> None:
     child = sketched(disguised(changed(llama(0), 0.05), 1))
     seen = measure(child, [sketched(llama(0))], is_only=True)[0].measurement
     assert (seen.related, seen.relation, seen.direction) == (True, None, None)
+
+
+def test_what_may_be_one_start_alone_is_left_open() -> None:
+    """Far apart, but not by chance: trainings of one initialisation are so, and very long ones."""
+    one, other = sketched(llama(0)), sketched(disguised(changed(llama(0), 0.65), 1))
+    seen = common_units(one.neurons, other.neurons)
+    assert seen is not None
+    assert LEAST_SHARE < seen.best.share < SURE_SHARE
+    found = compare(one, other)
+    assert (found.related, found.relation) == (None, None)
+    assert "one initialisation" in found.evidence[0].words
+    graph = infer_graph({"one": one, "other": other})
+    assert [pair.related for pair in graph.pairs] == [None]
+    assert "one initialisation" in graph.undetermined[0].why
+    assert graph.pairs[0].score > LEAST_SCORE
 
 
 def family() -> dict[str, Fingerprint]:

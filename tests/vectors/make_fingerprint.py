@@ -203,6 +203,14 @@ def network(width: int, units: int, layers: int, *, gated: bool, **labelled: lis
     return model
 
 
+def without_units(model: Model, name: str, *units: int) -> Model:
+    """The same with some rows of a matrix zero."""
+    dtype, shape, data = model[name]
+    rows = second.values_of(dtype, data).reshape(shape).copy()
+    rows[list(units)] = 0
+    return model | {name: (dtype, shape, rows.tobytes())}
+
+
 NEURONS: dict[str, tuple[str, Model, list[str] | None]] = {
     "neurons_gated": (
         "A neuron sketch with gates: more tokens than 256 labels and more units than 128; tokens by strings and by numbers.",
@@ -210,8 +218,11 @@ NEURONS: dict[str, tuple[str, Model, list[str] | None]] = {
         [f"word {n}" if n % 7 else "" for n in range(310)],
     ),
     "neurons_plain": (
-        "A neuron sketch without gates: norms with biases, ten blocks, and places and pixels for want of tokens.",
-        network(20, 12, 10, gated=False, class_embd=[1, 1, 20], position_embd=[1, 17, 20], patch_embd=[20, 3, 2, 2]),
+        "A neuron sketch without gates: norms with biases, ten blocks, units that read nothing, and places and pixels for want of tokens.",
+        without_units(
+            network(20, 12, 10, gated=False, class_embd=[1, 1, 20], position_embd=[1, 17, 20], patch_embd=[20, 3, 2, 2]),
+            "blk.1.ffn_up.weight", 0, 7,
+        ),
         None,
     ),
 }  # fmt: skip
