@@ -54,6 +54,9 @@ _LEAST_GROUP = 0.25
 _AS_WELL = 0.8
 """Share of the agreement that must be there without moving anything, for nothing to have been."""
 
+_NOTHING_LEFT = 1e-6
+"""Squared, as a share of a's: what is left where nothing but coordinates were changed."""
+
 _MOST_TURNS = 16
 """How often everything is matched without some of the tensors, at most, if that can be."""
 
@@ -483,25 +486,88 @@ class _Solver:
     def _scales(self, orders: Orders) -> dict[int, Matrix]:
         """Find by what b's channels must be multiplied, of groups that were rescaled.
 
-        Asked is what makes them as long as a's; it is taken where it leaves far less.
+        Asked is what makes them as long as a's, without what training did; it is taken where it
+        leaves far less.
         """
         asked = {
             g: self.norms[0][g] / self.norms[1][g][orders[g]]
             for g in self.plain
             if g not in self.a.recurrent and g in self.norms[0]
         }
-        asked = {g: s for g, s in asked.items() if np.std(np.log(s)) > _LEAST_RESCALED}
-        taken = dict(asked)
+        taken = self._taken(asked, orders)
+        left = {g: self._left(g, orders, taken) for g in taken}
+        if all(one < _NOTHING_LEFT for one in left.values()):
+            return taken
+        for g in reversed(self.plain):
+            if g in asked:
+                asked[g] = asked[g] / self._grown(g, orders)
+                asked[g] = asked[g] * self._common(g, orders, asked)
+        return self._taken(asked, orders)
+
+    def _taken(self, asked: Mapping[int, Matrix], orders: Orders) -> dict[int, Matrix]:
+        """Return those scales that leave far less than none."""
+        taken = {g: s for g, s in asked.items() if np.std(np.log(s)) > _LEAST_RESCALED}
         for _ in range(2):
-            for g, scale in asked.items():
+            for g in [g for g in asked if np.std(np.log(asked[g])) > _LEAST_RESCALED]:
                 others = {k: s for k, s in taken.items() if k != g}
-                if self._left(g, orders, {**others, g: scale}) < _FAR_BETTER * self._left(
-                    g, orders, others
-                ):
-                    taken[g] = scale
+                without = self._left(g, orders, others)
+                if self._left(g, orders, {**others, g: asked[g]}) < _FAR_BETTER * without:
+                    taken[g] = asked[g]
                 else:
                     taken.pop(g, None)
         return taken
+
+    def _common(self, group: int, orders: Orders, scales: Mapping[int, Matrix]) -> float:
+        """Return by what a group's scales must be multiplied, all alike.
+
+        Then its reader's rows are as long as a's, as they are stored if a norm follows them.
+        """
+        readers = self._readers(group, _NOTHING)
+        if not readers:
+            return 1.0
+        i = readers[0]
+        at, rows = self._place(i, group), self.a.layers[i].rows
+        a, b = (as_matrix(c, c.layers[i].parts["weight"]) for c in (self.a, self.b))
+        if rows is None and a.shape[1] != b.shape[1]:
+            a, b = a[:, : self.ours[i]["weight"].shape[1]], b[:, : self.ours[i]["weight"].shape[1]]
+        gates = self.gates.get(i)
+        b = (b if gates is None else b[list(gates)])[:, :, at][:, :, orders[group]]
+        b = b / scales[group][None, None, :, None]
+        if rows is not None:
+            b = b[:, orders[rows]]
+            if "var" not in self.a.layers[i].parts and rows in scales:
+                b = b * scales[rows][None, :, None, None]
+        ours, theirs = (np.sqrt(np.sum(m**2, axis=(2, 3))) for m in (a[:, :, at], b))
+        known = (ours > 0) & (theirs > 0)
+        return float(np.median(theirs[known] / ours[known])) if known.any() else 1.0
+
+    def _grown(self, group: int, orders: Orders) -> Matrix | float:
+        """Return by what training changed the norms of channels: those who read them tell.
+
+        With channels of norm 1 a rescaling does not show there, and what remains is that. They do
+        not tell what all channels have in common; that is left as it is in the weights themselves.
+        """
+        readers = self._readers(group, _NOTHING)
+        if not readers:
+            return 1.0
+        cross, own = np.zeros(self.a.sizes[group]), np.zeros(self.a.sizes[group])
+        for i in readers:
+            a, b = self._pair(i, "weight")
+            b = b[:, :, self._columns(i, orders)]
+            rows = self.a.layers[i].rows
+            if rows is not None:
+                b = b[:, orders[rows]]
+            at = self._place(i, group)
+            a, b = a[:, :, at], b[:, :, at]
+            cross += np.einsum("goip,goip->i", a, b)
+            own += np.einsum("goip,goip->i", b, b)
+        found: Matrix = np.where((cross > 0) & (own > 0), cross / np.where(own > 0, own, 1), 1.0)
+        return found / np.exp(np.median(np.log(found)))
+
+    def _place(self, layer: int, group: int) -> slice:
+        columns = self.a.layers[layer].columns
+        start = sum(self.a.sizes[g] for g in columns[: columns.index(group)])
+        return slice(start, start + self.a.sizes[group])
 
     def _left(self, group: int, orders: Orders, scales: Mapping[int, Matrix]) -> float:
         """Return what is left of the tensors that write and read a group, as they are computed."""
