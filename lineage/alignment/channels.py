@@ -54,6 +54,10 @@ _LEAST_GROUP = 0.25
 _AS_WELL = 0.8
 """Share of the agreement that must be there without moving anything, for nothing to have been."""
 
+_RESCALED, _LEAST_TRAINED = 3.0, 0.05
+"""How much more the norms of writing and reading must go against each other than together for
+channels to be called rescaled after training, and the least spread of their logarithms."""
+
 _NOTHING_LEFT = 1e-6
 """Squared, as a share of a's: what is left where nothing but coordinates were changed."""
 
@@ -143,6 +147,12 @@ def folding(chain: Chain, layer: Layer) -> Matrix | None:
     factor: Matrix = 1.0 / np.sqrt(np.maximum(var, 0) + EPSILON)
     gain = layer.parts.get("gain")
     return factor if gain is None else factor * chain.arrays.whole(gain.item)
+
+
+def as_folded(chain: Chain, layer: Layer) -> Matrix:
+    """Return a layer's weight with the norm behind it folded in."""
+    weight, factor = as_matrix(chain, layer.parts["weight"]), folding(chain, layer)
+    return weight if factor is None else weight * factor[None, :, None, None]
 
 
 def _canonical(chain: Chain, norms: dict[int, Matrix]) -> list[dict[str, Matrix]]:
@@ -486,8 +496,8 @@ class _Solver:
     def _scales(self, orders: Orders) -> dict[int, Matrix]:
         """Find by what b's channels must be multiplied, of groups that were rescaled.
 
-        Asked is what makes them as long as a's, without what training did; it is taken where it
-        leaves far less.
+        Asked is what makes them as long as a's; it is taken where it leaves far less. If anything
+        is left then, there was training, and it is asked more carefully.
         """
         asked = {
             g: self.norms[0][g] / self.norms[1][g][orders[g]]
@@ -495,14 +505,10 @@ class _Solver:
             if g not in self.a.recurrent and g in self.norms[0]
         }
         taken = self._taken(asked, orders)
-        left = {g: self._left(g, orders, taken) for g in taken}
+        left = {g: self._left(g, orders, taken) for g in self.plain}
         if all(one < _NOTHING_LEFT for one in left.values()):
             return taken
-        for g in reversed(self.plain):
-            if g in asked:
-                asked[g] = asked[g] / self._grown(g, orders)
-                asked[g] = asked[g] * self._common(g, orders, asked)
-        return self._taken(asked, orders)
+        return self._after_training(orders, asked)
 
     def _taken(self, asked: Mapping[int, Matrix], orders: Orders) -> dict[int, Matrix]:
         """Return those scales that leave far less than none."""
@@ -517,52 +523,71 @@ class _Solver:
                     taken.pop(g, None)
         return taken
 
-    def _common(self, group: int, orders: Orders, scales: Mapping[int, Matrix]) -> float:
-        """Return by what a group's scales must be multiplied, all alike.
+    def _after_training(self, orders: Orders, asked: Mapping[int, Matrix]) -> dict[int, Matrix]:
+        """Return scales as what writes and what reads channels tell them, each as it is stored.
 
-        Then its reader's rows are as long as a's, as they are stored if a norm follows them.
+        Training changes both the same way or only a little, so channels are called rescaled only
+        if the two go against each other.
         """
-        readers = self._readers(group, _NOTHING)
-        if not readers:
-            return 1.0
-        i = readers[0]
-        at, rows = self._place(i, group), self.a.layers[i].rows
-        a, b = (as_matrix(c, c.layers[i].parts["weight"]) for c in (self.a, self.b))
-        if rows is None and a.shape[1] != b.shape[1]:
-            a, b = a[:, : self.ours[i]["weight"].shape[1]], b[:, : self.ours[i]["weight"].shape[1]]
-        gates = self.gates.get(i)
-        b = (b if gates is None else b[list(gates)])[:, :, at][:, :, orders[group]]
-        b = b / scales[group][None, None, :, None]
-        if rows is not None:
-            b = b[:, orders[rows]]
-            if "var" not in self.a.layers[i].parts and rows in scales:
-                b = b * scales[rows][None, :, None, None]
-        ours, theirs = (np.sqrt(np.sum(m**2, axis=(2, 3))) for m in (a[:, :, at], b))
-        known = (ours > 0) & (theirs > 0)
-        return float(np.median(theirs[known] / ours[known])) if known.any() else 1.0
+        found: dict[int, Matrix] = {}
+        for g in asked:
+            readers = self._readers(g, _NOTHING)
+            if not readers:
+                continue
+            up, is_gain = self._written(g, orders, asked)
+            ours, theirs = self._read(readers, g, orders, asked)
+            down = np.log(np.maximum(ours, 1e-30) / np.maximum(theirs, 1e-30)) / 2
+            against, together = np.std(up - down), np.std(up + down)
+            if against < _LEAST_TRAINED or against < _RESCALED * together:
+                continue
+            both = (up - down) / 2
+            if is_gain:  # its size is not that of the weights, which training changes
+                both += np.median(up) - np.median(both)
+            found[g] = np.exp(both)
+        return found
 
-    def _grown(self, group: int, orders: Orders) -> Matrix | float:
-        """Return by what training changed the norms of channels: those who read them tell.
+    def _written(
+        self, group: int, orders: Orders, asked: Mapping[int, Matrix]
+    ) -> tuple[Matrix, bool]:
+        """Return logarithms of by what b's channels are written too small; whether by a norm."""
+        i = self._writers(group, _NOTHING)[0]
+        gains = [
+            np.abs(c.arrays.whole(c.layers[i].parts["gain"].item)).astype(np.float64)
+            for c in (self.a, self.b)
+            if "var" in c.layers[i].parts and "gain" in c.layers[i].parts
+        ]
+        if len(gains) == 2:
+            ours, theirs = gains
+        else:
+            a, b = (as_folded(c, c.layers[i]) for c in (self.a, self.b))
+            if not self.a.layers[i].columns:
+                count = min(a.shape[2], b.shape[2])
+                a, b = a[:, :, :count], b[:, :, :count]
+            b = b[:, :, self._columns(i, orders)[: b.shape[2]]]
+            if self.a.layers[i].columns:
+                by = [asked.get(g, np.ones(len(orders[g]))) for g in self.a.layers[i].columns]
+                b = b / np.concatenate(by)[None, None, :, None]
+            ours, theirs = (np.sqrt(np.sum(m**2, axis=(0, 2, 3))) for m in (a, b))
+        ratio = np.maximum(ours, 1e-30) / np.maximum(theirs[orders[group]], 1e-30)
+        return np.log(ratio), len(gains) == 2
 
-        With channels of norm 1 a rescaling does not show there, and what remains is that. They do
-        not tell what all channels have in common; that is left as it is in the weights themselves.
-        """
-        readers = self._readers(group, _NOTHING)
-        if not readers:
-            return 1.0
-        cross, own = np.zeros(self.a.sizes[group]), np.zeros(self.a.sizes[group])
+    def _read(
+        self, readers: Sequence[int], group: int, orders: Orders, asked: Mapping[int, Matrix]
+    ) -> tuple[Matrix, Matrix]:
+        """Return the squared norms of what reads channels, of a's and of b's in a's order."""
+        total = [np.zeros(self.a.sizes[group]), np.zeros(self.a.sizes[group])]
         for i in readers:
-            a, b = self._pair(i, "weight")
-            b = b[:, :, self._columns(i, orders)]
-            rows = self.a.layers[i].rows
-            if rows is not None:
-                b = b[:, orders[rows]]
-            at = self._place(i, group)
-            a, b = a[:, :, at], b[:, :, at]
-            cross += np.einsum("goip,goip->i", a, b)
-            own += np.einsum("goip,goip->i", b, b)
-        found: Matrix = np.where((cross > 0) & (own > 0), cross / np.where(own > 0, own, 1), 1.0)
-        return found / np.exp(np.median(np.log(found)))
+            a, b = (as_matrix(c, c.layers[i].parts["weight"]) for c in (self.a, self.b))
+            at, rows = self._place(i, group), self.a.layers[i].rows
+            a, b = a[:, :, at], b[:, :, at][:, :, orders[group]]
+            if rows is None:
+                count = min(a.shape[1], b.shape[1])
+                a, b = a[:, :count], b[:, :count]
+            elif rows in asked and "var" not in self.b.layers[i].parts:
+                b = b[:, orders[rows]] * asked[rows][None, :, None, None]
+            for k, m in enumerate((a, b)):
+                total[k] += np.sum(m**2, axis=(0, 1, 3)) / np.sum(a**2)
+        return total[0], total[1]
 
     def _place(self, layer: int, group: int) -> slice:
         columns = self.a.layers[layer].columns
