@@ -188,11 +188,12 @@ class _Look:
     """Cosines of b's channels (down) with a's (across), summed over tensors."""
 
     total: Matrix
-    count: int = 0
+    is_quiet: bool = False
 
     def add(self, a: Matrix, b: Matrix) -> None:
+        if self.is_quiet:
+            a, b = _quiet(a, b)
         self.total += _unit(b) @ _unit(a).T
-        self.count += 1
 
     def assigned(self) -> Order:
         """Return for each of a's channels the place of b's."""
@@ -206,6 +207,25 @@ def _unit(rows: Matrix) -> Matrix:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     found: Matrix = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return found
+
+
+def _quiet(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
+    """Return both along the half of directions that a's channels use least.
+
+    Networks of one kind of data come to use some directions alike; what an initialisation left is
+    in the others.
+    """
+    _, values, directions = np.linalg.svd(_unit(a), full_matrices=False)
+    used = int(np.sum(values > _LEAST_VALUE * values[0])) if len(values) else 0
+    if used < _LEAST_DIRECTIONS:
+        return a, b
+    kept = directions[used // 2 : used]
+    return a @ kept.T, b @ kept.T
+
+
+_LEAST_VALUE, _LEAST_DIRECTIONS = 1e-6, 16
+"""Of the largest singular value, from which a direction is used; so many must be for half of them
+to be left out."""
 
 
 class _Solver:
@@ -302,13 +322,16 @@ class _Solver:
         for (i, role), found in orders:
             layer = self.a.layers[i]
             if role == "recurrent" and layer.rows is not None:
-                group, look = layer.rows, self._own(layer.rows, found, [i])
+                group, look = layer.rows, self._own(layer.rows, found, [i], is_quiet=True)
             elif layer.rows is not None:
                 half = 1 if role == "half" else None
-                group, look = layer.rows, self._incoming([i], layer.rows, found, half)
+                group, look = (
+                    layer.rows,
+                    self._incoming([i], layer.rows, found, half, is_quiet=True),
+                )
             else:
                 group = layer.columns[0]
-                look = self._outgoing([i], group, found)
+                look = self._outgoing([i], group, found, is_quiet=True)
             seen[group] += _agreed(look.total.argmax(axis=1), np.argsort(found[group]))
         return seen
 
@@ -404,10 +427,16 @@ class _Solver:
         return a, (b if order is None else b[list(order)])
 
     def _incoming(
-        self, layers: Iterable[int], group: int, orders: Orders, half: int | None = None
+        self,
+        layers: Iterable[int],
+        group: int,
+        orders: Orders,
+        half: int | None = None,
+        *,
+        is_quiet: bool = False,
     ) -> _Look:
         """Look at what channels read; by halves at every other channel of it, or position."""
-        look = self._look(group)
+        look = self._look(group, is_quiet=is_quiet)
         for i in layers:
             a, b = self._pair(i, "weight")
             b = b[:, :, self._columns(i, orders)]
@@ -433,9 +462,11 @@ class _Solver:
         group: int,
         orders: Orders,
         left_out: frozenset[Tensor] = frozenset(),
+        *,
+        is_quiet: bool = False,
     ) -> _Look:
         """Look at what reads channels; of a tensor that is left out by half, at half of them."""
-        look = self._look(group)
+        look = self._look(group, is_quiet=is_quiet)
         for i in layers:
             a, b = self._pair(i, "weight")
             rows = self.a.layers[i].rows
@@ -457,9 +488,11 @@ class _Solver:
                 start += size
         return look
 
-    def _own(self, group: int, orders: Orders, layers: Iterable[int]) -> _Look:
+    def _own(
+        self, group: int, orders: Orders, layers: Iterable[int], *, is_quiet: bool = False
+    ) -> _Look:
         """Look at what recurrent layers' units tell each other, but not themselves."""
-        look = self._look(group)
+        look = self._look(group, is_quiet=is_quiet)
         for i in layers:
             a, b = (m[..., 0].copy() for m in self._pair(i, "recurrent"))
             for m in (a, b):
@@ -469,9 +502,9 @@ class _Solver:
             look.add(*(np.moveaxis(m, 2, 0).reshape(m.shape[1], -1) for m in (a, b[:, order])))
         return look
 
-    def _look(self, group: int) -> _Look:
+    def _look(self, group: int, *, is_quiet: bool = False) -> _Look:
         size = self.a.sizes[group]
-        return _Look(np.zeros((size, size)))
+        return _Look(np.zeros((size, size)), is_quiet)
 
     def _refined(self, orders: Orders, left_out: frozenset[Tensor]) -> Orders:
         """Assign every group again by all tensors but some, until nothing changes."""
