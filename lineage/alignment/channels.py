@@ -1,8 +1,8 @@
 """Finds which channels of two networks without a stream are the same, and how sure that is.
 
 Channels are matched from both ends. Forwards, a layer's rows are matched by what they read, once
-the channels it reads are known; backwards, its columns by what reads them, from the classes on. From
-there on all tensors decide together who is whose.
+the channels it reads are known; backwards, its columns by what reads them, from the classes on.
+From there on all tensors decide together who is whose.
 
 How sure that is, each tensor says that had no part in it: everything is matched without it, and
 counted is how often it names the same partner for a channel as the others did.
