@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +33,10 @@ class Aligned(Protocol):
     @property
     def how(self) -> tuple[str, ...]:
         """What was done to the coordinates."""
+
+    @property
+    def log10_p(self) -> float:
+        """Of as much agreement by chance."""
 
     @property
     def agreement(self) -> Agreement:
@@ -83,6 +88,7 @@ class Alignment:
         scale: What b's stream must be multiplied by.
         blocks: Of b, in its order.
         agreement: Over all of b's blocks, each with the block of a that agrees most.
+        best: Of the two blocks of which chance would be most surprising.
         tried: Pairs of blocks that were looked at.
         tokens: b's tokens in a's order, where they must be moved.
     """
@@ -91,8 +97,14 @@ class Alignment:
     scale: float
     blocks: tuple[BlockMatch, ...]
     agreement: Agreement
+    best: Agreement
     tried: int
     tokens: NDArray[np.intp] | None = None
+
+    @property
+    def log10_p(self) -> float:
+        """Of the best block's agreement by chance, after counting the pairs that were tried."""
+        return min(0.0, self.best.log10_p + math.log10(max(self.tried, 1)))
 
     @property
     def related(self) -> bool:
@@ -167,6 +179,11 @@ class ChainAlignment:
     is_folded: bool = False
 
     @property
+    def log10_p(self) -> float:
+        """Of the agreement over all groups by chance."""
+        return self.agreement.log10_p
+
+    @property
     def related(self) -> bool:
         """Whether any channels of b are a's."""
         return any(group.is_found for group in self.groups)
@@ -179,10 +196,12 @@ class ChainAlignment:
 
     @property
     def how(self) -> tuple[str, ...]:
-        """What was done to the coordinates: of `permuted`, `rescaled`, `folded`."""
-        kinds = {"folded"} if self.is_folded else set()
+        """What was done: of `permuted`, `rescaled`; folding a norm is rescaling, too."""
+        if not self.related:
+            return ()
+        kinds = set()
         if self.gates is not None or any((g.order[1:] < g.order[:-1]).any() for g in self.groups):
             kinds.add("permuted")
-        if any(group.scales is not None for group in self.groups):
+        if self.is_folded or any(group.scales is not None for group in self.groups):
             kinds.add("rescaled")
-        return tuple(kind for kind in ("permuted", "rescaled", "folded") if kind in kinds)
+        return tuple(kind for kind in ("permuted", "rescaled") if kind in kinds)

@@ -201,15 +201,16 @@ def _of_stream(found: Alignment, arrays: dict[str, NDArray[Any]]) -> dict[str, A
 
 def _read_stream(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Alignment:
     blocks = tuple(_match(row, f"block.{i}", arrays) for i, row in enumerate(head["blocks"]))
-    total = Agreement(0, 0, 0.0)
+    total = best = Agreement(0, 0, 0.0)
     for block in blocks:
         for mlp in block.mlps:
             total += mlp.agreement
+            best = min(best, mlp.agreement, key=lambda one: one.log10_p)
     scale = float.fromhex(head["scale"])
     tokens = arrays.get("tokens")
     order = None if tokens is None else tokens.astype(np.intp)
     turn = _turn(head["turn"], arrays)
-    return Alignment(turn, scale, blocks, total, int(head["tried"]), order)
+    return Alignment(turn, scale, blocks, total, best, int(head["tried"]), order)
 
 
 def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """Finds which channels of two networks without a stream are the same, and how sure that is.
 
-Both networks are brought to one form first: batch normalization folded into what it follows, every
-channel's incoming weights of norm 1, so that neither shows in a comparison. Then channels are
-matched from both ends. Forwards, a layer's rows are matched by what they read, once the channels it
-reads are known; backwards, its columns by what reads them, from the classes on. From there on all
-tensors decide together who is whose.
+Channels are matched from both ends. Forwards, a layer's rows are matched by what they read, once
+the channels it reads are known; backwards, its columns by what reads them, from the classes on.
+From there on all tensors decide together who is whose.
 
 How sure that is, each tensor says that had no part in it: everything is matched without it, and
 counted is how often it names the same partner for a channel as the others did.
@@ -16,7 +14,7 @@ al., "Independence Tests for Language Models" (2025).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.base import ChainAlignment, Group
+from lineage.alignment.looking import NOTHING, Looks
+from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import Agreement
 
@@ -32,17 +32,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.chain import Chain, Layer, Part
+    from lineage.alignment.chain import Chain, Layer
+    from lineage.alignment.looking import Orders, Tensor
 
-    Matrix = NDArray[np.float64]
     Order = NDArray[np.intp]
-    Orders = dict[int, Order]
-    Tensor = tuple[int, str]
 
-__all__ = ["EPSILON", "as_matrix", "folding", "solved"]
-
-EPSILON = 1e-5
-"""Added to a variance before its root is taken; what most frameworks add."""
+__all__ = ["solved"]
 
 LEAST_SHARE, LEAST_LOG10_P = 0.1, -6.0
 """Of all channels, those whose partner a tensor must tell as others did, beyond chance, and how
@@ -57,14 +52,8 @@ _AS_WELL = 0.8
 _MOST_TURNS = 16
 """How often everything is matched without some of the tensors, at most, if that can be."""
 
-_NOTHING: frozenset[tuple[int, str]] = frozenset()
-
 _ROUNDS = 12
 """How often all groups are assigned again, at most; it ends when nothing changes."""
-
-_FAR_BETTER, _LEAST_RESCALED = 0.5, 1e-4
-"""Of what is left otherwise, what other scales must leave for channels to be called rescaled, and
-the least spread of their logarithms."""
 
 
 def solved(a: Chain, b: Chain) -> ChainAlignment:
@@ -118,102 +107,14 @@ def _labels(layer: Layer) -> int:
     return layer.parts["weight"].item.shape[0] if is_labelled else 0
 
 
-def as_matrix(chain: Chain, part: Part) -> Matrix:
-    """Return a tensor as gates by rows by channels by positions."""
-    values = chain.arrays.whole(part.item).astype(np.float64)
-    if part.is_turned:
-        values = values.T
-    rows = values.shape[0] // part.gates
-    if part.positions > 1:
-        if chain.is_last:
-            values = values.reshape(rows, part.positions, -1).transpose(0, 2, 1)
-        else:
-            values = values.reshape(rows, -1, part.positions)
-    return values.reshape(part.gates, rows, values.shape[1], -1)
-
-
-def folding(chain: Chain, layer: Layer) -> Matrix | None:
-    """Return by what a layer's rows are multiplied when the norm behind it is folded into them."""
-    if "var" not in layer.parts:
-        return None
-    var = chain.arrays.whole(layer.parts["var"].item).astype(np.float64)
-    factor: Matrix = 1.0 / np.sqrt(np.maximum(var, 0) + EPSILON)
-    gain = layer.parts.get("gain")
-    return factor if gain is None else factor * chain.arrays.whole(gain.item)
-
-
-def _canonical(chain: Chain, norms: dict[int, Matrix]) -> list[dict[str, Matrix]]:
-    """Return the matrices of all layers, folded, with channels of norm 1; fill in what it was."""
-    found = []
-    for layer in chain.layers:
-        matrices = {
-            role: as_matrix(chain, part)
-            for role, part in layer.parts.items()
-            if role in {"weight", "recurrent"}
-        }
-        weight = matrices["weight"]
-        factor = folding(chain, layer)
-        if factor is not None:
-            weight *= factor[None, :, None, None]
-        if layer.columns:
-            weight *= np.concatenate([norms[g] for g in layer.columns])[None, None, :, None]
-        if layer.rows is not None:
-            if layer.rows not in norms:
-                norms[layer.rows] = _norms(weight, is_one=layer.rows in chain.recurrent)
-            weight /= norms[layer.rows][None, :, None, None]
-        found.append(matrices)
-    return found
-
-
-def _norms(weight: Matrix, *, is_one: bool) -> Matrix:
-    norms: Matrix = np.sqrt(np.sum(weight**2, axis=(0, 2, 3)))
-    return np.ones_like(norms) if is_one else np.where(norms > 0, norms, 1.0)
-
-
-@dataclass
-class _Look:
-    """Cosines of b's channels (down) with a's (across), summed over tensors."""
-
-    total: Matrix
-    count: int = 0
-
-    def add(self, a: Matrix, b: Matrix) -> None:
-        self.total += _unit(b) @ _unit(a).T
-        self.count += 1
-
-    def assigned(self) -> Order:
-        """Return for each of a's channels the place of b's."""
-        rows, cols = linear_sum_assignment(-self.total)
-        order = np.empty(len(rows), np.intp)
-        order[cols] = rows
-        return order
-
-
-def _unit(rows: Matrix) -> Matrix:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    found: Matrix = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return found
-
-
 class _Solver:
     """Holds the layers of two networks against each other."""
 
     def __init__(self, a: Chain, b: Chain, used: Sequence[int]) -> None:
-        self.a, self.b = a, b
-        norms: tuple[dict[int, Matrix], dict[int, Matrix]] = ({}, {})
-        self.ours, self.theirs = _canonical(a, norms[0]), _canonical(b, norms[1])
-        self.norms = norms
-        self.used = used
-        for i in used:  # of more tokens the first
-            if a.layers[i].kind == "embedding" or a.layers[i].rows is None:
-                axis = 2 if a.layers[i].kind == "embedding" else 1
-                both = self.ours[i], self.theirs[i]
-                count = min(m["weight"].shape[axis] for m in both)
-                for m in both:
-                    m["weight"] = m["weight"][:, :, :count] if axis == 2 else m["weight"][:, :count]
-        self.gates: dict[int, tuple[int, ...]] = {}
+        self.a, self.b, self.used = a, b, used
+        self.look = Looks(a, b, used)
         self.plain = {g: np.arange(size) for g, size in enumerate(a.sizes)}
-        self.looks = [(i, role) for i in used for role in self.ours[i]]
+        self.looks = [(i, role) for i in used for role in self.look.ours[i]]
 
     def alignment(self) -> ChainAlignment:
         """Match, unless nothing was moved."""
@@ -221,8 +122,8 @@ class _Solver:
         if is_one(_sum(same.values())) and _sum(same.values()).share > _CLEAR:
             return self._result(self.plain, same)
         for i in self.used:
-            if self.a.layers[i].kind == "recurrent" and i not in self.gates:
-                self._find_gates(i, self._started(_NOTHING))
+            if self.a.layers[i].kind == "recurrent" and i not in self.look.gates:
+                self._find_gates(i, self._started(NOTHING))
         seen = self._counted(
             (look, orders)
             for left_out in self._turns()
@@ -231,12 +132,12 @@ class _Solver:
         )
         total, total_same = _sum(seen.values()), _sum(same.values())
         if is_one(total_same) and total_same.share > _AS_WELL * total.share:
-            self.gates = {}
+            self.look.gates = {}
             return self._result(self.plain, same)
         if not is_one(total):
-            self.gates = {}
+            self.look.gates = {}
             return self._result(self.plain, seen)
-        return self._result(self._fitted(_NOTHING), seen)
+        return self._result(self._fitted(NOTHING), seen)
 
     def _turns(self) -> list[frozenset[Tensor]]:
         """Return what is left out together, so that all else can still be matched.
@@ -289,20 +190,23 @@ class _Solver:
         for (i, role), found in orders:
             layer = self.a.layers[i]
             if role == "recurrent" and layer.rows is not None:
-                group, look = layer.rows, self._own(layer.rows, found, [i])
+                group, look = layer.rows, self.look.own(layer.rows, found, [i], is_quiet=True)
             elif layer.rows is not None:
                 half = 1 if role == "half" else None
-                group, look = layer.rows, self._incoming([i], layer.rows, found, half)
+                group, look = (
+                    layer.rows,
+                    self.look.incoming([i], layer.rows, found, half, is_quiet=True),
+                )
             else:
                 group = layer.columns[0]
-                look = self._outgoing([i], group, found)
+                look = self.look.outgoing([i], group, found, is_quiet=True)
             seen[group] += _agreed(look.total.argmax(axis=1), np.argsort(found[group]))
         return seen
 
     def _result(self, orders: Orders, seen: Mapping[int, Agreement]) -> ChainAlignment:
         total = _sum(seen.values())
         related = is_one(total)
-        scales = self._scales(orders) if related else {}
+        scales = rescaled(self.look, orders) if related else {}
         groups = tuple(
             Group(
                 self.b.label(g),
@@ -321,7 +225,7 @@ class _Solver:
         return ChainAlignment(groups, self._gate_order(), total, is_folded=is_folded)
 
     def _gate_order(self) -> tuple[int, ...] | None:
-        orders = {order for order in self.gates.values() if order != tuple(range(len(order)))}
+        orders = {order for order in self.look.gates.values() if order != tuple(range(len(order)))}
         return next(iter(orders)) if orders else None
 
     def _started(self, left_out: frozenset[Tensor]) -> Orders:
@@ -333,132 +237,49 @@ class _Solver:
                 continue
             writers = [
                 k
-                for k in self._writers(group, left_out)
+                for k in self.look.writers(group, left_out)
                 if orders.keys() >= set(self.a.layers[k].columns)
             ]
             if writers:
-                look = self._look(group)
+                look = self.look.look(group)
                 for k in writers:
                     half = 0 if (k, "half") in left_out else None
-                    look.total += self._incoming([k], group, orders, half).total
+                    look.total += self.look.incoming([k], group, orders, half).total
                 orders[group] = look.assigned()
         for i in reversed(self.used):
             for group in self.a.layers[i].columns:
                 if group in orders:
                     continue
-                readers = [k for k in self._readers(group, left_out) if self._is_known(k, orders)]
+                readers = [
+                    k for k in self.look.readers(group, left_out) if self._is_known(k, orders)
+                ]
                 if readers:
-                    orders[group] = self._outgoing(readers, group, orders).assigned()
+                    orders[group] = self.look.outgoing(readers, group, orders).assigned()
         return orders
 
     def _is_known(self, layer: int, orders: Orders) -> bool:
         rows = self.a.layers[layer].rows
         return rows is None or rows in orders
 
-    def _writers(self, group: int, left_out: frozenset[Tensor]) -> list[int]:
-        layers = self.a.layers
-        return [i for i in self.used if layers[i].rows == group and (i, "weight") not in left_out]
-
-    def _readers(self, group: int, left_out: frozenset[Tensor]) -> list[int]:
-        layers = self.a.layers
-        return [
-            i for i in self.used if group in layers[i].columns and (i, "weight") not in left_out
-        ]
-
     def _find_gates(self, layer: int, orders: Orders) -> None:
         """Find in which order a recurrent layer has its gates: the one that fits best."""
-        count = len(self.ours[layer]["weight"])
+        count = len(self.look.ours[layer]["weight"])
         group = self.a.layers[layer].rows
         assert group is not None
-        known = [order for order in self.gates.values() if len(order) == count]
+        known = [order for order in self.look.gates.values() if len(order) == count]
         if known:
-            self.gates[layer] = known[0]
+            self.look.gates[layer] = known[0]
             return
         best: tuple[float, tuple[int, ...]] | None = None
         for order in permutations(range(count)):
-            self.gates[layer] = order
-            look = self._incoming([layer], group, orders).total
+            self.look.gates[layer] = order
+            look = self.look.incoming([layer], group, orders).total
             rows, cols = linear_sum_assignment(-look)
             seen = float(look[rows, cols].sum())
             if best is None or seen > best[0]:
                 best = seen, order
         assert best is not None
-        self.gates[layer] = best[1]
-
-    def _pair(self, layer: int, role: str) -> tuple[Matrix, Matrix]:
-        a, b = self.ours[layer][role], self.theirs[layer][role]
-        order = self.gates.get(layer)
-        return a, (b if order is None else b[list(order)])
-
-    def _incoming(
-        self, layers: Iterable[int], group: int, orders: Orders, half: int | None = None
-    ) -> _Look:
-        """Look at what channels read; by halves at every other channel of it, or position."""
-        look = self._look(group)
-        for i in layers:
-            a, b = self._pair(i, "weight")
-            b = b[:, :, self._columns(i, orders)]
-            if half is not None and a.shape[2] > 1:
-                a, b = a[:, :, half::2], b[:, :, half::2]
-            elif half is not None:
-                a, b = a[..., half::2], b[..., half::2]
-            look.add(*(np.swapaxes(m, 0, 1).reshape(m.shape[1], -1) for m in (a, b)))
-        return look
-
-    def _columns(self, layer: int, orders: Orders) -> Order:
-        parts, start = [], 0
-        for group in self.a.layers[layer].columns:
-            parts.append(orders[group] + start)
-            start += len(orders[group])
-        if not parts:
-            return np.arange(self.ours[layer]["weight"].shape[2])
-        return np.concatenate(parts)
-
-    def _outgoing(
-        self,
-        layers: Iterable[int],
-        group: int,
-        orders: Orders,
-        left_out: frozenset[Tensor] = frozenset(),
-    ) -> _Look:
-        """Look at what reads channels; of a tensor that is left out by half, at half of them."""
-        look = self._look(group)
-        for i in layers:
-            a, b = self._pair(i, "weight")
-            rows = self.a.layers[i].rows
-            if rows is not None:
-                b = b[:, orders[rows]]
-            start = 0
-            for one in self.a.layers[i].columns:
-                size = self.a.sizes[one]
-                if one == group:
-                    x, y = (
-                        np.moveaxis(m[:, :, start : start + size], 2, 0).reshape(size, -1)
-                        for m in (a, b)
-                    )
-                    if (i, "half") in left_out:
-                        x, y = x.copy(), y.copy()
-                        x[1 - start % 2 :: 2] = 0
-                        y[orders[group][1 - start % 2 :: 2]] = 0
-                    look.add(x, y)
-                start += size
-        return look
-
-    def _own(self, group: int, orders: Orders, layers: Iterable[int]) -> _Look:
-        """Look at what recurrent layers' units tell each other, but not themselves."""
-        look = self._look(group)
-        for i in layers:
-            a, b = (m[..., 0].copy() for m in self._pair(i, "recurrent"))
-            for m in (a, b):
-                m[:, np.arange(m.shape[1]), np.arange(m.shape[1])] = 0
-            order = orders[group]
-            look.add(*(np.swapaxes(m, 0, 1).reshape(m.shape[1], -1) for m in (a, b[:, :, order])))
-            look.add(*(np.moveaxis(m, 2, 0).reshape(m.shape[1], -1) for m in (a, b[:, order])))
-        return look
-
-    def _look(self, group: int) -> _Look:
-        size = self.a.sizes[group]
-        return _Look(np.zeros((size, size)))
+        self.look.gates[layer] = best[1]
 
     def _refined(self, orders: Orders, left_out: frozenset[Tensor]) -> Orders:
         """Assign every group again by all tensors but some, until nothing changes."""
@@ -466,65 +287,19 @@ class _Solver:
         for _ in range(_ROUNDS):
             changed = False
             for g in self.plain:
-                look = self._outgoing(self._readers(g, left_out), g, orders, left_out)
-                for i in self._writers(g, _NOTHING):
+                look = self.look.outgoing(self.look.readers(g, left_out), g, orders, left_out)
+                for i in self.look.writers(g, NOTHING):
                     if (i, "recurrent") in self.looks and (i, "recurrent") not in left_out:
-                        look.total += self._own(g, orders, [i]).total
+                        look.total += self.look.own(g, orders, [i]).total
                     if (i, "weight") not in left_out:
                         half = 0 if (i, "half") in left_out else None
-                        look.total += self._incoming([i], g, orders, half).total
+                        look.total += self.look.incoming([i], g, orders, half).total
                 found = look.assigned()
                 changed = changed or not np.array_equal(found, orders[g])
                 orders[g] = found
             if not changed:
                 break
         return orders
-
-    def _scales(self, orders: Orders) -> dict[int, Matrix]:
-        """Find by what b's channels must be multiplied, of groups that were rescaled.
-
-        Asked is what makes them as long as a's; it is taken where it leaves far less.
-        """
-        asked = {
-            g: self.norms[0][g] / self.norms[1][g][orders[g]]
-            for g in self.plain
-            if g not in self.a.recurrent and g in self.norms[0]
-        }
-        asked = {g: s for g, s in asked.items() if np.std(np.log(s)) > _LEAST_RESCALED}
-        taken = dict(asked)
-        for _ in range(2):
-            for g, scale in asked.items():
-                others = {k: s for k, s in taken.items() if k != g}
-                if self._left(g, orders, {**others, g: scale}) < _FAR_BETTER * self._left(
-                    g, orders, others
-                ):
-                    taken[g] = scale
-                else:
-                    taken.pop(g, None)
-        return taken
-
-    def _left(self, group: int, orders: Orders, scales: Mapping[int, Matrix]) -> float:
-        """Return what is left of the tensors that write and read a group, as they are computed."""
-        left = 0.0
-        for i in sorted({*self._writers(group, _NOTHING), *self._readers(group, _NOTHING)}):
-            layer = self.a.layers[i]
-            a, b = self._pair(i, "weight")
-            b = b[:, :, self._columns(i, orders)]
-            ours, theirs = np.ones(a.shape[1]), np.ones(a.shape[1])
-            if layer.rows is not None:
-                b = b[:, orders[layer.rows]]
-                ours = self.norms[0][layer.rows]
-                theirs = self.norms[1][layer.rows][orders[layer.rows]]
-                theirs = theirs * scales.get(layer.rows, 1.0)
-            if layer.columns:
-                read = [
-                    self.norms[0][g] / (self.norms[1][g][orders[g]] * scales.get(g, 1.0))
-                    for g in layer.columns
-                ]
-                b = b * np.concatenate(read)[None, None, :, None]
-            a, b = a * ours[None, :, None, None], b * theirs[None, :, None, None]
-            left += float(np.sum((a - b) ** 2) / (np.sum(a**2) + 1e-300))
-        return left
 
 
 def is_one(seen: Agreement) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.applied import Made
-from lineage.alignment.channels import EPSILON, as_matrix, folding
+from lineage.alignment.looking import EPSILON, as_matrix, folding
 from lineage.artifacts import Artifact, Item
 
 if TYPE_CHECKING:

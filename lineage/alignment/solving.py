@@ -153,11 +153,13 @@ class _Solver:
         self.tried = 0
 
     def alignment(self) -> Alignment:
-        matches, total = [], Agreement(0, 0, 0.0)
+        matches = []
+        total = rarest = Agreement(0, 0, 0.0)
         for place, where in enumerate(self.b.blocks):
             block = self.b.block(*where)
             found, best = self._partner(block, place)
             total += best
+            rarest = min(rarest, best, key=lambda one: one.log10_p)
             matches.append(self._matched(block, found, place))
         scale = self._scale(matches)
         both = [(m, *self._attention(m)) for m in matches]
@@ -167,7 +169,7 @@ class _Solver:
             for m, x, y in both
         )
         order = _order_of_tokens(self.a, self.b)
-        return Alignment(self.turn, scale, blocks, total, self.tried, order)
+        return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order)
 
     def _attention(self, match: BlockMatch) -> tuple[Attention | None, Attention | None]:
         if match.a is None:

@@ -128,7 +128,7 @@ def unturned(width: int) -> Turn:
 
 
 def quiet(vectors: Iterable[Matrix]) -> NDArray[np.float64]:
-    """Return the half of a stream's directions that labelled vectors use least.
+    """Return the quarter of a stream's directions that labelled vectors use least.
 
     Args:
         vectors: Of each kind, float32, shape (n, width).
@@ -143,11 +143,11 @@ def quiet(vectors: Iterable[Matrix]) -> NDArray[np.float64]:
     )  # type: ignore[assignment]
     energies, directions = np.linalg.eigh(inner)
     used = energies > _LEAST_ENERGY * energies[-1]
-    half = directions[:, used][:, : -(-int(used.sum()) // 2)]
-    if half.shape[1] <= _DIRECTIONS:
-        return np.asarray(half, np.float64)
-    some = np.unique(np.linspace(0, half.shape[1] - 1, _DIRECTIONS).astype(np.intp))
-    found: NDArray[np.float64] = half[:, some]
+    quietest = directions[:, used][:, : -(-int(used.sum()) // 4)]
+    if quietest.shape[1] <= _DIRECTIONS:
+        return np.asarray(quietest, np.float64)
+    some = np.unique(np.linspace(0, quietest.shape[1] - 1, _DIRECTIONS).astype(np.intp))
+    found: NDArray[np.float64] = quietest[:, some]
     return found
 
 

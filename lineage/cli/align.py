@@ -38,8 +38,10 @@ def align(
 
     A and B are models with their weights. Looked for are streams that were permuted, rotated or
     rescaled, feed-forward units that were, attention heads that were or that were turned, and
-    layers in other places; B may have been trained, rounded or pruned afterwards. Exit status 0 if
-    blocks of B are A's, 3 if nothing was found, which is no proof of anything.
+    layers in other places; of convolutions and recurrent layers, channels that were permuted or
+    rescaled, gates in another order and norms that were folded. B may have been trained, rounded
+    or pruned afterwards. Exit status 0 if parts of B are A's, 3 if nothing was found, which is no
+    proof of anything.
 
     \b
     Example:
@@ -89,7 +91,7 @@ def to_json(found: Aligned, left: Comparison | None) -> dict[str, Any]:
         "how": list(found.how),
         "share": round(found.share, 6),
         "units_share": round(found.agreement.share, 6),
-        "log10_p": float(f"{found.agreement.log10_p:.6g}"),
+        "log10_p": float(f"{found.log10_p:.6g}"),
         "null": "the partners that two looks at a unit find are independent (Poisson)",
         **(_stream(found) if isinstance(found, Alignment) else _chain(found)),  # type: ignore[arg-type]
         "left": None

@@ -127,8 +127,11 @@ def neurons(artifact: Artifact, tokens: tuple[str, ...] | None = None) -> Neuron
     roles = ("ffn_gate", "ffn_up") if is_gated else ("ffn_up", "ffn_down")
     blocks, looks = [], []
     for where, stem in stems:
-        first, second = (_answers(stream, f"{stem}{role}", plane) for role in roles)
-        if first is None or second is None or len(first.bits) != len(second.bits):
+        try:
+            first, second = (_answers(stream, f"{stem}{role}", plane) for role in roles)
+        except ArchitectureError:  # this block does not fit
+            continue
+        if len(first.bits) != len(second.bits):
             continue
         both = first.norms * second.norms
         size = np.where(both > 0, first.norms, 0) if is_gated else both
@@ -233,22 +236,20 @@ class _Answers:
     norms: NDArray[np.float64]
 
 
-def _answers(stream: Stream, role: str, plane: NDArray[np.float32]) -> _Answers | None:
-    """Ask all units of one matrix; None where it does not lie along the stream.
+def _answers(stream: Stream, role: str, plane: NDArray[np.float32]) -> _Answers:
+    """Ask all units of one matrix.
 
     A gain goes into the plane and not into the rows. Nor are rows centred: the sums of the plane's
     columns are 0 where they would be.
+
+    Raises:
+        ArchitectureError: If it does not lie along the stream.
     """
-    try:
-        gain = stream.gain_of(role)
-    except ArchitectureError:
-        return None
+    gain = stream.gain_of(role)
     by = np.ones(stream.width, np.float32) if gain is None else gain
     asked, squared = by[:, None] * plane, by * by
     bits, norms = [], []
     for piece in stream.pieces(role, _ROWS):
-        if piece.ndim != 2 or piece.shape[1] != stream.width:
-            return None
         rows = piece if np.isfinite(piece.sum()) else _finite(piece)
         bits.append(np.packbits(rows @ asked < 0, axis=1, bitorder="little"))
         energies = (rows * rows) @ squared

@@ -250,7 +250,11 @@ class Stream:
             matrix = self.read(role)
             yield from (matrix[at : at + rows] for at in range(0, len(matrix), rows))
         else:
-            yield from self.arrays.pieces(self.places[f"{role}.weight"], rows)
+            place = self.places[f"{role}.weight"]
+            for piece in self.arrays.pieces(place, rows):
+                if piece.ndim != 2 or piece.shape[1] != self.width:
+                    self._refuse(place)
+                yield piece
 
     def _is_across(self, role: str) -> bool:
         """Whether a matrix is stored with the stream along its rows."""
