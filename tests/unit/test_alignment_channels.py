@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     Weights = dict[str, NDArray[Any]]
     Make = Callable[[int], Weights]
     Move = Callable[[Weights, np.random.Generator], Weights]
+
+SCHEMA = json.loads((files("lineage") / "spec" / "commands-v1.schema.json").read_text())
 
 EPSILON = 1e-5
 
@@ -331,6 +335,7 @@ def test_the_command_says_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFi
         assert np.array_equal(weights, a[name])
     assert run(["align", first, second, "--apply", maps, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, {**SCHEMA, "$ref": "#/$defs/align"})
     assert found["how"] == ["permuted"]
     assert len(found["channels"]) == 4
     assert found["left"]["relation"] == "identical"
