@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from lineage.fingerprints.agreement import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.floating]
 
-__all__ = ["Agreement", "Units", "agreement", "partners", "units"]
+__all__ = ["LOOKED_AT", "Units", "View", "agreement", "partners", "units", "view"]
 
 LOOKED_AT = 512
 """Units of the second model that are looked at, at most: evenly spread."""
@@ -54,25 +54,50 @@ _LEAST_RESCALED = 1e-3
 """Spread of the logarithms of scales under which units are not called rescaled."""
 
 
-def agreement(a: Mlp, b: Mlp, turn: Turn, quiet: Matrix, most: int = LOOKED_AT) -> Agreement:
-    """Look for the partners of b's units among a's, twice.
+@dataclass(frozen=True, slots=True)
+class View:
+    """Units as two looks along some directions see them.
+
+    Attributes:
+        first: float32, shape (units, directions), rows of norm 1.
+        second: The same.
+        is_gated: Whether the looks are at gates and what units read, or at reading and writing.
+    """
+
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    is_gated: bool
+
+
+def view(mlp: Mlp, quiet: Matrix, turn: Turn | None = None, most: int | None = None) -> View:
+    """Look at the units of a block.
 
     Args:
-        a: Units of one model.
-        b: Units of the other.
-        turn: From b's stream to a's.
-        quiet: The directions of a's stream to look along, shape (width of a, directions).
-        most: Units of b to look at.
+        mlp: The units.
+        quiet: The directions to look along, shape (width, directions).
+        turn: To the stream that these are of; None where it is theirs.
+        most: Units to look at, evenly spread; None for all.
     """
-    count = len(b.up)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.intp))
-    found = [
-        _likeness(one @ quiet, turn.compared(other[chosen]) @ quiet)
-        for one, other in zip(a.pair(), b.pair(), strict=True)
-    ]
-    first, second = found[0].argmax(axis=1), np.abs(found[1]).argmax(axis=1)
-    popular = np.bincount(first, minlength=len(a.up)) @ np.bincount(second, minlength=len(a.up))
-    return Agreement(int(np.sum(first == second)), len(chosen), float(popular / len(chosen)))
+    count = len(mlp.up)
+    looks: Iterable[Matrix] = mlp.pair()
+    if most is not None and most < count:
+        some = np.unique(np.linspace(0, count - 1, most).astype(np.intp))
+        looks = (one[some] for one in looks)
+    if turn is not None:
+        looks = (turn.compared(one) for one in looks)
+    first, second = (_unit(one @ quiet) for one in looks)
+    return View(first, second, mlp.gate is not None)
+
+
+def agreement(a: View, b: View) -> Agreement:
+    """Look for the partners of b's units among a's, twice."""
+    if a.is_gated != b.is_gated:
+        return Agreement(0, 0, 0.0)
+    first = (b.first @ a.first.T).argmax(axis=1)
+    second = np.abs(b.second @ a.second.T).argmax(axis=1)
+    units = len(a.first)
+    popular = np.bincount(first, minlength=units) @ np.bincount(second, minlength=units)
+    return Agreement(int(np.sum(first == second)), len(first), float(popular / len(first)))
 
 
 @dataclass(frozen=True, slots=True)

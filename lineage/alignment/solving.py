@@ -9,7 +9,7 @@ import numpy as np
 
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
 from lineage.alignment.heads import head_size, heads
-from lineage.alignment.neurons import agreement, partners, units
+from lineage.alignment.neurons import LOOKED_AT, agreement, partners, units, view
 from lineage.alignment.turning import Turn, fitted, quiet, unturned
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import Agreement
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.fingerprints.stream import Attention, Block, Mlp, Stream
+    from lineage.alignment.base import Where
+    from lineage.alignment.neurons import View
+    from lineage.fingerprints.stream import Attention, Block, Stream
 
     Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -28,7 +30,7 @@ LABELLED = 4096
 
 LEAST_SHARE = 0.1
 """Of a block's units, those on whose partner two looks must agree beyond chance, that it is taken
-for a block of the other model's. Strangers trained on the same data have up to .03."""
+for a block of the other model's. Strangers trained on the same data have a few in a hundred."""
 
 LEAST_LOG10_P = -6.0
 """And how unlikely that must be by chance, after counting the blocks that were tried."""
@@ -36,6 +38,12 @@ LEAST_LOG10_P = -6.0
 _GLANCES, _AS_WELL = 2, 0.8
 """Blocks that are looked at to see whether anything was turned at all, and the share of the units
 that agree under a turn that must agree without it."""
+
+_MOST_OF_A_BLOCK = 0.5
+"""Share of a block's units from which no other block is looked at: it cannot have the same."""
+
+_KEPT = 1 << 30
+"""Bytes of what was looked at that are kept."""
 
 _SEED = 0
 _ROUNDS = 4
@@ -81,9 +89,9 @@ def _is_in_place(
             break
         turn = looks[place % len(looks)]
         for x, y in zip(a.block(*where).mlps, b.block(*other).mlps, strict=False):
-            if (x.gate is None) == (y.gate is None):
-                plain += agreement(x, y, same, directions)
-                turned += agreement(x, y, turn, directions)
+            seen = view(x, directions)
+            plain += agreement(seen, view(y, directions, same, LOOKED_AT))
+            turned += agreement(seen, view(y, directions, turn, LOOKED_AT))
     return _is_one(plain, 1) and plain.share > _AS_WELL * turned.share
 
 
@@ -119,9 +127,8 @@ def _shared_tokens(a: Stream, b: Stream) -> tuple[NDArray[np.intp], NDArray[np.i
 
 def _order_of_tokens(a: Stream, b: Stream) -> NDArray[np.intp] | None:
     """Return b's tokens in a's order, those that a has not behind; None to leave them so."""
-    shared = (
-        _shared_tokens(a, b) if "token_embd" in a.labels() and "token_embd" in b.labels() else None
-    )
+    have_tokens = "token_embd" in a.labels() and "token_embd" in b.labels()
+    shared = _shared_tokens(a, b) if have_tokens else None
     if shared is None or np.array_equal(*shared):
         return None
     rest = np.setdiff1d(np.arange(b.labels()["token_embd"]), shared[1])
@@ -129,7 +136,7 @@ def _order_of_tokens(a: Stream, b: Stream) -> NDArray[np.intp] | None:
 
 
 class _Solver:
-    """Looks at pairs of blocks; each of a's is read once for every block of b that needs it."""
+    """Looks at pairs of blocks; of a's what was looked at is kept, as far as memory allows."""
 
     def __init__(
         self,
@@ -151,16 +158,20 @@ class _Solver:
         """
         self.a, self.b, self.turn, self.looks, self.quiet = a, b, turn, looks, directions
         self.tried = 0
+        self._views: dict[Where, list[View]] = {}
+        self._kept = 0
 
     def alignment(self) -> Alignment:
         matches = []
         total = rarest = Agreement(0, 0, 0.0)
         for place, where in enumerate(self.b.blocks):
             block = self.b.block(*where)
-            found, best = self._partner(block, place)
+            turn = self.looks[place % len(self.looks)]
+            views = [view(mlp, self.quiet, turn, LOOKED_AT) for mlp in block.mlps]
+            found, best = self._partner(views, place)
             total += best
             rarest = min(rarest, best, key=lambda one: one.log10_p)
-            matches.append(self._matched(block, found, place))
+            matches.append(self._matched(block, views, found))
         scale = self._scale(matches)
         both = [(m, *self._attention(m)) for m in matches]
         size = head_size(((x, y) for _, x, y in both if x and y), self.turn, scale)
@@ -176,46 +187,48 @@ class _Solver:
             return None, None
         return self.a.attention(*match.a), self.b.attention(*match.b)
 
-    def _partner(self, block: Block, place: int) -> tuple[Block | None, Agreement]:
+    def _partner(self, views: Sequence[View], place: int) -> tuple[Where | None, Agreement]:
         """Return the block of a that one of b's is: its own number's, or the one most alike."""
         order = list(self.a.blocks)
         own = min(place, len(order) - 1)
         order = [order[own], *order[:own], *order[own + 1 :]]
-        best: tuple[Agreement, Block] | None = None
+        best, found = Agreement(0, 0, 0.0), order[0]
         for where in order:
-            other = self.a.block(*where)
-            seen = max(
-                (self._agreement(x, y, place) for x in other.mlps for y in block.mlps),
-                key=lambda one: one.share,
-                default=Agreement(0, 0, 0.0),
-            )
+            for one in self._view(where):
+                for other in views:
+                    seen = agreement(one, other)
+                    if seen.share > best.share:
+                        best, found = seen, where
             self.tried += 1
-            if best is None or seen.share > best[0].share:
-                best = seen, other
-            if best[0].share > 0.5:  # no other block can have the same units
+            if best.share > _MOST_OF_A_BLOCK:
                 break
-        assert best is not None
-        return (best[1] if _is_one(best[0], len(order)) else None), best[0]
+        return (found if _is_one(best, len(order)) else None), best
 
-    def _agreement(self, x: Mlp, y: Mlp, place: int) -> Agreement:
-        if (x.gate is None) != (y.gate is None):
-            return Agreement(0, 0, 0.0)
-        return agreement(x, y, self.looks[place % len(self.looks)], self.quiet)
+    def _view(self, where: Where) -> list[View]:
+        if where in self._views:
+            return self._views[where]
+        found = [view(mlp, self.quiet) for mlp in self.a.block(*where).mlps]
+        size = sum(one.first.nbytes + one.second.nbytes for one in found)
+        if self._kept + size <= _KEPT:
+            self._views[where] = found
+            self._kept += size
+        return found
 
-    def _matched(self, block: Block, other: Block | None, place: int) -> BlockMatch:
+    def _matched(self, block: Block, views: Sequence[View], partner: Where | None) -> BlockMatch:
         where = (block.stack, block.number)
         values = self.b.size(*where)
-        if other is None:
+        if partner is None:
             return BlockMatch(where, None, (), None, values)
         found = []
-        for mlp in block.mlps:
-            seen = [(self._agreement(x, mlp, place), x) for x in other.mlps]
-            best, partner = max(seen, key=lambda pair: pair[0].share)
-            if _is_one(best, len(seen)):
+        ours = self.a.block(*partner).mlps
+        for mlp, seen in zip(block.mlps, views, strict=True):
+            each = [agreement(one, seen) for one in self._view(partner)]
+            best = max(range(len(each)), key=lambda n: each[n].share)
+            if _is_one(each[best], len(each)):
                 rng = np.random.default_rng(_SEED)
-                matched = units(partner, mlp, self.turn, rng)
-                found.append(MlpMatch(mlp.label, partner.label, best, matched))
-        return BlockMatch(where, (other.stack, other.number), tuple(found), None, values)
+                matched = units(ours[best], mlp, self.turn, rng)
+                found.append(MlpMatch(mlp.label, ours[best].label, each[best], matched))
+        return BlockMatch(where, partner, tuple(found), None, values)
 
     def _scale(self, matches: Sequence[BlockMatch]) -> float:
         """Return what b's stream must be multiplied by: 1, unless all that writes says otherwise.

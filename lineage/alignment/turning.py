@@ -34,7 +34,7 @@ Entries of a rotation drawn at random are about 1 / sqrt(width)."""
 _WIDE = 1024
 """Numbers in a stream above which vectors are turned in single precision to be looked at."""
 
-_DIRECTIONS = 512
+_DIRECTIONS = 256
 """Quiet directions that are looked along, at most: evenly chosen."""
 
 _LEAST_ENERGY = 1e-8
