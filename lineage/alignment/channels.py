@@ -52,7 +52,7 @@ _AS_WELL = 0.8
 _MOST_TURNS = 16
 """How often everything is matched without some of the tensors, at most, if that can be."""
 
-_ROUNDS = 12
+_ROUNDS = 6
 """How often all groups are assigned again, at most; it ends when nothing changes."""
 
 
