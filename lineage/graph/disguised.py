@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.alignment import Aligned, aligned, can_be_written, described, solve
+from lineage.alignment import Aligned, Chain, aligned, can_be_written, described, solve
 from lineage.artifacts import Artifact
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of
@@ -32,7 +32,7 @@ from lineage.relation import Relation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lineage.alignment import Chain, Stream
+    from lineage.alignment import Stream
     from lineage.evidence import Comparison
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
@@ -47,6 +47,10 @@ _UNCHANGED = 1e-5
 
 _APART = 0.2
 """Cosine below which two matrices of a layer are as far apart as strangers'."""
+
+MOST_OF_A_CHAIN = 1 << 24
+"""Bytes of a network without a stream above which it is not held against others unasked: there is
+no sketch that tells strangers soon, and matching all channels of these takes minutes."""
 
 LARGE = 1 << 30
 """Bytes of a model from which a sketch of some units is made before all weights are looked at."""
@@ -150,6 +154,8 @@ class _Writing:
         with ExitStack() as stack:
             try:
                 one, other = self._described(a, stack), self._described(b, stack)
+                if isinstance(one, Chain) and self.models[a].size_bytes > MOST_OF_A_CHAIN:
+                    return None
                 seen = solve(one, other)
                 return seen if seen.related and seen.how and can_be_written(one, other) else None
             except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
