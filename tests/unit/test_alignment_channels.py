@@ -18,7 +18,7 @@ from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError
 from lineage.evidence.weights import Weights as Stored
 from lineage.fingerprints import fingerprint
-from lineage.graph import infer_graph
+from lineage.graph import disguised, infer_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -343,7 +343,9 @@ def test_the_command_says_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFi
     assert "nothing of 4 groups of channels was found" in capsys.readouterr().out
 
 
-def test_a_disguised_network_gets_its_true_parent(tmp_path: Path) -> None:
+def test_a_disguised_network_gets_its_true_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a = residual(1)
     child = moved_residual(noisy(a, 0.05), np.random.default_rng(2))
     models = {"a": a, "child": {k: v.copy() for k, v in child.items()}, "c": residual(3)}
@@ -359,6 +361,8 @@ def test_a_disguised_network_gets_its_true_parent(tmp_path: Path) -> None:
     assert edge.relation == "reparametrized"
     assert edge.how == "permuted"
     assert edge.then is not None
+    monkeypatch.setattr(disguised, "MOST_OF_A_CHAIN", 0)
+    assert infer_graph(prints, weights=stored).edges == ()
 
 
 @pytest.mark.parametrize("make", [residual, plain])
