@@ -80,7 +80,7 @@ def infer_graph(
     comparisons = Comparisons(models)
     screen = Screen(models, comparisons, progress)
     given, hidden = models, Disguises()
-    if weights is not None and len(screen.families) > 1:
+    if weights is not None and len(models) > 1:
         hidden = Disguises.of(screen.families, models, weights)
         if hidden.prints:
             models = {**models, **hidden.prints}

@@ -684,3 +684,9 @@ def test_models_of_any_shapes_are_aligned_or_refused(seed: int) -> None:
     except (ArchitectureError, FormatError):
         return
     assert not found.related
+
+
+def test_a_pair_that_is_hidden_in_part_alone_is_told() -> None:
+    base = llama()
+    (edge,) = infer({"base": base, "moved": heads_turned(base, 3)}).edges
+    assert (edge.relation, edge.then) == ("reparametrized", None)
