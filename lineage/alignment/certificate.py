@@ -89,8 +89,13 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
     def refuse(reason: str) -> None:
         raise FormatError(f"is no alignment of these models: {reason}", file=file)
 
-    if isinstance(found, ChainAlignment) and isinstance(b, Chain):
-        return  # what its groups are is looked at where it is applied
+    if isinstance(found, ChainAlignment) and isinstance(a, Chain) and isinstance(b, Chain):
+        sizes = tuple(len(group.order) for group in found.groups)
+        if not sizes == a.sizes == b.sizes:
+            refuse("its groups of channels have other sizes")
+        if not all(np.all(np.isfinite(g.scales)) for g in found.groups if g.scales is not None):
+            refuse("a channel has no scale")
+        return
     if not (isinstance(found, Alignment) and isinstance(a, Stream) and isinstance(b, Stream)):
         refuse("they are made differently")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lineage.alignment import Chain, ChainAlignment, align, aligned, described, solve
-from lineage.alignment.certificate import from_bytes, to_bytes
+from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.artifacts import read
 from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError
@@ -341,6 +342,26 @@ def test_the_command_says_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["left"]["relation"] == "identical"
     assert run(["align", first, third]) == 3
     assert "nothing of 4 groups of channels was found" in capsys.readouterr().out
+
+
+def test_maps_of_channels_that_are_not_the_networks_are_refused() -> None:
+    with read(residual(1)) as one, read(moved_residual(residual(1), _draw(2))) as other:
+        a, b = described(one.items, name="a"), described(other.items, name="b")
+        found = solve(a, b)
+        assert isinstance(found, ChainAlignment)
+        check(found, a, b)
+        first = found.groups[0]
+        short = replace(first, order=first.order[:-1])
+        nothing = replace(first, scales=np.full(len(first.order), np.nan))
+        for group, reason in ((short, "other sizes"), (nothing, "no scale")):
+            with pytest.raises(FormatError, match=reason):
+                check(replace(found, groups=(group, *found.groups[1:])), a, b)
+        with pytest.raises(FormatError, match="other sizes"):
+            check(replace(found, groups=found.groups[1:]), a, b)
+
+
+def _draw(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def test_a_disguised_network_gets_its_true_parent(
