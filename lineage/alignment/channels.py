@@ -39,12 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["solved"]
 
-LEAST_SHARE, LEAST_LOG10_P = 0.1, -6.0
-"""Of all channels, those whose partner a tensor must tell as others did, beyond chance, and how
-unlikely that must be, for two networks to be called relatives."""
-
 _LEAST_GROUP = 0.25
-"""Of a group's channels, the same, for the group to be called one of the other network's."""
+"""Of a group's channels, those whose partner a tensor must tell as others did, beyond chance, for
+the group to be called one of the other network's."""
 
 _AS_WELL = 0.8
 """Share of the agreement that must be there without moving anything, for nothing to have been."""
@@ -119,7 +116,7 @@ class _Solver:
     def alignment(self) -> ChainAlignment:
         """Match, unless nothing was moved."""
         same = self._counted((look, self.plain) for look in self.looks)
-        if is_one(_sum(same.values())) and _sum(same.values()).share > _CLEAR:
+        if _sum(same.values()).tells() and _sum(same.values()).share > _CLEAR:
             return self._result(self.plain, same)
         for i in self.used:
             if self.a.layers[i].kind == "recurrent" and i not in self.look.gates:
@@ -131,10 +128,10 @@ class _Solver:
             for look in left_out
         )
         total, total_same = _sum(seen.values()), _sum(same.values())
-        if is_one(total_same) and total_same.share > _AS_WELL * total.share:
+        if total_same.tells() and total_same.share > _AS_WELL * total.share:
             self.look.gates = {}
             return self._result(self.plain, same)
-        if not is_one(total):
+        if not total.tells():
             self.look.gates = {}
             return self._result(self.plain, seen)
         return self._result(self._fitted(NOTHING), seen)
@@ -205,7 +202,7 @@ class _Solver:
 
     def _result(self, orders: Orders, seen: Mapping[int, Agreement]) -> ChainAlignment:
         total = _sum(seen.values())
-        related = is_one(total)
+        related = total.tells()
         scales = rescaled(self.look, orders) if related else {}
         groups = tuple(
             Group(
@@ -300,11 +297,6 @@ class _Solver:
             if not changed:
                 break
         return orders
-
-
-def is_one(seen: Agreement) -> bool:
-    """Whether so much agreement tells relatives."""
-    return seen.share >= LEAST_SHARE and seen.log10_p <= LEAST_LOG10_P
 
 
 def _agreed(one: Order, other: Order) -> Agreement:

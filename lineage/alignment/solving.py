@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 LABELLED = 4096
 """Labelled vectors of each kind that a turn is fitted on, at most."""
 
-LEAST_SHARE = 0.1
-"""Of a block's units, those on whose partner two looks must agree beyond chance, that it is taken
-for a block of the other model's. Strangers trained on the same data have a few in a hundred."""
-
-LEAST_LOG10_P = -6.0
-"""And how unlikely that must be by chance, after counting the blocks that were tried."""
-
 _GLANCES, _AS_WELL = 2, 0.8
 """Blocks that are looked at to see whether anything was turned at all, and the share of the units
 that agree under a turn that must agree without it."""
@@ -92,7 +85,7 @@ def _is_in_place(
             seen = view(x, directions)
             plain += agreement(seen, view(y, directions, same, LOOKED_AT))
             turned += agreement(seen, view(y, directions, turn, LOOKED_AT))
-    return _is_one(plain, 1) and plain.share > _AS_WELL * turned.share
+    return plain.tells() and plain.share > _AS_WELL * turned.share
 
 
 def labelled_pairs(a: Stream, b: Stream) -> list[Pair]:
@@ -202,7 +195,7 @@ class _Solver:
             self.tried += 1
             if best.share > _MOST_OF_A_BLOCK:
                 break
-        return (found if _is_one(best, len(order)) else None), best
+        return (found if best.tells(len(order)) else None), best
 
     def _view(self, where: Where) -> list[View]:
         if where in self._views:
@@ -224,7 +217,7 @@ class _Solver:
         for mlp, seen in zip(block.mlps, views, strict=True):
             each = [agreement(one, seen) for one in self._view(partner)]
             best = max(range(len(each)), key=lambda n: each[n].share)
-            if _is_one(each[best], len(each)):
+            if each[best].tells(len(each)):
                 rng = np.random.default_rng(_SEED)
                 matched = units(ours[best], mlp, self.turn, rng)
                 found.append(MlpMatch(mlp.label, ours[best].label, each[best], matched))
@@ -252,11 +245,6 @@ class _Solver:
 _LEAST_SCALE, _SAME_SCALE = 0.02, 0.15
 """Logarithm of a stream's scale from which it is looked at, and the share of it by which that of
 the labelled vectors may be off: noise and training make what is matched smaller."""
-
-
-def _is_one(seen: Agreement, tried: int) -> bool:
-    likely = seen.log10_p + np.log10(max(tried, 1))
-    return seen.share >= LEAST_SHARE and likely <= LEAST_LOG10_P
 
 
 def _completed(

@@ -33,16 +33,10 @@ __all__ = ["NULL", "Common", "common_units", "evidence"]
 
 NULL = "the two looks at a unit find partners independently of each other"
 
-LEAST_SHARE = 0.1
-"""Of a block's units, those on whose partner two looks must agree beyond chance."""
-
 SURE_SHARE = 0.25
 """Below it nothing is said but that there is something: a long training on other data leaves as
 little as .22. A start that two trainings have in common cannot be told from a parent: where they
 went far apart it leaves up to .21, and where they did not .5."""
-
-LEAST_LOG10_P = -6.0
-"""And how unlikely that must be by chance, after counting the pairs of blocks that were tried."""
 
 LEAST_SCORE, MOST_SCORE = 0.25, 0.5
 """Scores of pairs that are related by their units alone; strangers' are lower."""
@@ -104,14 +98,9 @@ def common_units(a: Neurons | None, b: Neurons | None) -> Common | None:
     for kind in kinds:
         seen = _agreements(fewer.looks(kind), more.looks(kind))
         best = max(seen, key=lambda one: one.share)
-        blocks = sum(_is_one(one, tried) for one in seen)
+        blocks = sum(one.tells(tried) for one in seen)
         found.append(Common(best, tried, blocks, len(seen), kind))
     return max(found, key=lambda one: (one.blocks, one.best.share))
-
-
-def _is_one(seen: Agreement, tried: int) -> bool:
-    """Whether a block is one of the other model's."""
-    return seen.share >= LEAST_SHARE and seen.log10_p + float(np.log10(tried)) <= LEAST_LOG10_P
 
 
 def _size(sketch: Neurons) -> tuple[int, int, bytes]:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Agreement"]
+__all__ = ["LEAST_SHARE", "Agreement"]
+
+LEAST_SHARE = 0.1
+"""Of units, those on whose partner two looks must agree beyond chance, to be the other model's:
+strangers trained on the same data have a few in a hundred."""
+
+_LEAST_LOG10_P = -6.0
+"""And how unlikely that must be by chance, after counting what was tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,15 @@ class Agreement:
         if not self.agreed:
             return 0.0
         return _log10_tail(poisson, self.agreed, max(self.expected, 1e-9))
+
+    def tells(self, tried: int = 1) -> bool:
+        """Whether so much agreement tells relatives.
+
+        Args:
+            tried: Pairs of which this is the one that agrees most.
+        """
+        likely = self.log10_p + float(np.log10(max(tried, 1)))
+        return self.share >= LEAST_SHARE and likely <= _LEAST_LOG10_P
 
 
 def _log10_tail(law: object, count: int, mean: float) -> float:

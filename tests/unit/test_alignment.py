@@ -614,6 +614,11 @@ def test_agreement_adds_up_and_its_p_never_is_zero() -> None:
     assert (both.agreed, both.looked, both.expected) == (3, 200, 2.0)
     assert Agreement(0, 100, 1.0).log10_p == 0
     assert -np.inf < Agreement(512, 512, 1.0).log10_p < -1000
+    assert Agreement(60, 512, 1.0).tells()
+    assert not Agreement(50, 512, 1.0).tells()  # beyond chance, but too few
+    assert not Agreement(4, 20, 1.0).tells()  # enough, but it may be chance
+    assert Agreement(13, 100, 1.0).tells()
+    assert not Agreement(13, 100, 1.0).tells(10**6)
 
 
 def test_the_command_says_what_was_undone(

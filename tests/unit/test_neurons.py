@@ -16,9 +16,10 @@ from lineage import Fingerprint, compare, fingerprint, infer
 from lineage.artifacts import read
 from lineage.audit import measure
 from lineage.cli import run
-from lineage.evidence.neurons import LEAST_SCORE, LEAST_SHARE, MOST_SCORE, SURE_SHARE, common_units
+from lineage.evidence.neurons import LEAST_SCORE, MOST_SCORE, SURE_SHARE, common_units
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import save
+from lineage.fingerprints.agreement import LEAST_SHARE
 from lineage.fingerprints.neurons import BLOCKS, UNITS, Neurons, neurons
 from lineage.graph import infer_graph
 from lineage.relation import Relation
