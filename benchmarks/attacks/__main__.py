@@ -2,6 +2,7 @@
 
     python benchmarks/attacks --make [--zoo DIR] [--out DIR] [--only FAMILY ...] [--small]
     python benchmarks/attacks --score [--out DIR] [--only FAMILY ...] [--json FILE]
+    python benchmarks/attacks --parents [--out DIR] [--only FAMILY ...] [--json FILE]
 
 Progress goes to stderr, a line for each family, or the tables, to stdout. Exit status 1 if a
 disguise changed what a model says, 3 if something could not be had.
@@ -21,11 +22,12 @@ _CACHE = Path(__file__).resolve().parents[1] / ".cache"
 
 def main() -> int:
     options = _options()
-    if not options.make and not options.score:
-        print("attacks: nothing to do; say --make or --score", file=sys.stderr)
+    if not (options.make or options.score or options.parents):
+        print("attacks: nothing to do; say --make, --score or --parents", file=sys.stderr)
         return 2
     status = _make(options) if options.make else 0
-    return status or (_score(options) if options.score else 0)
+    status = status or (_score(options) if options.score else 0)
+    return status or (_parents(options) if options.parents else 0)
 
 
 def _make(options: argparse.Namespace) -> int:
@@ -73,6 +75,25 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
+def _parents(options: argparse.Namespace) -> int:
+    import parents
+    import scoring
+
+    try:
+        children = parents.run(
+            options.out, scoring.families(options.out, options.only), rows=options.rows,
+            python=scoring.PYTHON, cores=options.jobs, say=_say,
+        )  # fmt: skip
+    except OSError as error:
+        print(f"attacks: {error}", file=sys.stderr)
+        return 3
+    if options.json:
+        told = {"_type": "lineage-attacks-parents-v1", "children": parents.document(children)}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    print(parents.markdown(children))
+    return 0
+
+
 def _say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
@@ -82,6 +103,7 @@ def _options() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--make", action="store_true", help="make the models of the matrix")
     parser.add_argument("--score", action="store_true", help="ask about the models of the matrix")
+    parser.add_argument("--parents", action="store_true", help="infer whom each model comes from")
     parser.add_argument("--zoo", type=Path, default=_CACHE / "zoo", help="where families lie")
     parser.add_argument("--out", type=Path, default=_CACHE / "attacks", help="where models go")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="these families")

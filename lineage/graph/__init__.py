@@ -84,14 +84,14 @@ def infer_graph(
         hidden = Disguises.of(screen.families, models, weights)
         if hidden.prints:
             models = {**models, **hidden.prints}
-            comparisons = Comparisons(models)
+            comparisons = Comparisons(models, hidden.between)
             screen = Screen(models, comparisons)
     as_stored = weights.without(hidden.prints) if deep and weights is not None else None
     edges: list[Edge] = []
     unclear: list[Undetermined] = []
     family_of: dict[str, int] = {}
     for number, members in enumerate(screen.families):
-        solved = Family(members, models, comparisons, as_stored)
+        solved = Family(members, models, comparisons, as_stored, hidden)
         edges += solved.edges
         unclear += solved.unclear
         family_of.update(dict.fromkeys(members, number))

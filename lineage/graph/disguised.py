@@ -20,13 +20,16 @@ from lineage.artifacts import Artifact
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of
 from lineage.errors import ArchitectureError, FormatError
-from lineage.evidence import compare_fingerprints
+from lineage.evidence import compare_weights
 from lineage.evidence.matching import match, table
 from lineage.evidence.neurons import common_units
+from lineage.evidence.pairing import pair
 from lineage.evidence.panel import structure
 from lineage.evidence.reduced import levels
 from lineage.fingerprints.measure import TIERS, Pass
 from lineage.fingerprints.neurons import neurons
+from lineage.fingerprints.sketch import Layout, Sketcher
+from lineage.graph.structure import nearest_to
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from lineage.alignment import Stream
     from lineage.evidence import Comparison
     from lineage.evidence.weights import Weights
-    from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints import Fingerprint, TensorPrint
     from lineage.fingerprints.neurons import Neurons
     from lineage.fingerprints.sketch import Sketch
     from lineage.graph.base import Edge
@@ -44,6 +47,11 @@ __all__ = ["Disguises"]
 
 _UNCHANGED = 1e-5
 """Norm of a difference as a share of a parent's: what undoing a disguise in float32 leaves."""
+
+_ROUNDED = 1.5
+"""Times what storing in half precision changes in a matrix: more is no rounding."""
+
+_SPELLED = {"BF16": "bf16", "F16": "fp16"}
 
 _APART = 0.2
 """Cosine below which two matrices of a layer are as far apart as strangers'."""
@@ -54,6 +62,12 @@ no sketch that tells strangers soon, and matching all channels of these takes mi
 
 LARGE = 1 << 30
 """Bytes of a model from which a sketch of some units is made before all weights are looked at."""
+
+_KEPT = 4
+"""Alignments that are kept: each holds a matrix as wide as the stream."""
+
+_CLOSE = 24
+"""Models that one is compared with to find the nearest, at most."""
 
 _MOST_FAMILIES = 64
 """That are held against each other, at most: the largest."""
@@ -67,12 +81,17 @@ class Disguises:
         prints: Path -> fingerprint of the model as written in its relatives' coordinates.
         how: Path -> what had been done to it, a detail of `reparametrized`.
         first: Path -> the first of those that have the same coordinates as it.
+        nearest: Path -> the relative in whose coordinates it was written: none is nearer.
+        left: Path -> what that relative and the model are to each other in the model's own
+            coordinates, where it is seen whether values were rounded or set to zero.
         writing: What wrote them.
     """
 
     prints: dict[str, Fingerprint] = field(default_factory=dict)
     how: dict[str, str] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
+    nearest: dict[str, str] = field(default_factory=dict)
+    left: dict[str, Comparison] = field(default_factory=dict)
     writing: _Writing | None = None
 
     @classmethod
@@ -94,42 +113,69 @@ class Disguises:
         if tier == "exact":
             return found
         write = found.writing = _Writing(models, weights, tier, found)
-        heads: list[str] = []
+        heads: list[list[str]] = []
         kinds = [_kinds([p for p in family if p in weights], models) for family in families]
         known = sorted((kind for kind in kinds if kind), key=lambda one: _rank(one, models))
         for kind in known[:_MOST_FAMILIES]:
-            first = kind[0][0]
-            seen = None
-            for head in heads:
-                if (seen := write.seen(head, first)) is not None:
+            hidden = kind[1:]
+            for home in heads:
+                if write.all(home, kind[0]):
                     break
-            if seen is None:
-                heads.append(first)
-                head = first
             else:
-                write.all(head, kind[0], seen)
-            for other in kind[1:]:
-                if (seen := write.seen(head, other[0])) is not None:
-                    write.all(head, other, seen)
+                heads.append(kind[0])
+                home = kind[0]
+            for other in hidden:
+                write.all(home, other)
         return found
+
+    def has_one_frame(self, a: str, b: str) -> bool:
+        """Whether two models have the same coordinates, as far as that is known."""
+        return self.first.get(a) == self.first.get(b)
+
+    def between(self, a: str, b: str) -> Comparison | None:
+        """Return what two models are to each other, seen from the first, where that is known best.
+
+        In coordinates of its own a model is compared with those that share them as it is stored.
+        """
+        if self.writing is None:
+            return None
+        if a in self.first and self.has_one_frame(a, b):
+            return compare_weights(self.writing.models[a], self.writing.models[b])
+        if self.nearest.get(b) == a:
+            return self.left.get(b)
+        if self.nearest.get(a) == b and a in self.left:
+            return self.left[a].reversed()
+        return None
 
     def told(self, edge: Edge) -> Edge:
         """Say of an edge between two sets of coordinates that they were changed, and what then.
 
-        What came after is seen best in the parent's own coordinates, so the child is written in
-        these once more.
-
         Args:
             edge: As inferred from the models as written.
         """
-        if self.writing is None or self.first.get(edge.parent) == self.first.get(edge.child):
+        if self.writing is None or self.has_one_frame(edge.parent, edge.child):
             return edge
         how = self.how.get(edge.child) or self.how[edge.parent]
-        left = self.writing.left(edge.parent, edge.child)
-        then: tuple[Relation, str | None] | None = (edge.relation, edge.how)
-        if left is not None and left.change is not None and left.change < _UNCHANGED:
-            then = None
+        then = self._then(edge)
         return replace(edge, relation=Relation.REPARAMETRIZED, how=how, then=then)
+
+    def _then(self, edge: Edge) -> tuple[Relation, str | None] | None:
+        """Return what came after new coordinates; None if nothing did."""
+        if edge.relation is Relation.IDENTICAL:
+            return None
+        assert self.writing is not None
+        found = self.between(edge.parent, edge.child)
+        if found is None:
+            found = self.writing.left(edge.parent, edge.child)
+        if found is None or found.structure:
+            return edge.relation, edge.how
+        if found.relation is Relation.IDENTICAL or (
+            found.change is not None and found.change < _UNCHANGED
+        ):
+            return None
+        if edge.relation is Relation.FINETUNE and found.step is not None:
+            return edge.relation, found.step
+        return edge.relation, edge.how
 
 
 @dataclass
@@ -141,6 +187,7 @@ class _Writing:
     tier: str
     found: Disguises
     sketches: dict[str, Neurons | None] = field(default_factory=dict)
+    solved: dict[tuple[str, str], Aligned | None] = field(default_factory=dict)
 
     def seen(self, a: str, b: str) -> Aligned | None:
         """Return how b's coordinates become a's; None if nothing was found or changed.
@@ -148,6 +195,13 @@ class _Writing:
         Where both have a neuron sketch, it tells whether it is worth to read their weights; of
         large models one is made.
         """
+        if (a, b) not in self.solved:
+            for known in list(self.solved)[:-_KEPT]:
+                del self.solved[known]
+            self.solved[a, b] = self._seen(a, b)
+        return self.solved[a, b]
+
+    def _seen(self, a: str, b: str) -> Aligned | None:
         units = common_units(self._sketch(a), self._sketch(b))
         if units is not None and units.related is False:
             return None
@@ -183,13 +237,24 @@ class _Writing:
         return described(items.values(), name=path, tokens=self._tokens(path))
 
     def left(self, parent: str, child: str) -> Comparison | None:
-        """Return what is left between two models once the child has the parent's coordinates."""
+        """Return what is left between two models in one's coordinates: the child's, if it can be.
+
+        What was rounded or set to zero is so in the child's coordinates alone; but what has other
+        layers, units or tokens than its parent is written in the parent's.
+        """
         if parent not in self.weights or child not in self.weights:
             return None
+        models = self.models
+        if is_alike(models[parent], models[child]):
+            seen = self.seen(child, parent)
+            if seen is not None:
+                moved = self.written(child, parent, seen)
+                found = compare_weights(moved, models[child])
+                return _as_stored(found, moved, models[parent], models[child])
         seen = self.seen(parent, child)
         if seen is None:
             return None
-        return compare_fingerprints(self.models[parent], self.written(parent, child, seen))
+        return compare_weights(models[parent], self.written(parent, child, seen))
 
     def written(self, head: str, path: str, seen: Aligned) -> Fingerprint:
         """Return the fingerprint of a model in another's coordinates."""
@@ -198,17 +263,156 @@ class _Writing:
             written = Pass(self.tier).over(moved)
         return replace(written, neurons=self.models[path].neurons)
 
-    def all(self, head: str, paths: Sequence[str], seen: Aligned) -> None:
-        """Write models of one set of coordinates, of which the first was aligned, in the head's."""
+    def all(self, home: Sequence[str], paths: Sequence[str]) -> bool:
+        """Write models of one set of coordinates in those of another; False if they cannot be.
+
+        Each is written in the coordinates of the model that it is nearest to, for gains that were
+        multiplied into matrices are only known from there.
+
+        Args:
+            home: Models of one set of coordinates, the best known first.
+            paths: Models of another.
+        """
+        first = paths[0]
+        seen = self.seen(home[0], first)
+        if seen is None:
+            return False
+        near = self._nearest(self.written(home[0], first, seen), home)
+        if near != home[0]:
+            better = self.seen(near, first)
+            near, seen = (near, better) if better is not None else (home[0], seen)
         for path in paths:
             own: Aligned | None = seen
-            if structure(self.models[path]) != structure(self.models[paths[0]]):
-                own = self.seen(head, path)
+            at = near
+            if structure(self.models[path]) != structure(self.models[first]):
+                at, own = home[0], self.seen(home[0], path)
             if own is None:
                 continue
-            self.found.prints[path] = self.written(head, path, own)
+            self._write(home, at, path, own)
             self.found.how[path] = own.how[0]
-            self.found.first[path] = paths[0]
+            self.found.first[path] = first
+        return True
+
+    def _write(self, home: Sequence[str], at: str, path: str, seen: Aligned) -> None:
+        """Write one model, in the coordinates of the one that it is nearest to."""
+        found = self.found
+        written = self.written(at, path, seen)
+        alike = [p for p in home if structure(self.models[p]) == structure(self.models[at])]
+        near = self._nearest(written, alike)
+        if near != at:
+            written = self.written(near, path, seen)
+        found.nearest[path] = near
+        snapped = _snapped(written, self.models[near])
+        if "rotated" in seen.how:
+            snapped = _without_given(snapped, self.models[path], self.models[near])
+        found.prints[path] = snapped
+        left = self.left(near, path)
+        if left is not None:
+            found.left[path] = left
+
+    def _nearest(self, written: Fingerprint, home: Sequence[str]) -> str:
+        """Return the model that one is nearest to, once it has their coordinates."""
+        some = {path: self.models[path] for path in home}
+
+        def away(path: str) -> tuple[float, str]:
+            change = compare_weights(some[path], written).change
+            return (np.inf if change is None else change), some[path].value_id
+
+        return min(nearest_to(written, home, some, _CLOSE), key=away)
+
+
+def is_alike(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two models have layers of the same shapes, as many of each."""
+    shapes = [sorted(t.shape for t in m.tensors if layered(t.name)) for m in (one, other)]
+    return shapes[0] == shapes[1]
+
+
+def _as_stored(
+    found: Comparison, moved: Fingerprint, parent: Fingerprint, child: Fingerprint
+) -> Comparison:
+    """Say that nothing is left, or only the rounding to what the child is stored in.
+
+    No digest tells that, for writing a model in other coordinates leaves roundings of its own.
+
+    Args:
+        found: What the two are to each other in the child's coordinates.
+        moved: The parent in these.
+        parent: As stored.
+        child: As stored.
+    """
+    if found.structure or not found.related:
+        return found
+    pairing = pair(moved, child)
+    use = pairing.is_matrix
+    left = pairing.energy_d[use]
+    if (left <= _UNCHANGED**2 * pairing.energy_b[use]).all():
+        return replace(
+            found, relation=Relation.IDENTICAL, how="converted", direction=None, change=0.0,
+            distance=0.0,
+        )  # fmt: skip
+    dtype = _narrow(child)
+    if dtype is None or not (left <= _ROUNDED * pairing.noise[use]).all():
+        return found
+    if _narrow(parent) == dtype:
+        return replace(found, relation=Relation.IDENTICAL, how="converted", direction=None)
+    return replace(found, relation=Relation.QUANTIZED, how=_SPELLED[dtype], direction="a->b")
+
+
+def _narrow(model: Fingerprint) -> str | None:
+    """Return the half precision that all matrices of a model are stored in; None for another."""
+    dtypes = {tensor.dtype for tensor in model.tensors if len(tensor.shape) > 1}
+    return next(iter(dtypes)) if len(dtypes) == 1 and dtypes <= _SPELLED.keys() else None
+
+
+def _snapped(written: Fingerprint, near: Fingerprint) -> Fingerprint:
+    """Take each tensor that undoing a disguise made another's, within rounding, for that one.
+
+    Args:
+        written: A model in another's coordinates.
+        near: That other.
+    """
+    first, second = table(near), table(written)
+    partner = {found.b: (found.a,) for found in match(first, second) if found.way == "straight"}
+    made = []
+    for place, ours in enumerate(written.tensors):
+        for other in partner.get(place, range(first.whole)):  # tied weights may be stored twice
+            if other < first.whole and _is_same(near.tensors[other], ours):
+                ours = replace(near.tensors[other], name=ours.name)
+                break
+        made.append(ours)
+    return replace(written, tensors=tuple(made))
+
+
+def _is_same(one: TensorPrint, other: TensorPrint) -> bool:
+    if one.shape != other.shape or one.sketch is None or other.sketch is None:
+        return False
+    away = float(np.linalg.norm(one.sketch.core - other.sketch.core))
+    return away <= _UNCHANGED * float(one.sketch.energy) ** 0.5
+
+
+def _without_given(written: Fingerprint, stored: Fingerprint, near: Fingerprint) -> Fingerprint:
+    """Take gains that a model was given for such as never moved: nothing follows from them.
+
+    Those of a stream that was turned had been multiplied into matrices.
+
+    Args:
+        written: A model in another's coordinates.
+        stored: The same in its own.
+        near: That other.
+    """
+    own = {tensor.content for tensor in stored.tensors}
+    given = {t.content for t in near.tensors if len(t.shape) == 1} - own
+    made = (
+        replace(tensor, sketch=_of_ones(tensor.size)) if tensor.content in given else tensor
+        for tensor in written.tensors
+    )
+    return replace(written, tensors=tuple(made))
+
+
+def _of_ones(size: int) -> Sketch:
+    sketcher = Sketcher(Layout.of((size,)))
+    sketcher.add(np.ones(size, np.float32), "F32", 0)
+    return sketcher.finish()
 
 
 def _kinds(family: Sequence[str], models: Mapping[str, Fingerprint]) -> list[list[str]]:

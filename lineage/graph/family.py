@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from lineage.evidence.reduced import levels
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
+from lineage.graph.disguised import Disguises
 from lineage.graph.structure import (
     Group,
     followers,
@@ -69,9 +71,11 @@ class Family:
         models: Mapping[str, Fingerprint],
         comparisons: Between,
         weights: Weights | None = None,
+        hidden: Disguises | None = None,
     ) -> None:
         self.models = models
         self.weights = weights
+        self.hidden = hidden or Disguises()
         self.between = comparisons.between
         self.edges: list[Edge] = []
         self.unclear: list[Undetermined] = []
@@ -90,7 +94,7 @@ class Family:
             steps = steps_into(kind.members, outside, models, self.between)
             for group in groups(kind.members, steps, self.between):
                 self._join(group)
-        self.edges = without_rings(self.edges)
+        self.edges = without_rings(self._in_one_frame(self.edges))
 
     def _by_content(self, path: str) -> tuple[str, str]:
         return self.models[path].value_id, path
@@ -98,14 +102,16 @@ class Family:
     def _collapse_copies(self, members: list[str]) -> list[str]:
         """Keep one of each set of identical models; the others hang on it.
 
-        Which copy came first cannot be read from weights. The one kept shares its tensors' names
-        with most of the family, then is the one stored narrowest, then has the shortest path.
+        Which copy came first cannot be read from weights. The one kept has the coordinates of most
+        of the family, and its tensors' names, then is the one stored narrowest, then has the
+        shortest path.
         """
         named = Counter(name for path in members for name in self._names(path))
+        hidden = self.hidden.prints
 
-        def rank(path: str) -> tuple[int, int, int, str]:
+        def rank(path: str) -> tuple[bool, int, int, int, str]:
             shared = sum(named[name] for name in self._names(path))
-            return -shared, self.models[path].size_bytes, len(path), path
+            return path in hidden, -shared, self.models[path].size_bytes, len(path), path
 
         kept: list[str] = []
         for path in sorted(members, key=rank):
@@ -114,7 +120,9 @@ class Family:
                 kept.append(path)
             else:
                 how = self.between(first, path).how
-                self.edges.append(Edge(first, path, Relation.IDENTICAL, how, None, 0.5))
+                is_told = len(members) > 2 and not self.hidden.has_one_frame(first, path)
+                sure = _LIKELY if is_told else 0.5
+                self.edges.append(Edge(first, path, Relation.IDENTICAL, how, None, sure))
         return kept
 
     def _names(self, path: str) -> set[str]:
@@ -123,6 +131,8 @@ class Family:
     def _is_copy(self, a: str, b: str) -> bool:
         """Whether two models are the same; those of two structures only where their sums agree."""
         one, other = self.models[a], self.models[b]
+        if self.hidden.between(a, b) is not None:
+            return self.between(a, b).relation is Relation.IDENTICAL
         if one.value_id == other.value_id:
             return True
         if structure(one) == structure(other) or not np.isclose(_energy(one), _energy(other)):
@@ -142,21 +152,33 @@ class Family:
                     self._by_content(parent),
                 )
                 for parent in self._may_be_sources(child, members)
-                if (found := self.between(parent, child)).relation is Relation.QUANTIZED
-                and found.direction == "a->b"
+                if self._is_reduced(found := self.between(parent, child), child)
             ]
             if not sources:
                 rest.append(child)
                 continue
             parent = min(sources)[-1][-1]
             found = self.between(parent, child)
-            self.edges.append(Edge(parent, child, Relation.QUANTIZED, found.how, None, _CERTAIN))
+            assert found.relation is not None
+            self.edges.append(Edge(parent, child, found.relation, found.how, None, _CERTAIN))
         return rest
+
+    def _is_reduced(self, found: Comparison, child: str) -> bool:
+        """Whether a model has less than a source; zeros, of those in coordinates of their own.
+
+        Of others the whole family tells which of those with the same zeros was pruned.
+        """
+        if found.direction != "a->b" or found.structure:
+            return False
+        is_pruned = found.relation is Relation.PRUNED and child in self.hidden.prints
+        return found.relation is Relation.QUANTIZED or is_pruned
 
     def _may_be_sources(self, child: str, members: Sequence[str]) -> list[str]:
         """Return the models of which one may be a quantized one's source."""
         model = self.models[child]
         others = [path for path in members if path != child]
+        if child in self.hidden.prints:
+            return [path for path in others if self.hidden.between(path, child) is not None]
         if _has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
             return others
         mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
@@ -165,6 +187,21 @@ class Family:
             for path in others
             if any(digest in mine for t in self.models[path].tensors for _, digest in t.rounded)
         ]
+
+    def _in_one_frame(self, edges: Sequence[Edge]) -> list[Edge]:
+        """Hang what has a copy's coordinates on that copy, and not on what that was copied from."""
+        copies: dict[tuple[str, str], str] = {}
+        for edge in sorted(edges, key=lambda e: self._by_content(e.child)):
+            frame = self.hidden.first.get(edge.child)
+            if edge.relation is Relation.IDENTICAL and frame is not None:
+                copies.setdefault((edge.parent, frame), edge.child)
+        found = []
+        for edge in edges:
+            frame = self.hidden.first.get(edge.child, "")
+            copy = copies.get((edge.parent, frame))
+            is_apart = copy not in (None, edge.child)
+            found.append(replace(edge, parent=copy) if copy and is_apart else edge)
+        return found
 
     def _attach_put_together(self, members: list[str]) -> list[str]:
         """Hang models that are others' layers on these, and what came from them on them."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lineage.evidence import Comparison
     from lineage.fingerprints import Fingerprint
 
+    Known = Callable[[str, str], Comparison | None]
+
 _WORTH_A_LOOK = 0.2
 """Cosine of two search vectors: strangers' have a deviation of .044."""
 
@@ -49,15 +51,26 @@ _LEAST_LINK = 0.01
 class Comparisons:
     """What pairs of models are to each other by their weights, found when it is asked for."""
 
-    def __init__(self, models: Mapping[str, Fingerprint]) -> None:
+    def __init__(
+        self, models: Mapping[str, Fingerprint], known: Known = lambda _a, _b: None
+    ) -> None:
+        """Take some models.
+
+        Args:
+            models: Path -> fingerprint.
+            known: Tells what some pairs are to each other, where fingerprints do not tell all.
+        """
         self._models = models
+        self._known = known
         self._found: dict[tuple[str, str], Comparison] = {}
 
     def between(self, a: str, b: str) -> Comparison:
         """Return what was found between two models, seen from the first."""
         first, second = min(a, b), max(a, b)
         if (first, second) not in self._found:
-            found = compare_weights(self._models[first], self._models[second])
+            found = self._known(first, second)
+            if found is None:
+                found = compare_weights(self._models[first], self._models[second])
             self._found[first, second] = found
         seen = self._found[first, second]
         return seen if a == first else seen.reversed()

@@ -37,6 +37,7 @@ __all__ = [
     "followers",
     "groups",
     "kinds",
+    "nearest_to",
     "passthrough_edges",
     "put_together",
     "steps_into",
@@ -224,7 +225,7 @@ def steps_into(
     for child in members:
         steps = [
             Step(parent, child, found)
-            for parent in _nearest_to(child, outside, models, _NEAREST)
+            for parent in nearest_to(models[child], outside, models, _NEAREST)
             if (found := between(parent, child)).structure and found.direction == "a->b"
         ]
         if steps:
@@ -266,7 +267,7 @@ def weighed(
         The step from the most probable parent, and how probable that is; the step as it was, and 0,
         where none is.
     """
-    kin = _nearest_to(step.child, kin, models, _WEIGHED)
+    kin = nearest_to(models[step.child], kin, models, _WEIGHED)
     if len(kin) < 2:
         return step, 1.0
     panel = Panel(_on_common_ground([*kin, step.child], step, models))
@@ -280,14 +281,14 @@ def weighed(
     return step, 0.0
 
 
-def _nearest_to(
-    path: str, paths: Sequence[str], models: Mapping[str, Fingerprint], most: int
+def nearest_to(
+    model: Fingerprint, paths: Sequence[str], models: Mapping[str, Fingerprint], most: int
 ) -> list[str]:
     """Return the models whose search vectors are nearest to one's, in the order given."""
     if len(paths) <= most:
         return list(paths)
     vectors = np.stack([search_vector(models[other]) for other in paths])
-    near = np.argsort(-(vectors @ search_vector(models[path])), kind="stable")[:most]
+    near = np.argsort(-(vectors @ search_vector(model)), kind="stable")[:most]
     return [paths[n] for n in sorted(near)]
 
 
@@ -375,7 +376,7 @@ def followers(
     for origin, parents in made.items():
         parts = [path for path, _ in parents]
         others = [path for path in paths if path not in made and path not in parts]
-        for child in _nearest_to(origin, others, models, _NEAREST):
+        for child in nearest_to(models[origin], others, models, _NEAREST):
             seen = between(origin, child)
             if seen.structure or not seen.related:
                 continue
