@@ -121,11 +121,15 @@ def _most_rounding(pairing: Pairing, use: np.ndarray, *, forward: bool) -> np.nd
     return most
 
 
-def pruned(pairing: Pairing) -> Reduction | None:
+def pruned(pairing: Pairing, *, slack: float = 0.1) -> Reduction | None:
     """Find zeros where the other model has values, and the other's values everywhere else.
 
     Setting values of p to zero leaves c with <c, p> = |c|^2: the difference is orthogonal to the
     *child*, which training never does.
+
+    Args:
+        pairing: Of two models.
+        slack: The most that the cosine of the difference and the child may be.
     """
     use = pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)
     if not np.any(use):
@@ -138,7 +142,7 @@ def pruned(pairing: Pairing) -> Reduction | None:
     inner, d = pairing.inner[use].sum(), pairing.energy_d[use].sum()
     a, b = pairing.energy_a[use].sum(), pairing.energy_b[use].sum()
     child = b if added > 0 else a
-    if abs(inner - child) > 0.1 * np.sqrt(d * child):
+    if abs(inner - child) > slack * np.sqrt(d * child):
         return None
     name = "{b}" if added > 0 else "{a}"
     words = f"{abs(added):.0%} of {name}'s values became zero and the others stayed"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from lineage.evidence.matching import match, table
 from lineage.evidence.neurons import common_units
 from lineage.evidence.pairing import pair
 from lineage.evidence.panel import structure
-from lineage.evidence.reduced import levels
+from lineage.evidence.reduced import levels, pruned
 from lineage.fingerprints.measure import TIERS, Pass
 from lineage.fingerprints.neurons import neurons
 from lineage.fingerprints.sketch import Layout, Sketcher
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from lineage.alignment import Stream
     from lineage.evidence import Comparison
+    from lineage.evidence.pairing import Pairing
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint, TensorPrint
     from lineage.fingerprints.neurons import Neurons
@@ -45,11 +46,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Disguises"]
 
+_TRAINED = frozenset({Relation.FINETUNE, Relation.QUANTIZED, Relation.NOISED, Relation.PRUNED})
+
 _UNCHANGED = 1e-5
 """Norm of a difference as a share of a parent's: what undoing a disguise in float32 leaves."""
 
-_ROUNDED = 1.5
-"""Times what storing in half precision changes in a matrix: more is no rounding."""
+_ROUNDED = 4.0
+"""Times the squared norm of what storing in half precision changes in a matrix: more is no
+rounding. Coordinates that are found from rounded values are off by as much again."""
+
+_LEAN = 0.3
+"""Cosine of what was set to zero and the rest, at most: heads and scales are fitted to the rest."""
+
+_SAME: dict[str, Any] = {
+    "relation": Relation.IDENTICAL, "how": "converted", "direction": None, "structure": (),
+}  # fmt: skip
 
 _SPELLED = {"BF16": "bf16", "F16": "fp16"}
 
@@ -172,7 +183,7 @@ class Disguises:
         if found.relation is Relation.IDENTICAL or (
             found.change is not None and found.change < _UNCHANGED
         ):
-            return None
+            return None if edge.relation in _TRAINED else (edge.relation, edge.how)
         if edge.relation is Relation.FINETUNE and found.step is not None:
             return edge.relation, found.step
         return edge.relation, edge.how
@@ -248,7 +259,7 @@ class _Writing:
         if is_alike(models[parent], models[child]):
             seen = self.seen(child, parent)
             if seen is not None:
-                moved = self.written(child, parent, seen)
+                moved = _snapped(self.written(child, parent, seen), models[child])
                 found = compare_weights(moved, models[child])
                 return _as_stored(found, moved, models[parent], models[child])
         seen = self.seen(parent, child)
@@ -344,18 +355,35 @@ def _as_stored(
         return found
     pairing = pair(moved, child)
     use = pairing.is_matrix
-    left = pairing.energy_d[use]
-    if (left <= _UNCHANGED**2 * pairing.energy_b[use]).all():
-        return replace(
-            found, relation=Relation.IDENTICAL, how="converted", direction=None, change=0.0,
-            distance=0.0,
-        )  # fmt: skip
-    dtype = _narrow(child)
-    if dtype is None or not (left <= _ROUNDED * pairing.noise[use]).all():
+    left, most = pairing.energy_d[use], pairing.energy_b[use]
+    if not _has_all(pairing):
         return found
-    if _narrow(parent) == dtype:
-        return replace(found, relation=Relation.IDENTICAL, how="converted", direction=None)
-    return replace(found, relation=Relation.QUANTIZED, how=_SPELLED[dtype], direction="a->b")
+    if (left <= _UNCHANGED**2 * most).all():
+        return replace(found, **_SAME, change=0.0, distance=0.0)
+    dtype = _narrow(child)
+    if dtype is not None and (left <= _ROUNDED * pairing.noise[use]).all():
+        if _narrow(parent) == dtype:
+            return replace(found, **_SAME)
+        how = _SPELLED[dtype]
+        return replace(found, relation=Relation.QUANTIZED, how=how, direction="a->b")
+    if found.relation is Relation.QUANTIZED:
+        return found
+    zeros = pruned(pairing, slack=_LEAN)
+    if zeros is not None and zeros.direction == "a->b":
+        return replace(found, relation=zeros.relation, how=zeros.how, direction="a->b")
+    return found
+
+
+def _has_all(pairing: Pairing) -> bool:
+    """Whether each matrix of one model is in the other; what is tied in one may be stored twice."""
+    first, second = pairing.first, pairing.second
+    shapes = {first.shapes[place] for place in pairing.a}
+    return all(
+        of.shapes[place] in shapes
+        for of, used in ((first, pairing.a), (second, pairing.b))
+        for place in of.left_over(used)
+        if of.is_matrix[place]
+    )
 
 
 def _narrow(model: Fingerprint) -> str | None:

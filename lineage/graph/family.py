@@ -17,6 +17,7 @@ from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
 from lineage.graph.structure import (
+    CLEARLY_NEARER,
     Group,
     followers,
     groups,
@@ -32,6 +33,8 @@ from lineage.relation import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from lineage.evidence import Comparison
     from lineage.evidence.ancestry import Evidence
@@ -51,6 +54,14 @@ two models with one mask differ at most."""
 
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
+
+_ALIKE, _CHILDREN = 0.02, 0.5
+"""Squared distance of two models, as a share of theirs to a third, below which they are one to it;
+and expected number of children from which a model in coordinates of its own is not taken for a
+leaf."""
+
+_WEIGHED = 40
+"""Models among which a hidden one's parent is weighed, at most: the nearest."""
 
 _CLEARLY_FURTHER = 0.2
 """From which the rest of a family tells which of two models was changed; see `_further`."""
@@ -237,7 +248,11 @@ class Family:
         panel = Panel([self.ground.get(path, self.models[path]) for path in members])
         if not panel.matrices:
             return
-        leaves = self._attach_noised(members, panel) or self._attach_sparse(members, panel)
+        leaves = (
+            self._attach_noised(members, panel)
+            or self._attach_sparse(members, panel)
+            or self._attach_hidden(members, panel, seed)
+        )
         if leaves:
             rest = [path for place, path in enumerate(members) if place not in leaves]
             if len(rest) > 1:
@@ -316,6 +331,61 @@ class Family:
                 found.add(child)
         return found
 
+    def _attach_hidden(self, members: Sequence[str], panel: Panel, seed: str | None) -> set[int]:
+        """Hang models in coordinates of their own on those that they come from.
+
+        Who has other coordinates than all others is nobody's parent among them, unless it looks
+        like the parent of several. Of coordinates that some share each model that is nearer to one
+        outside than to any inside began these, and others come from it.
+        """
+        first = self.hidden.first
+        plain = [i for i, path in enumerate(members) if path not in first]
+        frames: dict[str, list[int]] = defaultdict(list)
+        for place, path in enumerate(members):
+            if path in first and path != seed:
+                frames[first[path]].append(place)
+        if len(plain) < 2 or not frames:
+            return set()
+        family = stack(panel.models)
+        merges = {} if family is None else find_merges(family)
+        parts = set(merges).union(*(merge.parents for merge in merges.values()))
+        done: set[int] = set()
+        for places in frames.values():
+            for start, kin in _begun(places, plain, panel.pairs.squared).items():
+                if parts & set(kin):
+                    continue
+                parent, probability = self._parent_outside(start, plain, members, panel)
+                if probability < LEAST_EDGE:
+                    continue
+                found = self.between(members[parent], members[start])
+                self._add(members[parent], members[start], *_step(found), probability)
+                done.update(kin)
+                if len(kin) > 1:
+                    self._solve([members[place] for place in kin], members[start])
+        return done
+
+    def _parent_outside(
+        self, child: int, plain: Sequence[int], members: Sequence[str], panel: Panel
+    ) -> tuple[int, float]:
+        """Weigh who in other coordinates is a model's parent; with 0 if it looks like theirs.
+
+        Those that are much nearer to each other than to it are one for this, lest each take from
+        the other what speaks for both.
+        """
+        squared = panel.pairs.squared
+        apart: list[int] = []
+        for place in sorted(plain, key=lambda i: (squared[child, i], i))[:_WEIGHED]:
+            if all(squared[place, i] > _ALIKE * squared[child, place] for i in apart):
+                apart.append(place)
+        places = [*apart, child]
+        some = Panel([self.ground.get(members[i], self.models[members[i]]) for i in places])
+        seen = evidence(some, {})
+        if grow(seen).arcs[-1].sum() > _CHILDREN:
+            return apart[0], 0.0
+        arcs = grow(seen, leaf=len(apart)).arcs[:-1, -1]
+        best = int(np.argmax(arcs))
+        return apart[best], float(arcs[best])
+
     def _leave_open(
         self, members: Sequence[str], panel: Panel, tree: Tree, children: set[int]
     ) -> None:
@@ -365,6 +435,21 @@ class Family:
                 edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, _CERTAIN)
                 self.edges.append(edge)
         return merges
+
+
+def _begun(
+    places: Sequence[int], plain: Sequence[int], squared: NDArray[np.float64]
+) -> dict[int, list[int]]:
+    """Part models of one set of coordinates: one that began it -> it and what came from it."""
+    outside = squared[:, plain].min(axis=1)
+    found: dict[int, list[int]] = {}
+    for place in sorted(places, key=lambda i: (outside[i], i)):
+        nearest = min(found, key=lambda i: (squared[i, place], i), default=None)
+        if nearest is None or outside[place] < CLEARLY_NEARER**2 * squared[nearest, place]:
+            found[place] = [place]
+        else:
+            found[nearest].append(place)
+    return found
 
 
 def _grown(
