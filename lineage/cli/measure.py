@@ -166,7 +166,9 @@ def infer(
             what = "its card" if path in models else "the model"
             say.note(f"lineage: {what} is left out: {prints.described(error, path)}")
             status = 3
-    graph = infer_graph(models, weights=_weights({path: path for path in models}), deep=deep)
+    weights = _weights({path: path for path in models})
+    with say.watching("comparing") as watch:
+        graph = infer_graph(models, weights=weights, deep=deep, watch=watch)
     verdicts = judge(graph, declared_by)
     document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)

@@ -62,6 +62,7 @@ def infer_graph(
     weights: Weights | None = None,
     deep: bool = False,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[str], None] | None = None,
 ) -> LineageGraph:
     """Infer who came from whom among models, from their fingerprints.
 
@@ -73,6 +74,7 @@ def infer_graph(
             are read without.
         deep: Whether to read them once more where that can sharpen the answer.
         progress: Called with the number of pairs just compared.
+        watch: Told in a few words what is done next, where that reads weights and takes its time.
 
     Raises:
         SchemeError: If fingerprints of two schemes are mixed.
@@ -81,7 +83,7 @@ def infer_graph(
     screen = Screen(models, comparisons, progress)
     given, hidden = models, Disguises()
     if weights is not None and len(models) > 1:
-        hidden = Disguises.of(screen.families, models, weights)
+        hidden = Disguises.of(screen.families, models, weights, watch)
         if hidden.prints:
             models = {**models, **hidden.prints}
             comparisons = Comparisons(models, hidden.between)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from lineage.evidence.matching import match, table
 from lineage.evidence.neurons import common_units
 from lineage.evidence.pairing import pair
 from lineage.evidence.panel import structure
-from lineage.evidence.reduced import levels, pruned
+from lineage.evidence.reduced import levels, pruned, quantized
 from lineage.fingerprints.measure import TIERS, Pass
 from lineage.fingerprints.neurons import neurons
 from lineage.fingerprints.sketch import Layout, Sketcher
@@ -33,7 +34,7 @@ from lineage.graph.structure import nearest_to
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lineage.alignment import Stream
     from lineage.evidence import Comparison
@@ -51,9 +52,13 @@ _TRAINED = frozenset({Relation.FINETUNE, Relation.QUANTIZED, Relation.NOISED, Re
 _UNCHANGED = 1e-5
 """Norm of a difference as a share of a parent's: what undoing a disguise in float32 leaves."""
 
-_ROUNDED = 4.0
+_ROUNDED = 8.0
 """Times the squared norm of what storing in half precision changes in a matrix: more is no
-rounding. Coordinates that are found from rounded values are off by as much again."""
+rounding. Coordinates that are found from rounded values, and gains, are off by as much again."""
+
+_LEAST_LEVELS = 0.3
+"""What rounding to b bits changes at least, as a share of the norm, times 2^b. In a stream that
+was shifted a part of the norm says nothing."""
 
 _LEAN = 0.3
 """Cosine of what was set to zero and the rest, at most: heads and scales are fitted to the rest."""
@@ -76,6 +81,10 @@ LARGE = 1 << 30
 
 _KEPT = 4
 """Alignments that are kept: each holds a matrix as wide as the stream."""
+
+_FEW = 4
+"""Families up to which all are held against each other by their weights, whatever their size: of
+more the pairs are too many, and neuron sketches come first."""
 
 _CLOSE = 24
 """Models that one is compared with to find the nearest, at most."""
@@ -111,6 +120,7 @@ class Disguises:
         families: Sequence[Sequence[str]],
         models: Mapping[str, Fingerprint],
         weights: Weights,
+        watch: Callable[[str], None] | None = None,
     ) -> Disguises:
         """Hold the families of some models against each other.
 
@@ -118,24 +128,23 @@ class Disguises:
             families: Paths that are linked weight by weight.
             models: Path -> fingerprint.
             weights: Of those that may be read.
+            watch: Told in a few words what is done next.
         """
         found = cls()
         tier = next((t for t, scheme in TIERS.items() if _scheme(models) == scheme), "exact")
         if tier == "exact":
             return found
-        write = found.writing = _Writing(models, weights, tier, found)
+        write = found.writing = _Writing(models, weights, tier, found, watch or (lambda _: None))
         heads: list[list[str]] = []
         kinds = [_kinds([p for p in family if p in weights], models) for family in families]
         known = sorted((kind for kind in kinds if kind), key=lambda one: _rank(one, models))
+        write.sketches_all = len(known) > _FEW
         for kind in known[:_MOST_FAMILIES]:
-            hidden = kind[1:]
-            for home in heads:
-                if write.all(home, kind[0]):
-                    break
-            else:
+            home = next((head for head in heads if write.all(head, kind[0])), None)
+            if home is None:
                 heads.append(kind[0])
                 home = kind[0]
-            for other in hidden:
+            for other in kind[1:]:
                 write.all(home, other)
         return found
 
@@ -191,12 +200,25 @@ class Disguises:
 
 @dataclass
 class _Writing:
-    """Writes models in others' coordinates."""
+    """Writes models in others' coordinates.
+
+    Attributes:
+        models: Path -> fingerprint, as stored.
+        weights: Of those that may be read.
+        tier: Of the fingerprints.
+        found: What is filled in.
+        watch: Told in a few words what is done next.
+        sketches_all: Whether neuron sketches tell of all models which weights are worth to be read.
+        sketches: Path -> neuron sketch, where one was made for this.
+        solved: Alignments that may be asked for again.
+    """
 
     models: Mapping[str, Fingerprint]
     weights: Weights
     tier: str
     found: Disguises
+    watch: Callable[[str], None] = lambda _: None
+    sketches_all: bool = False
     sketches: dict[str, Neurons | None] = field(default_factory=dict)
     solved: dict[tuple[str, str], Aligned | None] = field(default_factory=dict)
 
@@ -204,7 +226,7 @@ class _Writing:
         """Return how b's coordinates become a's; None if nothing was found or changed.
 
         Where both have a neuron sketch, it tells whether it is worth to read their weights; of
-        large models one is made.
+        large models, and among many families, one is made.
         """
         if (a, b) not in self.solved:
             for known in list(self.solved)[:-_KEPT]:
@@ -216,22 +238,27 @@ class _Writing:
         units = common_units(self._sketch(a), self._sketch(b))
         if units is not None and units.related is False:
             return None
+        self.watch(f"aligning {PurePath(b).name} with {PurePath(a).name}")
         with ExitStack() as stack:
             try:
                 one, other = self._described(a, stack), self._described(b, stack)
                 if isinstance(one, Chain) and self.models[a].size_bytes > MOST_OF_A_CHAIN:
                     return None
+                if not can_be_written(one, other):
+                    return None
                 seen = solve(one, other)
-                return seen if seen.related and seen.how and can_be_written(one, other) else None
+                return seen if seen.related and seen.how else None
             except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
                 return None
 
     def _sketch(self, path: str) -> Neurons | None:
-        """Return a model's neuron sketch, if it has one or is large."""
+        """Return a model's neuron sketch, if it has one, is large, or is one of many."""
         model = self.models[path]
-        if model.neurons is not None or model.size_bytes < LARGE:
+        is_worth_it = self.sketches_all or model.size_bytes >= LARGE
+        if model.neurons is not None or not is_worth_it:
             return model.neurons
         if path not in self.sketches:
+            self.watch(f"sketching the units of {PurePath(path).name}")
             with self.weights.opened(path) as items:
                 artifact = Artifact(path, tuple(items.values()))
                 self.sketches[path] = neurons(artifact, self._tokens(path))
@@ -269,6 +296,7 @@ class _Writing:
 
     def written(self, head: str, path: str, seen: Aligned) -> Fingerprint:
         """Return the fingerprint of a model in another's coordinates."""
+        self.watch(f"writing {PurePath(path).name} in the coordinates of {PurePath(head).name}")
         with ExitStack() as stack:
             moved = aligned(self._described(head, stack), self._described(path, stack), seen)
             written = Pass(self.tier).over(moved)
@@ -366,11 +394,9 @@ def _as_stored(
             return replace(found, **_SAME)
         how = _SPELLED[dtype]
         return replace(found, relation=Relation.QUANTIZED, how=how, direction="a->b")
-    if found.relation is Relation.QUANTIZED:
-        return found
-    zeros = pruned(pairing, slack=_LEAN)
-    if zeros is not None and zeros.direction == "a->b":
-        return replace(found, relation=zeros.relation, how=zeros.how, direction="a->b")
+    less = quantized(pairing, least=_LEAST_LEVELS) or pruned(pairing, slack=_LEAN)
+    if less is not None and less.direction == "a->b":
+        return replace(found, relation=less.relation, how=less.how, direction="a->b")
     return found
 
 
@@ -415,7 +441,7 @@ def _is_same(one: TensorPrint, other: TensorPrint) -> bool:
     if one.shape != other.shape or one.sketch is None or other.sketch is None:
         return False
     away = float(np.linalg.norm(one.sketch.core - other.sketch.core))
-    return away <= _UNCHANGED * float(one.sketch.energy) ** 0.5
+    return bool(away <= _UNCHANGED * float(one.sketch.energy) ** 0.5)
 
 
 def _without_given(written: Fingerprint, stored: Fingerprint, near: Fingerprint) -> Fingerprint:
