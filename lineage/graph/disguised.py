@@ -482,26 +482,36 @@ def _kinds(family: Sequence[str], models: Mapping[str, Fingerprint]) -> list[lis
     return sorted(found, key=lambda kind: -len(kind))
 
 
-def _rank(kinds: Sequence[Sequence[str]], models: Mapping[str, Fingerprint]) -> tuple[int, str]:
-    return -sum(map(len, kinds)), models[kinds[0][0]].value_id
+def _rank(
+    kinds: Sequence[Sequence[str]], models: Mapping[str, Fingerprint]
+) -> tuple[int, bool, str]:
+    """Order families: the largest, then those whose gains were not multiplied into matrices."""
+    first = models[kinds[0][0]]
+    return -sum(map(len, kinds)), _is_folded(first), first.value_id
 
 
-def _standing(model: Fingerprint) -> tuple[bool, int, str]:
-    """Order models: not on a quantizer's levels, then the largest."""
+def _standing(model: Fingerprint) -> tuple[bool, bool, int, str]:
+    """Order models: not on a quantizer's levels, with gains of their own, then the largest."""
     quantized = any(levels(t) > 0 for t in model.tensors if len(t.shape) > 1)
-    return quantized, -model.size_bytes, model.value_id
+    return quantized, _is_folded(model), -model.size_bytes, model.value_id
+
+
+def _is_folded(model: Fingerprint) -> bool:
+    """Whether all gains are alike, as in a model whose own were multiplied into what follows."""
+    gains = [t for t in model.tensors if t.name.endswith("norm.weight") and len(t.shape) == 1]
+    return bool(gains) and all(t.sketch is not None and t.sketch.is_flat for t in gains)
 
 
 def _is_partly_moved(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether some of the layers' matrices of two relatives are no more alike than strangers'."""
+    """Whether some of the matrices of two relatives are no more alike than strangers'.
+
+    That of embeddings or a head may be for other reasons, which aligning them tells.
+    """
     first, second = table(one), table(other)
     alike = [
         _cosine(first.tensors[m.a].sketch, second.tensors[m.b].sketch)
         for m in match(first, second)
-        if m.way == "straight"
-        and first.is_matrix[m.a]
-        and first.shapes[m.a] == second.shapes[m.b]
-        and layered(first.names[m.a]) is not None
+        if m.way == "straight" and first.is_matrix[m.a] and first.shapes[m.a] == second.shapes[m.b]
     ]
     return min(alike, default=1.0) < _APART
 
