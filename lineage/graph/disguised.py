@@ -86,6 +86,9 @@ _FEW = 4
 """Families up to which all are held against each other by their weights, whatever their size: of
 more the pairs are too many, and neuron sketches come first."""
 
+_LOOKED_AT = 8
+"""Models of one set of coordinates of which the nearest to another's is looked for, at most."""
+
 _CLOSE = 24
 """Models that one is compared with to find the nearest, at most."""
 
@@ -151,6 +154,11 @@ class Disguises:
     def has_one_frame(self, a: str, b: str) -> bool:
         """Whether two models have the same coordinates, as far as that is known."""
         return self.first.get(a) == self.first.get(b)
+
+    def stored(self, path: str) -> Fingerprint:
+        """Return the fingerprint of a hidden model in its own coordinates."""
+        assert self.writing is not None
+        return self.writing.models[path]
 
     def between(self, a: str, b: str) -> Comparison | None:
         """Return what two models are to each other, seen from the first, where that is known best.
@@ -316,14 +324,16 @@ class _Writing:
         seen = self.seen(home[0], first)
         if seen is None:
             return False
-        near = self._nearest(self.written(home[0], first, seen), home)
-        if near != home[0]:
-            better = self.seen(near, first)
+        kind = structure(self.models[first])
+        alike = [path for path in paths if structure(self.models[path]) == kind]
+        near, best = self._nearest(home, alike[:_LOOKED_AT], seen)
+        if (near, best) != (home[0], first):
+            better = self.seen(near, best)
             near, seen = (near, better) if better is not None else (home[0], seen)
         for path in paths:
             own: Aligned | None = seen
             at = near
-            if structure(self.models[path]) != structure(self.models[first]):
+            if path not in alike:
                 at, own = home[0], self.seen(home[0], path)
             if own is None:
                 continue
@@ -335,11 +345,9 @@ class _Writing:
     def _write(self, home: Sequence[str], at: str, path: str, seen: Aligned) -> None:
         """Write one model, in the coordinates of the one that it is nearest to."""
         found = self.found
-        written = self.written(at, path, seen)
         alike = [p for p in home if structure(self.models[p]) == structure(self.models[at])]
-        near = self._nearest(written, alike)
-        if near != at:
-            written = self.written(near, path, seen)
+        near, _ = self._nearest([at, *alike], [path], seen)
+        written = self.written(near, path, seen)
         found.nearest[path] = near
         snapped = _snapped(written, self.models[near])
         if "rotated" in seen.how:
@@ -349,15 +357,24 @@ class _Writing:
         if left is not None:
             found.left[path] = left
 
-    def _nearest(self, written: Fingerprint, home: Sequence[str]) -> str:
-        """Return the model that one is nearest to, once it has their coordinates."""
-        some = {path: self.models[path] for path in home}
+    def _nearest(self, home: Sequence[str], paths: Sequence[str], seen: Aligned) -> tuple[str, str]:
+        """Return the two of both sides that are nearest to each other in the coordinates of one.
 
-        def away(path: str) -> tuple[float, str]:
-            change = compare_weights(some[path], written).change
-            return (np.inf if change is None else change), some[path].value_id
-
-        return min(nearest_to(written, home, some, _CLOSE), key=away)
+        Args:
+            home: Models of one set of coordinates; those of the first are taken.
+            paths: Models of another.
+            seen: How the latter become the former.
+        """
+        models = self.models
+        found: list[tuple[float, str, str, str]] = []
+        for path in paths:
+            written = self.written(home[0], path, seen)
+            for other in nearest_to(written, sorted(set(home)), models, _CLOSE):
+                change = compare_weights(models[other], written).change
+                away = np.inf if change is None else change
+                found.append((away, models[other].value_id, other, path))
+        _, _, near, best = min(found)
+        return near, best
 
 
 def is_alike(one: Fingerprint, other: Fingerprint) -> bool:

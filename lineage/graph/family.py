@@ -92,7 +92,8 @@ class Family:
         self.unclear: list[Undetermined] = []
         self.ground: dict[str, Fingerprint] = {}
         # In an order of their own contents, so that names and input order cannot matter.
-        rest = sorted(self._collapse_copies(list(members)), key=self._by_content)
+        rest = self._attach_merged_inside(sorted(members, key=self._by_content))
+        rest = sorted(self._collapse_copies(rest), key=self._by_content)
         rest = self._attach_reduced(rest)
         rest = self._attach_put_together(rest)
         alike: dict[object, list[str]] = defaultdict(list)
@@ -213,6 +214,30 @@ class Family:
             is_apart = copy not in (None, edge.child)
             found.append(replace(edge, parent=copy) if copy and is_apart else edge)
         return found
+
+    def _attach_merged_inside(self, members: list[str]) -> list[str]:
+        """Hang models that were merged from others in their own coordinates, as these are stored.
+
+        In a stream that was turned gains are multiplied into matrices: a mean of products is none
+        of what was multiplied.
+        """
+        frames: dict[object, dict[str, str]] = defaultdict(dict)
+        for path in members:
+            if path in self.hidden.first:
+                model = self.hidden.stored(path)
+                kin = frames[self.hidden.first[path], structure(model)]
+                kin.setdefault(model.value_id, path)
+        merged = set()
+        for kin in frames.values():
+            paths = list(kin.values())
+            models = [self.hidden.stored(path) for path in paths]
+            family = stack(Panel(models).models) if len(paths) > 2 else None
+            for child, merge in ({} if family is None else find_merges(family)).items():
+                merged.add(paths[child])
+                for parent, share in zip(merge.parents, merge.coefficients, strict=True):
+                    ends = paths[parent], paths[child]
+                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, _CERTAIN))
+        return [path for path in members if path not in merged]
 
     def _attach_put_together(self, members: list[str]) -> list[str]:
         """Hang models that are others' layers on these, and what came from them on them."""
