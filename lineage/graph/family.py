@@ -19,6 +19,7 @@ from lineage.graph.disguised import Disguises
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
+    apart_for,
     followers,
     groups,
     kinds,
@@ -55,10 +56,8 @@ two models with one mask differ at most."""
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
-_ALIKE, _CHILDREN = 0.02, 0.5
-"""Squared distance of two models, as a share of theirs to a third, below which they are one to it;
-and expected number of children from which a model in coordinates of its own is not taken for a
-leaf."""
+_CHILDREN = 0.5
+"""Expected children from which a model in coordinates of its own is not taken for a leaf."""
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
@@ -392,16 +391,8 @@ class Family:
     def _parent_outside(
         self, child: int, plain: Sequence[int], members: Sequence[str], panel: Panel
     ) -> tuple[int, float]:
-        """Weigh who in other coordinates is a model's parent; with 0 if it looks like theirs.
-
-        Those that are much nearer to each other than to it are one for this, lest each take from
-        the other what speaks for both.
-        """
-        squared = panel.pairs.squared
-        apart: list[int] = []
-        for place in sorted(plain, key=lambda i: (squared[child, i], i))[:_WEIGHED]:
-            if all(squared[place, i] > _ALIKE * squared[child, place] for i in apart):
-                apart.append(place)
+        """Weigh who in other coordinates is a model's parent; with 0 if it looks like theirs."""
+        apart = apart_for(child, plain, panel.pairs.squared)[:_WEIGHED]
         places = [*apart, child]
         some = Panel([self.ground.get(members[i], self.models[members[i]]) for i in places])
         seen = evidence(some, {})

@@ -25,7 +25,9 @@ from lineage.graph.tree import grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from lineage.evidence import Comparison
     from lineage.fingerprints import Fingerprint
@@ -34,6 +36,7 @@ __all__ = [
     "Group",
     "Kind",
     "Step",
+    "apart_for",
     "followers",
     "groups",
     "kinds",
@@ -61,6 +64,9 @@ _NEAREST_KINDS = 8
 
 _MOST = 0.5
 """Share of each one's weights that two kinds must have in common to be one."""
+
+_ONE_TO_IT = 0.02
+"""Squared distance of two models, as a share of theirs to a third, below which they are one."""
 
 _WEIGHED = 40
 """Models among which a changed one's parent is weighed at most."""
@@ -273,12 +279,33 @@ def weighed(
     panel = Panel(_on_common_ground([*kin, step.child], step, models))
     if not panel.matrices:
         return step, 0.0
+    apart = apart_for(len(kin), range(len(kin)), panel.pairs.squared)
+    kin = [kin[place] for place in apart]
+    panel = Panel([panel.models[place] for place in (*apart, -1)])
     arcs = grow(evidence(panel, {}), leaf=len(kin)).arcs[:-1, -1]
     for place in np.argsort(-arcs, kind="stable"):
         found = between(kin[place], step.child)
         if found.structure and found.direction == "a->b":
             return Step(kin[place], step.child, found), float(arcs[place])
     return step, 0.0
+
+
+def apart_for(child: int, others: Iterable[int], squared: NDArray[np.float64]) -> list[int]:
+    """Return who may be a model's parent, the nearest first, without near copies of each other.
+
+    Models that are much nearer to each other than to it are one for it: each would take from the
+    other what speaks for both.
+
+    Args:
+        child: The place of the model.
+        others: Those of the others.
+        squared: Squared distances.
+    """
+    apart: list[int] = []
+    for place in sorted(others, key=lambda i: (squared[child, i], i)):
+        if all(squared[place, i] > _ONE_TO_IT * squared[child, place] for i in apart):
+            apart.append(place)
+    return apart
 
 
 def nearest_to(
