@@ -21,7 +21,6 @@ from shutil import copyfile
 from typing import Any
 
 from lists import FOLLOW_UPS
-from scoring import _short
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "quality"))
 
@@ -93,14 +92,14 @@ class Child:
 def children_of(truth: Mapping[str, Any], rows: Sequence[str]) -> list[Child]:
     """Return what was made in a family, or some of it."""
     path = {model["id"]: model["path"] for model in truth["models"]}
-    return [
-        Child(
-            truth["family"], made["path"], made["kind"], "+".join(_short(made)),
-            made["follow_up"], [path[source] for source in made["sources"] if source in path],
-        )
-        for made in truth["made"]
-        if made["kind"] in KINDS and (not rows or made["path"] in rows)
-    ]  # fmt: skip
+    found = []
+    for made in truth["made"]:
+        if made["kind"] in KINDS and (not rows or made["path"] in rows):
+            steps = made["path"].removesuffix(f"+{made['follow_up']}")
+            sources = [path[source] for source in made["sources"] if source in path]
+            told = (truth["family"], made["path"], made["kind"], steps, made["follow_up"], sources)
+            found.append(Child(*told))
+    return found
 
 
 def ask(
