@@ -144,11 +144,13 @@ class Disguises:
         write.sketches_all = len(known) > _FEW
         for kind in known[:_MOST_FAMILIES]:
             home = next((head for head in heads if write.all(head, kind[0])), None)
+            is_home = home is None
             if home is None:
-                heads.append(kind[0])
-                home = kind[0]
+                home = list(kind[0])
+                heads.append(home)
             for other in kind[1:]:
-                write.all(home, other)
+                if not write.all(home, other) and is_home:  # far from the first, yet not moved
+                    home += other
         return found
 
     def has_one_frame(self, a: str, b: str) -> bool:
@@ -160,6 +162,12 @@ class Disguises:
         assert self.writing is not None
         return self.writing.models[path]
 
+    def knows(self, a: str, b: str) -> bool:
+        """Whether it is known here what two models are to each other; see `between`."""
+        is_written = b in self.left and self.nearest[b] == a
+        is_written |= a in self.left and self.nearest[a] == b
+        return is_written or (a in self.first and self.has_one_frame(a, b))
+
     def between(self, a: str, b: str) -> Comparison | None:
         """Return what two models are to each other, seen from the first, where that is known best.
 
@@ -169,9 +177,9 @@ class Disguises:
             return None
         if a in self.first and self.has_one_frame(a, b):
             return compare_weights(self.writing.models[a], self.writing.models[b])
-        if self.nearest.get(b) == a:
-            return self.left.get(b)
-        if self.nearest.get(a) == b and a in self.left:
+        if b in self.left and self.nearest[b] == a:
+            return self.left[b]
+        if a in self.left and self.nearest[a] == b:
             return self.left[a].reversed()
         return None
 

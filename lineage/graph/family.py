@@ -142,7 +142,7 @@ class Family:
     def _is_copy(self, a: str, b: str) -> bool:
         """Whether two models are the same; those of two structures only where their sums agree."""
         one, other = self.models[a], self.models[b]
-        if self.hidden.between(a, b) is not None:
+        if self.hidden.knows(a, b):
             return self.between(a, b).relation is Relation.IDENTICAL
         if one.value_id == other.value_id:
             return True
@@ -189,7 +189,7 @@ class Family:
         model = self.models[child]
         others = [path for path in members if path != child]
         if child in self.hidden.prints:
-            return [path for path in others if self.hidden.between(path, child) is not None]
+            return [path for path in others if self.hidden.knows(path, child)]
         if _has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
             return others
         mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
