@@ -5,6 +5,11 @@ heads moved, and nothing that the model computes changes. Where the weights are 
 of each family is held against one of every other (`lineage.alignment`). If they are one in other
 coordinates, all models of the smaller family are written in those of the larger, and everything
 else is inferred from what was written.
+
+Each model is written in the coordinates of the relative that it is nearest to. What is that one's
+within rounding is taken for that one's, digest and all, so that copies, frozen tensors and whole
+layers are seen as between models of one kind of coordinates. Whether values were rounded or set to
+zero shows in a model's own coordinates alone, so there the two are held together as well.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["Disguises"]
 
 _TRAINED = frozenset({Relation.FINETUNE, Relation.QUANTIZED, Relation.NOISED, Relation.PRUNED})
+"""What is not said of a child that differs from its parent by no more than rounding."""
 
 _UNCHANGED = 1e-5
 """Norm of a difference as a share of a parent's: what undoing a disguise in float32 leaves."""
@@ -70,7 +76,7 @@ _SAME: dict[str, Any] = {
 _SPELLED = {"BF16": "bf16", "F16": "fp16"}
 
 _APART = 0.2
-"""Cosine below which two matrices of a layer are as far apart as strangers'."""
+"""Cosine below which two matrices are as far apart as strangers'."""
 
 MOST_OF_A_CHAIN = 1 << 24
 """Bytes of a network without a stream above which it is not held against others unasked: there is
