@@ -30,6 +30,7 @@ def main() -> int:
 
 def _make(options: argparse.Namespace) -> int:
     import matrix
+    from bench import Bench, chosen
     from workshop import workshop
 
     names = options.only or sorted(
@@ -38,8 +39,7 @@ def _make(options: argparse.Namespace) -> int:
     for name in names:
         try:
             shop = workshop(options.zoo, name)
-            models = matrix.chosen(shop)
-            bench = matrix.Bench(shop, models, options.out / name, options.dtype, _say)
+            bench = Bench(shop, chosen(shop), options.out / name, options.dtype, _say)
             rows = matrix.plan(bench, options.small)
             rows = [row for row in rows if not options.rows or row.name in options.rows]
             document = matrix.make_family(bench, rows)
