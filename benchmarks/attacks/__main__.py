@@ -1,7 +1,10 @@
 """Hides where models come from, in every way that is known to us, and keeps the truth about it.
 
     python benchmarks/attacks --make [--zoo DIR] [--out DIR] [--only FAMILY ...] [--small]
-    python benchmarks/attacks --score [--out DIR] [--only FAMILY ...] [--json FILE]
+    python benchmarks/attacks --score [--out DIR] [--only FAMILY ...] [--answers FILE]
+                                      [--json FILE] [--pictures DIR]
+
+Answers are kept in a file, so that an interrupted `--score` goes on where it was.
 
 Progress goes to stderr, a line for each family, or the tables, to stdout. Exit status 1 if a
 disguise changed what a model says, 3 if something could not be had.
@@ -55,20 +58,27 @@ def _make(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     import scoring
+    from answers import Answers
 
-    names = scoring.families(options.out, options.only)
+    asked = scoring.Questions(
+        options.out, scoring.families(options.out, options.only), options.rows, options.strangers,
+        options.seed, options.jobs, ours=not options.peers_only, peers=not options.no_peers,
+        modeldna=options.modeldna,
+    )  # fmt: skip
     try:
-        pairs = scoring.score(
-            options.out, names, rows=options.rows, strangers=options.strangers, seed=options.seed,
-            python=scoring.PYTHON, cores=options.jobs, ours=not options.peers_only,
-            modeldna=options.modeldna, say=_say,
-        )  # fmt: skip
-    except OSError as error:
+        answers = Answers(options.answers or options.out / "answers.jsonl")
+        pairs = scoring.score(asked, answers, _say)
+        if options.json:
+            told = json.dumps(scoring.document(asked, pairs), indent=1)
+            options.json.write_text(told + "\n")
+        for drawn in scoring.draw(pairs, options.pictures) if options.pictures else ():
+            _say(f"drew {drawn}")
+    except KeyboardInterrupt:
+        print("attacks: interrupted; what was said is kept", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
         print(f"attacks: {error}", file=sys.stderr)
         return 3
-    if options.json:
-        told = {"_type": "lineage-attacks-v1", "pairs": scoring.document(pairs)}
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
     print(scoring.markdown(pairs))
     return 0
 
@@ -93,8 +103,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="draw other negative pairs")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--peers-only", action="store_true", help="do not ask lineage itself")
+    parser.add_argument("--no-peers", action="store_true", help="ask nobody but lineage")
     parser.add_argument("--modeldna", metavar="PYTHON", help="of an environment that has modeldna")
+    parser.add_argument("--answers", type=Path, metavar="FILE",
+                        help="where answers are kept; else answers.jsonl in OUT")  # fmt: skip
     parser.add_argument("--json", type=Path, help="what was said of every pair")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the pictures here")
     return parser.parse_args()
 
 
