@@ -91,6 +91,7 @@ def markdown(pairs: Sequence[Pair]) -> str:
     told += [*_by_family(pairs, asked, limits), ""]
     told += [*_side_by_side(pairs, asked, limits), ""]
     told += [*_by_role(pairs, asked, limits), ""]
+    told += [*_denied(pairs, asked), ""]
     told += [*_undone(pairs), "", *_calibration(pairs), "", *_seconds(pairs)]
     return "\n".join(told)
 
@@ -186,6 +187,19 @@ def _by_role(pairs: Sequence[Pair], asked: Sequence[str], limits: Over) -> list[
         if these:
             rows.append([role, *hits])
     return ["### By what stands beside it", "", *_table(["the other model", *asked], rows)]
+
+
+def _denied(pairs: Sequence[Pair], asked: Sequence[str]) -> list[str]:
+    """Return how many related pairs our commands call unrelated: worse than no answer."""
+    rows = []
+    for family in families(pairs):
+        for kind in ("disguise", "shape", "limit", "partial"):
+            these = [p for p in pairs if p.family == family and p.kind == kind]
+            told = [_share([p.called.get(m) is False for p in these]) for m in OURS if m in asked]
+            if these:
+                rows.append([family, kind, *told])
+    head = ["family", "pairs", *(m for m in OURS if m in asked)]
+    return ["### Related, and said not to be", "", *_table(head, rows)]
 
 
 def _undone(pairs: Sequence[Pair]) -> list[str]:

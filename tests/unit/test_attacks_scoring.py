@@ -89,6 +89,11 @@ def test_p_of_strangers_is_counted_by_family() -> None:
     assert f"| all {row}" in told
 
 
+def test_a_denial_is_told_from_silence() -> None:
+    related = [pair("shape", 0.1, called) for called in (True, None, False)]
+    assert "| f | shape | 1/3 |" in counting.markdown([*STRANGERS, *related])
+
+
 def test_seconds_are_means_of_what_was_answered() -> None:
     several = [pair("none", 0.1, seconds={"align": s}) for s in (1.0, 2.0, None)]
     told = counting.markdown([*several, pair("disguise", 0.6, seconds={"align": 0.25})])
