@@ -45,7 +45,7 @@ def _make(options: argparse.Namespace) -> int:
             bench = Bench(shop, chosen(shop), options.out / name, options.dtype, _say)
             rows = matrix.plan(bench, options.small)
             rows = [row for row in rows if not options.rows or row.name in options.rows]
-            document = matrix.make_family(bench, rows)
+            document = matrix.make_family(bench, rows, options.go_on)
         except matrix.MakingError as error:
             print(f"attacks: {error}", file=sys.stderr)
             return 1
@@ -96,6 +96,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=_CACHE / "attacks", help="where models go")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="these families")
     parser.add_argument("--small", action="store_true", help="no limits and three follow-ups")
+    parser.add_argument("--go-on", action="store_true", help="keep what an interrupted run made")
     parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these models")
     parser.add_argument("--dtype", default="F32", choices=("F32", "BF16", "F16"),
                         help="what disguised weights are stored in")  # fmt: skip

@@ -139,15 +139,33 @@ def _makes_sense(bench: Bench, row: Row) -> bool:
     return not ("tokens-cut" in row.steps and row.follow_up == "tuned")
 
 
-def make_family(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
-    """Make all rows of a family and the models they are compared with, and write the truth."""
+def make_family(bench: Bench, rows: Sequence[Row], go_on: bool = False) -> dict[str, Any]:
+    """Make all rows of a family and the models they are compared with, and write the truth.
+
+    Args:
+        bench: Where.
+        rows: What.
+        go_on: Whether rows that the truth there already tells of are kept.
+    """
     bench.out.mkdir(parents=True, exist_ok=True)
+    there = _made_before(bench) if go_on else {}
     records = []
     for row in rows:
+        if row.name in there:
+            records.append(there[row.name])
+            continue
         records.append(make(bench, row))
         bench.say(f"{bench.shop.family.name}/{row.name}")
         _write(bench, records)
     return _write(bench, records)
+
+
+def _made_before(bench: Bench) -> dict[str, dict[str, Any]]:
+    """Return the records of rows that are there whole, by name."""
+    truth = bench.out / "truth.json"
+    made = json.loads(truth.read_text())["made"] if truth.is_file() else []
+    known = {model["id"] for model in bench.shop.truth["models"]}
+    return {r["path"]: r for r in made if r["source"]["id"] in known}
 
 
 def _write(bench: Bench, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -167,7 +185,9 @@ def _write(bench: Bench, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "models": plain,
         "made": list(records),
     }
-    (bench.out / "truth.json").write_text(json.dumps(document, indent=1) + "\n")
+    partial = bench.out / "truth.json.partial"
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.replace(bench.out / "truth.json")
     return document
 
 
