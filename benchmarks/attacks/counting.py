@@ -111,6 +111,11 @@ def _found(pairs: Sequence[Pair], method: str, limits: Over) -> str:
     return _share([found_by(p, method, limits[p.family]) for p in pairs if p.family in spoken])
 
 
+def _mean(told: Iterable[float | None]) -> str:
+    known = [value for value in told if value is not None]
+    return f"{np.mean(known):.3f} of {len(known)}" if known else "-"
+
+
 def _number(value: float, digits: int = 3) -> str:
     return "-" if isnan(value) else f"{value:.{digits}f}"
 
@@ -211,21 +216,21 @@ def _undone(pairs: Sequence[Pair]) -> list[str]:
         own = [p for p in pure if p.role == "child"]
         moved = [p for p in these if "layers-" in p.steps and p.role == "child"]
         kin = [p for p in these if "layers-" in p.steps and p.role != "child"]
-        cut = [p.units for p in these if p.steps.startswith("units-cut") and p.units is not None]
-        mixed = [p.experts for p in these if p.experts is not None]
+        cut = [p.units for p in these if p.steps.startswith("units-cut")]
+        dense = [p.experts for p in these if p.role != "mixture"]
+        mixed = [p.experts for p in these if p.role == "mixture"]
         rows.append(
             [
                 family,
                 _share([p.undone is not None and p.undone <= 1e-5 for p in own]),
                 _share([p.layers is True for p in moved]),
                 _share([p.layers is True for p in kin]),
-                f"{np.mean(cut):.3f} of {len(cut)}" if cut else "-",
-                f"{np.mean(mixed):.3f} of {len(mixed)}" if mixed else "-",
+                *(_mean(told) for told in (cut, dense, mixed)),
             ]
         )
     head = [
         "family", "pure disguises undone to 1e-5", "maps of layers right", "the same, to kin",
-        "units left, right (mean)", "experts, right (mean)",
+        "units left, right (mean)", "experts of a dense model", "experts of a mixture",
     ]  # fmt: skip
     return ["### What was found besides", "", *_table(head, rows)]
 

@@ -71,7 +71,7 @@ def test_tables_tell_found_false_and_undone() -> None:
     assert "| units-permuted | 1/2 (0.833) | - | - |" in told
     assert "| f | 1/2 (0.833) | 1/2 (0.833) |" in told
     assert "| child | 1/2 | 1/2 |" in told
-    assert "| f | 1/2 | - | - | - | - |" in told
+    assert "| f | 1/2 | - | - | - | - | - |" in told
 
 
 def test_a_method_that_says_nothing_of_a_family_is_not_counted() -> None:
@@ -87,6 +87,12 @@ def test_p_of_strangers_is_counted_by_family() -> None:
     row = "| 4 | 0.7500 | 0.5000 | 0.5000 | 0.5000 | 0.2500 | 0.2500 | 1e-05 |"
     assert f"| f {row}" in told
     assert f"| all {row}" in told
+
+
+def test_experts_of_a_mixture_are_told_apart_from_those_of_a_dense_model() -> None:
+    of = {"child": 1.0, "base": 0.5, "mixture": 0.25}
+    several = [pair("shape", 0.6, role=role, experts=share) for role, share in of.items()]
+    assert "| f | - | - | - | - | 0.750 of 2 | 0.250 of 1 |" in counting.markdown(several)
 
 
 def test_a_denial_is_told_from_silence() -> None:
