@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.evidence.course import courses, is_vector
+from lineage.evidence.layers import NEAR
 from lineage.evidence.matching import table
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ class Pairs:
             `direction`.
         share: That over the margin of a pure step.
         log10_p: Of a cosine this large, under independence.
+        far_share: Share of the weight of matrices whose cosine is below .5.
+        far_cosine: The pooled cosine of these; 0 where there are none.
     """
 
     cosine: NDArray[np.float64]
@@ -177,6 +180,8 @@ class Pairs:
     margin: NDArray[np.float64]
     share: NDArray[np.float64]
     log10_p: NDArray[np.float64]
+    far_share: NDArray[np.float64]
+    far_cosine: NDArray[np.float64]
 
 
 def _pooled(panel: Panel) -> Pairs:
@@ -186,6 +191,7 @@ def _pooled(panel: Panel) -> Pairs:
     zeros = np.zeros((n, n))
     cosine, others, weight_others, variance_others = (zeros.copy() for _ in range(4))
     equal, squared, margin, pure, moved = (zeros.copy() for _ in range(5))
+    far, far_weight = zeros.copy(), zeros.copy()
     weight = np.sqrt(panel.sizes)
     weight = weight / weight.sum() if len(weight) else weight
     variance = 0.0
@@ -197,6 +203,9 @@ def _pooled(panel: Panel) -> Pairs:
         both = np.sqrt(e[:, None] * e)
         found = np.divide(inner, both, out=np.zeros_like(both), where=both > 0).clip(-1, 1)
         cosine += share * found
+        is_far = found < NEAR
+        far += np.where(is_far, share * found, 0)
+        far_weight += np.where(is_far, share, 0)
         is_equal = one.code[:, None] == one.code
         others += np.where(is_equal, 0, share * found)
         weight_others += np.where(is_equal, 0, share)
@@ -222,4 +231,6 @@ def _pooled(panel: Panel) -> Pairs:
             margin=np.where(moved > 0, margin / moved, 0),
             share=np.where(pure > 0, margin / pure, 0),
             log10_p=log_ndtr(-cosine / np.sqrt(variance)) / np.log(10),
+            far_share=far_weight,
+            far_cosine=far / np.maximum(far_weight, 1e-300),
         )
