@@ -37,6 +37,7 @@ OURS = ("align", "compare")
 _AT_ONCE = 20
 _UNITS = re.compile(r"block\.(\d+)\.mlp\.\.b")
 _MOVED = re.compile(r".*order/units\.(\d+)")
+_SAME_SHARE = 0.005
 _NONE = np.zeros(0, np.int64)
 
 
@@ -57,6 +58,8 @@ class Pair:
         blocks: The layer of `a` that each layer of `b` is said to come from.
         layers: Whether each layer was found to come from where it does.
         units: Share of units found to come from where they do.
+        share: Of `b`'s weights, what truly is `a`'s, where that is a part.
+        shares: Method -> that share as it is told; only of our own commands.
         notes: What a command said that gave no answer.
     """
 
@@ -73,6 +76,8 @@ class Pair:
     blocks: list[int | None] = field(default_factory=list)
     layers: bool | None = None
     units: float | None = None
+    share: float | None = None
+    shares: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -174,6 +179,7 @@ def _note_compare(pair: Pair, told: Mapping[str, Any]) -> None:
     if "failed" in told:
         pair.notes.append(f"compare: {told['failed']}")
     pair.called["compare"] = told.get("related")
+    _note_share(pair, "compare", told)
     score = told.get("score")
     pair.scores["compare"] = nan if score is None else float(score)
 
@@ -182,9 +188,15 @@ def _note_align(pair: Pair, told: Mapping[str, Any]) -> None:
     if "failed" in told:
         pair.notes.append(f"align: {told['failed']}")
     pair.called["align"] = told.get("related")
+    _note_share(pair, "align", told)
     pair.log10_p = told.get("log10_p")
     pair.scores["align"] = nan if pair.log10_p is None else -float(pair.log10_p)
     pair.blocks = [block["a"] for block in told.get("blocks") or ()]
+
+
+def _note_share(pair: Pair, method: str, told: Mapping[str, Any]) -> None:
+    if told.get("shares") is not None:
+        pair.shares[method] = float(told["shares"]["share_b"])
 
 
 def _look(pair: Pair, out: Path, certificate: Path) -> None:
@@ -192,6 +204,8 @@ def _look(pair: Pair, out: Path, certificate: Path) -> None:
     if not pair.is_positive:
         return
     maps = dict(np.load(out / pair.family / f"{pair.b}.maps.npz"))
+    if "partial:share" in maps:
+        pair.share = float(maps["partial:share"])
     if pair.blocks:
         pair.layers = pair.blocks == _layers(maps, len(pair.blocks))
     if certificate.is_file():
@@ -311,8 +325,12 @@ def thresholds(pairs: Iterable[Pair]) -> dict[str, float]:
 def found_by(pair: Pair, method: str, over: Mapping[str, float]) -> bool:
     """Say whether a method finds a pair related, at no false positive among the strangers.
 
-    Our commands must also say so themselves.
+    Our commands must also say so themselves; of a part that was copied they must tell its share,
+    and not call the two related.
     """
+    if pair.share is not None and method in OURS:
+        told = pair.shares.get(method, nan)
+        return pair.called.get(method) is not True and abs(told - pair.share) <= _SAME_SHARE
     score = pair.scores.get(method, nan)
     above = not isnan(score) and score > over.get(method, -inf)
     return above and (method not in OURS or pair.called.get(method) is True)
@@ -328,6 +346,11 @@ def markdown(pairs: Sequence[Pair]) -> str:
     told = [f"{len(pairs) - len(strangers)} positive pairs, {len(strangers)} of strangers.", ""]
     false = {m: sum(p.called.get(m) is True for p in strangers) for m in OURS if m in methods}
     told += [f"Strangers called related: {', '.join(f'{m} {n}' for m, n in false.items())}.", ""]
+    parts = {m: sum(p.shares.get(m, 0) > 0 for p in strangers) for m in OURS if m in methods}
+    told += [
+        f"Strangers said to share parts: {', '.join(f'{m} {n}' for m, n in parts.items())}.",
+        "",
+    ]
     for method in methods:
         told += _matrix(pairs, method, over)
     told += _side_by_side(pairs, methods, over)
