@@ -241,9 +241,10 @@ def in_weights(
         model: The model's.
     """
     tables = table(prints[0]), table(prints[1])
-    places = fits(adapter, prints[0]), fits(adapter, prints[1])
-    if places[0] is None or places[1] is None or adapter.has_magnitudes:
+    ours, theirs = fits(adapter, prints[0]), fits(adapter, prints[1])
+    if ours is None or theirs is None or adapter.has_magnitudes:
         return None
+    places = ours, theirs
     turned = [_is_turned(adapter, t, p) for t, p in zip(tables, places, strict=True)]
     scales = []
     energy = whole = along = inside = expected = 0.0
