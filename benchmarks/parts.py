@@ -93,10 +93,12 @@ def score(zoo: Path, family: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for first, *rest in OTHERS:
         takers = [name for name in rest if name in path]
-        if first not in path or not takers:
+        if first not in path:
             continue
-        stranger = arrays(path[takers[0]])
+        stranger = arrays(path[takers[0] if takers else first])
         beside = {n: path[n] for n in ("base", famous, first, *takers[1:]) if n in path}
+        if not takers:  # nothing of its own family tells that it took the part
+            del beside[first]
         for lender in (famous, later):
             if lender is None:
                 continue
@@ -106,7 +108,10 @@ def score(zoo: Path, family: str) -> list[dict[str, Any]]:
                 if not share:
                     continue
                 how = part + ("" if lender == famous else ", trained on")
-                found.append(_told(beside, famous, child, share) | {"what": how, "family": family})
+                told = _told(beside, famous, child, share)
+                found.append(told | {"what": how, "family": family})
+                if not takers:
+                    found[-1]["infer"] = None
     prints = {
         name: fingerprint(path[name])
         for name in ("base", "base-40", famous, "heavy", "other", "other-w", "third", "third-x",

@@ -101,7 +101,8 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     """
     found = compare_weights(a, b)
     if found.related or found.relation is not None:
-        return found if found.shares else replace(found, shares=copied(pair(a, b)))
+        is_asked = bool(found.related) and found.shares is None
+        return replace(found, shares=copied(pair(a, b))) if is_asked else found
     return with_units(found, common_units(a.neurons, b.neurons))
 
 
@@ -336,6 +337,7 @@ def _shared_init(base: Comparison) -> Comparison:
         related=False,
         relation=Relation.SHARED_INIT,
         score=base.score / 2,
+        shares=None,
         evidence=(seen, *base.evidence),
     )
 

@@ -45,6 +45,9 @@ _MOST_OF_A_LAYER, _LITTLE = 0.8, 0.1
 """Share of a layer's values that must be alike for it to be the other's, and that may be by chance;
 between them it is torn."""
 
+_LEAST_TOWER = 0.03
+"""Share of a model's values that a stack of layers has at least, to be no head."""
+
 _TRAINED = 1 - 1e-4
 """Cosine of two tables above which they may be one fixed table, stored twice."""
 
@@ -209,11 +212,14 @@ def _is_weight(of: Table, place: int) -> bool:
 
 
 def _has_own_stack(of: Table, used: set[int]) -> bool:
-    return any(
-        not used & {place for layer in stack.values() for place in layer.values()}
-        and any(of.is_matrix[place] for layer in stack.values() for place in layer.values())
-        for stack in of.layers.values()
-    )
+    """Whether a model has layers, in a stack of which nothing is used: a tower, and no head."""
+    for stack in of.layers.values():
+        places = {place for layer in stack.values() for place in layer.values()}
+        if len(stack) > 1 and not places & used:
+            size = sum(float(of.sizes[place]) for place in places if of.is_matrix[place])
+            if size >= _LEAST_TOWER * _whole(of):
+                return True
+    return False
 
 
 def _whole(of: Table) -> float:

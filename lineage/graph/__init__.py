@@ -98,6 +98,7 @@ def infer_graph(
         family_of.update(dict.fromkeys(members, number))
     parts = Partial(screen.families, models, comparisons, edges)
     edges = without_rings([*parts.with_shares(edges), *parts.edges])
+    unclear = [u for u in unclear if (min(u.a, u.b), max(u.a, u.b)) not in parts.settled]
     unclear += parts.unclear
     for edge in adapter_edges(models, screen.families, edges, unclear, as_stored):
         edges.append(edge)

@@ -51,6 +51,7 @@ class Partial:
     Attributes:
         edges: With the share of the child's values as their coefficient.
         unclear: Pairs of which it cannot be said who had the part first.
+        settled: Pairs of paths, in order, of which `with_shares` says who came first.
         between: Pairs of paths, in order, that have a part in common -> what they have.
     """
 
@@ -74,6 +75,7 @@ class Partial:
         self._lines = nx.DiGraph((edge.parent, edge.child) for edge in edges)
         self.edges: list[Edge] = []
         self.unclear: list[Undetermined] = []
+        self.settled: set[tuple[str, str]] = set()
         self.between: dict[tuple[str, str], Copied] = {}
         for path, k in sorted(self._candidates()):
             head = self._heads[k]
@@ -208,16 +210,11 @@ class Partial:
             found = None if source is None else self._common(source, child)
             if source is None or found is None:
                 continue
-            then: tuple[Relation, str | None] | None = None
-            if not all(part.is_equal for part in found.parts):
-                then = Relation.FINETUNE, "full"
-            self.edges.append(
-                Edge(source, child, Relation.MERGE, "passthrough", found.share_b, sure, then)
-            )
+            self.edges.append(replace(_built_of(source, child, found), probability=sure))
 
     def _nearest(self, sources: Sequence[str], child: str) -> str | None:
-        seen = [(p, found) for p in sources if (found := self._common(p, child)) is not None]
-        return min(seen, key=lambda one: self._away(*one))[0] if seen else None
+        common = ((path, self._common(path, child)) for path in sources)
+        return self._nearest_of({path: seen for path, seen in common if seen is not None})
 
     def _away(self, source: str, found: Copied) -> tuple[float, float, int, str, str]:
         """Order sources: of the most values the same, then the nearest, then the earliest."""
@@ -234,9 +231,38 @@ class Partial:
         return replace(told, related=None)
 
     def with_shares(self, edges: Iterable[Edge]) -> list[Edge]:
-        """Give the edges from a family's own to a model that has parts of others their share."""
-        built = {edge.child for edge in self.edges}
-        return [self._shared(edge) if edge.child in built else edge for edge in edges]
+        """Give the edges from a family's own to a model that has parts of others their share.
+
+        Of what is built around a whole model, with a stack of its own, the model is the source: by
+        what they have in common the two are one, and its relatives hang on it, not on the other.
+        """
+        told = list(edges)
+        for built in sorted({edge.child for edge in self.edges}):
+            inner = self._inside(built)
+            source = self._nearest_of(inner)
+            if source is None:
+                told = [self._shared(edge) if edge.child == built else edge for edge in told]
+                continue
+            told = [edge for edge in told if edge.child != built]
+            moved = [e for e in told if e.parent == built and e.child in inner]
+            told = [edge for edge in told if edge not in moved]
+            told += [replace(e, parent=source) for e in moved if e.child != source]
+            told.append(_built_of(source, built, inner[source]))
+            self.settled.add((min(source, built), max(source, built)))
+        return told
+
+    def _inside(self, built: str) -> dict[str, Copied]:
+        """Return the relatives that a model has whole, beside a stack of its own."""
+        found = {}
+        for path in self._families[self._family[built]]:
+            seen = copied(pair(self._models[path], self._models[built]))
+            is_less = seen.share_b < min(seen.share_a, _ALL)
+            if path != built and seen.parts and seen.has_own and is_less and not seen.is_apart:
+                found[path] = seen
+        return found
+
+    def _nearest_of(self, seen: Mapping[str, Copied]) -> str | None:
+        return min(seen, key=lambda path: self._away(path, seen[path])) if seen else None
 
     def _shared(self, edge: Edge) -> Edge:
         if edge.coefficient is not None or edge.relation in _NO_SHARE:
@@ -248,6 +274,12 @@ class Partial:
         return replace(
             edge, relation=Relation.MERGE, how="passthrough", coefficient=seen.share_b, then=then
         )
+
+
+def _built_of(source: str, built: str, seen: Copied) -> Edge:
+    is_same = all(part.is_equal for part in seen.parts)
+    then = None if is_same else (Relation.FINETUNE, "full")
+    return Edge(source, built, Relation.MERGE, "passthrough", seen.share_b, _BUILT, then)
 
 
 _NO_SHARE = frozenset({Relation.IDENTICAL, Relation.QUANTIZED, Relation.REPARAMETRIZED})
