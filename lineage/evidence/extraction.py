@@ -45,6 +45,9 @@ _LEAST_KEPT = 0.04
 _LEAST_LEFT = 1e-4
 """Share of it that must be left: of less, the adapter was merged."""
 
+_ANYTHING_LEFT = 1e-9
+"""The same where weights tell that what is left has no part along the adapter, as rounding has."""
+
 _MOST_SPREAD = 1.6
 """Of the modules' factors, over what sketches leave: at most 1.1 for extracted adapters of the
 tuning families, at least 2.0 for trained ones and pairs of other models."""
@@ -101,7 +104,7 @@ class InWeights:
     def is_extracted(self) -> bool:
         """Whether what is left is orthogonal to the adapter, and more than rounding is left."""
         is_apart = self.inside <= _MOST_INSIDE
-        return is_apart and self.kept >= _LEAST_KEPT / 4 and 1 - self.kept >= _LEAST_LEFT
+        return is_apart and self.kept >= _LEAST_KEPT / 4 and 1 - self.kept >= _ANYTHING_LEFT
 
 
 class Held:
@@ -128,21 +131,31 @@ class Held:
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield base and child of which the adapter may have been extracted, as a first look."""
-        total = float(self._energy.sum())
-        if total <= 0:
-            return
-        for i, base in enumerate(self.paths):
-            step = self._inner - self._inner[i]
-            mean = step.sum(axis=1) / total
-            rest = ((step - mean[:, None] * self._energy) ** 2 / self._energy).sum(axis=1)
-            close = (mean > 0) & (rest <= _GLANCE * mean**2 * total)
-            for j in np.flatnonzero(close):
-                if j != i:
-                    yield base, self.paths[int(j)]
+        found: dict[tuple[int, int], None] = {}
+        for part in _parts(self._adapter):
+            energy = self._energy * part
+            total = float((energy * part).sum())
+            if total <= 0:
+                return
+            for i in range(len(self.paths)):
+                step = self._inner - self._inner[i]
+                mean = (step * part).sum(axis=1) / total
+                rest = ((step - mean[:, None] * energy) ** 2 / self._energy).sum(axis=1)
+                close = (mean > 0) & (rest <= _GLANCE * mean**2 * total)
+                found.update(((i, int(j)), None) for j in np.flatnonzero(close) if j != i)
+        for i, j in found:
+            yield self.paths[i], self.paths[j]
 
 
 _GLANCE = 0.1
 """Variance of the modules' factors over their mean's square, up to which a pair is looked at."""
+
+
+def _parts(adapter: Adapter) -> list[NDArray[np.float64]]:
+    """Return how the modules' factors may differ: not at all, or as one alpha over each rank."""
+    ranks = np.array([adapter.ranks[module] for module in adapter.deltas], np.float64)
+    is_one = len(set(adapter.ranks.values())) == 1 or not len(ranks)
+    return [np.ones_like(ranks)] if is_one else [np.ones_like(ranks), ranks.mean() / ranks]
 
 
 def _cores(adapter: Adapter, model: Fingerprint) -> list[NDArray[np.float64]] | None:
@@ -188,9 +201,8 @@ def extracted(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Extrac
     cells = np.array([d.size for d in deltas], np.float64)
     if energy.min() <= 0 or inner.sum() <= 0:
         return None
-    ranks = np.array([adapter.ranks[module] for module in adapter.deltas], np.float64)
     kept = float(inner.sum() ** 2 / (energy.sum() * whole.sum()))
-    for part in (np.ones_like(ranks), ranks.mean() / ranks):  # one alpha, over each rank
+    for part in _parts(adapter):
         factors = inner / (energy * part)
         scale = float(inner.sum() / (energy * part).sum())
         left = np.maximum(whole - 2 * scale * part * inner + (scale * part) ** 2 * energy, 0)

@@ -509,8 +509,8 @@ def test_the_json_form_is_complete_and_plain() -> None:
     for other in (dict(BASE), tuned(BASE, 1, 0.2), network(9), {"b": np.zeros(3)}):
         document = compare(BASE, other).to_json()
         assert list(document) == [
-            "related", "relation", "how", "direction", "score", "change", "rank", "layers", "shares",
-            "log10_p", "null", "evidence",
+            "related", "relation", "how", "direction", "score", "change", "rank", "layers",
+            "shares", "log10_p", "null", "evidence",
         ]  # fmt: skip
         text = json.dumps(document, allow_nan=False)
         assert json.loads(text) == document

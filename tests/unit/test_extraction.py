@@ -44,7 +44,13 @@ def tuned(model: Arrays, seed: int, *, common: int | None = None) -> Arrays:
 
 
 def cut_out(
-    start: Arrays, child: Arrays, rank: int = 0, *, least: float = 0.3, scale: float = 1.0
+    start: Arrays,
+    child: Arrays,
+    rank: int = 0,
+    *,
+    least: float = 0.5,
+    scale: float = 1.0,
+    alpha: float = 0.0,
 ) -> Arrays:
     """Return the largest directions of a change, some or those above a share of the largest."""
     found = {}
@@ -53,7 +59,9 @@ def cut_out(
         u, s, v = np.linalg.svd(step, full_matrices=False)
         kept = rank or int((s > least * s[0]).sum())
         found[f"base_model.model.{name}.lora_A.weight"] = np.sqrt(s[:kept])[:, None] * v[:kept]
-        found[f"base_model.model.{name}.lora_B.weight"] = u[:, :kept] * np.sqrt(s[:kept]) / scale
+        found[f"base_model.model.{name}.lora_B.weight"] = (
+            u[:, :kept] * np.sqrt(s[:kept]) / (alpha / kept if alpha else scale)
+        )
     return {name: value.astype(np.float32) for name, value in found.items()}
 
 
@@ -76,12 +84,15 @@ START = base(0)
 FULL, SIBLING = tuned(START, 1, common=7), tuned(START, 2, common=7)
 
 
-@pytest.mark.parametrize("how", ["rank 4", "threshold", "alpha", "bfloat16", "rank 38"])
+@pytest.mark.parametrize(
+    "how", ["rank 4", "threshold", "alpha", "one alpha", "bfloat16", "rank 38"]
+)
 def test_infer_ties_an_adapter_to_the_fine_tune_it_was_cut_out_of(how: str) -> None:
     low = {
         "rank 4": lambda: cut_out(START, FULL, 4),
         "threshold": lambda: cut_out(START, FULL),
         "alpha": lambda: cut_out(START, FULL, 4, scale=0.25),
+        "one alpha": lambda: cut_out(START, FULL, alpha=16.0),
         "bfloat16": lambda: cut_out(START, FULL, 4),
         "rank 38": lambda: cut_out(START, FULL, 38),
     }[how]()
