@@ -198,8 +198,8 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
             f"  block {block['b']} is {block['a']}: {agreed} of {looked} units agree{heads}"
         )
     lines.append(f"  p = 10^{found['log10_p']:.1f} if {found['null']}")
-    if found["shares"] is not None:
-        lines += _in_parts(first, second, found["shares"])
+    if found["shares"] is not None:  # the blocks are told already
+        lines += _in_parts(first, second, {**found["shares"], "parts": []})
     left = found["left"]
     if left is None:
         lines.append("  the streams have two widths: what is left was not measured")
