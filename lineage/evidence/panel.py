@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.artifacts.dialects import layered
 from lineage.evidence.course import courses, is_vector
 from lineage.evidence.layers import NEAR
 from lineage.evidence.matching import table
@@ -60,6 +61,21 @@ class Matrix:
         wide = self.cores.astype(np.float64)
         product: NDArray[np.float64] = wide @ wide.T
         return product
+
+    @property
+    def is_in_layer(self) -> bool:
+        """Whether it is a layer's."""
+        return layered(self.name) is not None
+
+    def plain(self) -> NDArray[np.float64]:
+        """Cosines of all pairs of sketches without the largest direction of each; see `copied`."""
+        wide = self.cores.reshape(len(self.cores), -1, self.cols.shape[1]).astype(np.float64)
+        left, values, right = np.linalg.svd(wide, full_matrices=False)
+        rest = wide - left[:, :, :1] * values[:, None, :1] @ right[:, :1]
+        flat = rest.reshape(len(rest), -1)
+        flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-300
+        cosine: NDArray[np.float64] = np.where(self.code[:, None] == self.code, 1.0, flat @ flat.T)
+        return cosine
 
     def squared(self, inner: NDArray[np.float64]) -> NDArray[np.float64]:
         """Estimated squared norms of all differences; 0 where the values are equal."""
@@ -203,7 +219,7 @@ def _pooled(panel: Panel) -> Pairs:
         both = np.sqrt(e[:, None] * e)
         found = np.divide(inner, both, out=np.zeros_like(both), where=both > 0).clip(-1, 1)
         cosine += share * found
-        is_far = found < NEAR
+        is_far = (found if one.is_in_layer else np.minimum(found, one.plain())) < NEAR
         far += np.where(is_far, share * found, 0)
         far_weight += np.where(is_far, share, 0)
         is_equal = one.code[:, None] == one.code
