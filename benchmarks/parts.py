@@ -39,7 +39,7 @@ OTHERS = (
     ("other", "other-z", "other-w", "other-x"),
     ("third", "third-x", "third-y", "third-w", "third-z"),
 )
-"""Strangers: one that may be at hand, and descendants of it of which the first takes parts."""
+"""Strangers, kin of each other: the last that a family has takes parts, the others stand beside."""
 
 _SAME = 0.005
 """By how much a share that is told may be off."""
@@ -91,14 +91,14 @@ def score(zoo: Path, family: str) -> list[dict[str, Any]]:
     famous = next(name for name in FAMOUS if name in path)
     later = next((name for name in LATER if name in path), None)
     found: list[dict[str, Any]] = []
-    for first, *rest in OTHERS:
-        takers = [name for name in rest if name in path]
-        if first not in path:
+    for names in OTHERS:
+        kin = [name for name in names if name in path and not roots[name] & roots[famous]]
+        if not kin:
             continue
-        stranger = arrays(path[takers[0] if takers else first])
-        beside = {n: path[n] for n in ("base", famous, first, *takers[1:]) if n in path}
-        if not takers:  # nothing of its own family tells that it took the part
-            del beside[first]
+        taker = kin[-1]
+        stranger = arrays(path[taker])
+        own = [n for n in ("base", "other", famous) if n in path and roots[n] & roots[famous]]
+        beside = {name: path[name] for name in (*own, *kin[:-1])}
         for lender in (famous, later):
             if lender is None:
                 continue
@@ -108,9 +108,9 @@ def score(zoo: Path, family: str) -> list[dict[str, Any]]:
                 if not share:
                     continue
                 how = part + ("" if lender == famous else ", trained on")
-                told = _told(beside, famous, child, share)
+                told = _told(beside, own, child, share)
                 found.append(told | {"what": how, "family": family})
-                if not takers:
+                if len(kin) == 1:  # nothing of its own family tells that it took the part
                     found[-1]["infer"] = None
     prints = {
         name: fingerprint(path[name])
@@ -131,14 +131,14 @@ def _stranger(a: Fingerprint, b: Fingerprint) -> dict[str, Any]:
     return {"what": "strangers: nothing said", "compare": not is_called, "infer": None}
 
 
-def _told(beside: dict[str, str], famous: str, child: Arrays, share: float) -> dict[str, Any]:
-    seen = compare(beside[famous], child)
+def _told(beside: dict[str, str], own: list[str], child: Arrays, share: float) -> dict[str, Any]:
+    seen = compare(beside[own[-1]], child)
     share_told = 0.0 if seen.shares is None else seen.shares.share_b
     is_right = abs(share_told - share) <= _SAME and seen.related is not True
     graph = infer({**beside, "child": child})
     edges = {e.parent: e.coefficient for e in graph.edges if e.child == "child"}
-    near = [e for p, e in edges.items() if p in (famous, "base") and e is not None]
-    is_apart = graph.family("child") != graph.family(famous)
+    near = [part for name in own if (part := edges.get(name)) is not None]
+    is_apart = graph.family("child") != graph.family(own[-1])
     return {
         "compare": is_right,
         "infer": bool(near) and abs(near[0] - share) <= _SAME and is_apart,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lineage.evidence.matching import Table
     from lineage.evidence.pairing import Pairing
 
-__all__ = ["copied", "may_be_parts"]
+__all__ = ["copied", "may_be_parts", "without_largest"]
 
 APART = 0.1
 """Pooled cosine below which the rest of two models is strangers'; see `kinship.UNRELATED`."""
@@ -180,14 +180,15 @@ def _cosine(pairing: Pairing, n: int, is_layer: bool) -> float:
         return plain
     one = pairing.first.matrix(pairing.a[n]).astype(np.float64)
     other = one + pairing.difference(n)
-    one, other = _without_largest(one), _without_largest(other)
+    one, other = without_largest(one), without_largest(other)
     norms = float(np.linalg.norm(one) * np.linalg.norm(other))
     return min(plain, float(np.vdot(one, other)) / norms) if norms else 0.0
 
 
-def _without_largest(core: NDArray[np.float64]) -> NDArray[np.float64]:
-    left, values, right = np.linalg.svd(core, full_matrices=False)
-    rest: NDArray[np.float64] = (left[:, 1:] * values[1:]) @ right[1:]
+def without_largest(cores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a core, or a stack of cores, without its largest direction."""
+    left, values, right = np.linalg.svd(cores, full_matrices=False)
+    rest: NDArray[np.float64] = cores - (left[..., :1] * values[..., None, :1]) @ right[..., :1, :]
     return rest
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.artifacts.dialects import layered
+from lineage.evidence.copied import without_largest
 from lineage.evidence.course import courses, is_vector
 from lineage.evidence.layers import NEAR
 from lineage.evidence.matching import table
@@ -70,9 +71,7 @@ class Matrix:
     def plain(self) -> NDArray[np.float64]:
         """Cosines of all pairs of sketches without the largest direction of each; see `copied`."""
         wide = self.cores.reshape(len(self.cores), -1, self.cols.shape[1]).astype(np.float64)
-        left, values, right = np.linalg.svd(wide, full_matrices=False)
-        rest = wide - left[:, :, :1] * values[:, None, :1] @ right[:, :1]
-        flat = rest.reshape(len(rest), -1)
+        flat = without_largest(wide).reshape(len(wide), -1)
         flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-300
         cosine: NDArray[np.float64] = np.where(self.code[:, None] == self.code, 1.0, flat @ flat.T)
         return cosine

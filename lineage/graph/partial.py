@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import networkx as nx
 import numpy as np
 
-from lineage.evidence.copied import copied
+from lineage.artifacts.dialects import layered
+from lineage.evidence.copied import copied, without_largest
 from lineage.evidence.layers import NEAR
 from lineage.evidence.matching import table
 from lineage.evidence.pairing import pair
@@ -112,7 +113,10 @@ class Partial:
         self, holders: Sequence[tuple[str, int]], head_of: Mapping[str, int]
     ) -> set[tuple[str, int]]:
         """Return those of one name and shape that are near to another family's first model's."""
-        units = np.stack([table(self._models[path]).matrix(n).reshape(-1) for path, n in holders])
+        cores = np.stack([table(self._models[path]).matrix(n) for path, n in holders])
+        if layered(table(self._models[holders[0][0]]).names[holders[0][1]]) is None:
+            cores = without_largest(cores.astype(np.float64))
+        units = cores.reshape(len(cores), -1)
         units = units / (np.linalg.norm(units, axis=1, keepdims=True) + 1e-30)
         heads = [n for n, (path, _) in enumerate(holders) if path in head_of]
         found = set()
