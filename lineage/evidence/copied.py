@@ -10,9 +10,9 @@ Two networks of which some parts are one and the rest are strangers' are no rela
 copied. So it is with a model that was built around another. A layer of which only some matrices are
 alike is no copied part: its coordinates were changed, or it was trained in part.
 
-Lone tables outside of the layers that are equal to the bit may be fixed ones (filters, bases) that
-both hold. They count only where they have a known name, of tokens or patches, were trained on, or
-where layers are copied too.
+Lone tables that are equal to the bit, outside of the layers or as layers of their own, may be fixed
+ones (filters, bases) that both hold. They count only where they have a known name, of tokens or
+patches, were trained on, or where layers of several matrices, or three, are copied too.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ between them it is torn."""
 _LEAST_TOWER = 0.03
 """Share of a model's values that a stack of layers has at least, to be no head."""
 
+_MANY_LAYERS = 3
+"""Layers of one matrix each that are no fixed tables any more."""
+
 _TRAINED = 1 - 1e-4
 """Cosine of two tables above which they may be one fixed table, stored twice."""
 
@@ -66,6 +69,7 @@ class _Sum:
         places: In the pairing, of all that both have.
         same: Whether all that are alike are the same.
         is_layer: Whether it is a layer.
+        matrices: How many are alike.
         is_doubtful: Whether it may be one fixed table.
     """
 
@@ -80,6 +84,7 @@ class _Sum:
     places: tuple[int, ...] = ()
     same: bool = True
     is_layer: bool = True
+    matrices: int = 0
     is_doubtful: bool = False
 
     @property
@@ -91,7 +96,7 @@ def copied(pairing: Pairing) -> Copied:
     """Find which parts of the two models of a pairing are one."""
     sums = _sums(pairing)
     kept = [one for one in sums.values() if one.share >= _MOST_OF_A_LAYER]
-    if not any(one.is_layer for one in kept):
+    if not _has_layers(kept):
         kept = [one for one in kept if not one.is_doubtful]
     torn = [one for one in sums.values() if _LITTLE < one.share < _MOST_OF_A_LAYER]
     others = [one for one in sums.values() if one.share < _MOST_OF_A_LAYER]
@@ -155,7 +160,8 @@ def _sums(pairing: Pairing) -> Mapping[tuple[str, str], _Sum]:
         cosine = _cosine(pairing, n, one.is_layer)
         is_alike = bool(pairing.same[n]) or cosine >= _bound(pairing, n)
         if is_alike:
-            one.is_doubtful |= not one.is_layer and not _is_telling(pairing, n)
+            one.matrices += 1
+            one.is_doubtful = one.matrices == 1 and not _is_telling(pairing, n)
             one.alike += size
             one.near += size**0.5 * cosine
             one.weight += size**0.5
@@ -210,6 +216,12 @@ def _is_weight(of: Table, place: int) -> bool:
     tensor = of.tensors[place]
     is_counted = tensor.dtype in COUNTS or is_no_weight(tensor.name)
     return prod(tensor.shape) > 1 and not is_counted
+
+
+def _has_layers(parts: Iterable[_Sum]) -> bool:
+    """Whether there are layers that are no fixed tables: of several matrices, or so many."""
+    layers = [one for one in parts if one.is_layer]
+    return len(layers) >= _MANY_LAYERS or not all(one.is_doubtful for one in layers)
 
 
 def _has_own_stack(of: Table, used: set[int]) -> bool:

@@ -121,9 +121,10 @@ def test_torn_layers_are_no_copied_parts() -> None:
     assert found.relation is None or found.related
 
 
-def test_one_fixed_table_of_both_is_no_copy() -> None:
+@pytest.mark.parametrize("name", ["filters", "filters.0.weight"])
+def test_one_fixed_table_of_both_is_no_copy(name: str) -> None:
     table = np.random.default_rng(6).standard_normal((64, 64)).astype(np.float32)
-    found = compare({**FAMOUS, "filters": table}, {**STRANGER, "filters": table})
+    found = compare({**FAMOUS, name: table}, {**STRANGER, name: table})
     assert found.to_json()["shares"] is None
     assert found.relation is None
 
