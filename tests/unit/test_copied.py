@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from makers import write_model
 
+from lineage.audit import measure
 from lineage.cli import run
 from lineage.evidence import compare
+from lineage.fingerprints import fingerprint
 from lineage.graph import LineageGraph, infer
 
 Model = dict[str, np.ndarray]
@@ -187,6 +189,14 @@ def test_a_model_of_two_towers_has_both_as_sources(by: float) -> None:
 def vision_matrices(model: Model) -> Model:
     return {name: value.reshape(len(value), -1) if value.ndim > 2 else value
             for name, value in model.items()}  # fmt: skip
+
+
+def test_a_claim_gets_the_share_as_its_coefficient() -> None:
+    child = with_part(STRANGER, FAMOUS, layer(2))
+    (found,) = measure(fingerprint(child), [fingerprint(FAMOUS)], is_only=True)
+    assert found.measurement.related is None
+    assert (found.measurement.relation, found.measurement.how) == ("merge", "passthrough")
+    assert found.coefficient == pytest.approx(share(child, layer(2)), abs=1e-6)
 
 
 def test_commands_say_the_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
