@@ -52,8 +52,8 @@ _MOST_SPREAD = 1.6
 """Of the modules' factors, over what sketches leave: at most 1.1 for extracted adapters of the
 tuning families, at least 2.0 for trained ones and pairs of other models."""
 
-_FEWEST = 4
-"""Modules that have one factor, at least."""
+_FEWEST = 8
+"""Modules that have one factor, at least: four of a trained adapter have had one by chance."""
 
 _ALL, _SOME = 1 << 31, 12
 """Bytes of a model's modules above which only so many of them are read."""
@@ -184,7 +184,7 @@ def extracted(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Extrac
     """Say whether an adapter may be extracted from a model, as a fine-tune of `base`.
 
     Args:
-        adapter: Of modules of which at least four have a rank of at most 36.
+        adapter: Of modules of which at least eight have a rank of at most 36.
         base: What the model was made from.
         model: The fine-tune.
     """
