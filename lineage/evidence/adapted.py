@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from lineage.evidence.adapters import Adapter, adapter_of, merged
 from lineage.evidence.base import Comparison, Evidence
-from lineage.evidence.extraction import NULL, InWeights, changes_more, extracted, in_weights
+from lineage.evidence.extraction import (
+    NULL,
+    InWeights,
+    changes_more,
+    extracted,
+    in_weights,
+    is_told,
+)
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -63,7 +70,7 @@ def _extracted(
     weights: Weights | None,
 ) -> Comparison:
     found = extracted(adapter, base, model)
-    if found is None and adapter.deltas.keys() == adapter.shapes.keys():
+    if found is None and is_told(adapter):
         words = "the adapter is neither what the model changed nor the largest part of it"
         return Comparison(related=None, evidence=(Evidence("extracted-v1", words),))
     told: list[Evidence] = []
@@ -84,7 +91,7 @@ def _extracted(
     if seen is not None and not seen.is_extracted:
         return Comparison(related=None, score=0.5, evidence=tuple(told))
     if seen is None and found is None:
-        words = "sketches tell nothing of ranks above 36: the weights are needed"
+        words = "sketches tell nothing of ranks above 36, magnitudes or few modules: weights may"
         return Comparison(related=None, evidence=(Evidence("extracted-v1", words),))
     direction: Direction = "b->a" if names[0] == "a" else "a->b"
     return Comparison(

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from lineage.evidence.matching import Table
     from lineage.fingerprints import Fingerprint
 
-__all__ = ["Extracted", "InWeights", "Held", "changes_more", "extracted", "in_weights"]
+__all__ = [
+    "Extracted", "Held", "InWeights", "changes_more", "extracted", "in_weights", "is_told",
+]  # fmt: skip
 
 NULL = "an adapter that knows nothing of the change: in each module the sketches' cosine is 0"
 
@@ -215,6 +217,11 @@ def extracted(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Extrac
             log10_p = float(log_ndtr(-inner.sum() / sigma) / np.log(10))
             return Extracted(mean, 1 - share, spread, len(factors), log10_p)
     return None
+
+
+def is_told(adapter: Adapter) -> bool:
+    """Whether sketches can tell of an adapter: of enough modules, and of all of them."""
+    return len(adapter.deltas) == len(adapter.shapes) >= _FEWEST and not adapter.has_magnitudes
 
 
 def changes_more(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> bool:

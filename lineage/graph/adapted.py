@@ -15,7 +15,7 @@ import networkx as nx
 
 from lineage.evidence.adapted import CLEARLY_MERGED
 from lineage.evidence.adapters import Adapter, adapter_of, merged
-from lineage.evidence.extraction import Held, changes_more, extracted, in_weights
+from lineage.evidence.extraction import Held, changes_more, extracted, in_weights, is_told
 from lineage.graph.base import Edge
 from lineage.relation import Relation
 
@@ -113,7 +113,7 @@ def _source(
     """Return base and fine-tune of an extracted adapter, and how sure that is."""
     fitting = list(_fitting(adapter, models, families, lines))
     has_weights = weights is not None and path in weights
-    if adapter.deltas.keys() != adapter.shapes.keys() and has_weights:  # sketches tell not enough
+    if has_weights and not is_told(adapter):
         fitting += _read_all(steps, lines)
     fitting.sort(key=lambda s: (not s.in_line, -s.kept, s.base, s.model))
     if not fitting:

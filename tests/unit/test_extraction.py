@@ -123,6 +123,17 @@ def test_nobody_is_the_source_of_a_trained_adapter_or_of_a_siblings() -> None:
         assert not {edge for edge in sources(infer(models, deep=deep)) if edge[2] == "extracted"}
 
 
+def test_few_modules_take_the_weights() -> None:
+    low = {n: v for n, v in cut_out(START, FULL, 6).items() if ".layers.0." in n}
+    models = {"base": START, "full": FULL, "low": low}
+    assert sources(infer(models)) == set()
+    assert sources(infer(models, deep=True)) == {
+        ("base", "low", None), ("full", "low", "extracted"),
+    }  # fmt: skip
+    assert compare(low, FULL, base=START).related is None
+    assert compare(low, FULL, base=START, deep=True).how == "extracted"
+
+
 def test_what_was_merged_is_not_extracted() -> None:
     low = cut_out(START, FULL, 6)
     child = dict(START)
