@@ -30,6 +30,8 @@ from lineage.relation import Relation
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from lineage.evidence.base import Copied
     from lineage.fingerprints import Fingerprint
     from lineage.graph.base import Between, Pair
@@ -113,7 +115,8 @@ class Partial:
         self, holders: Sequence[tuple[str, int]], head_of: Mapping[str, int]
     ) -> set[tuple[str, int]]:
         """Return those of one name and shape that are near to another family's first model's."""
-        cores = np.stack([table(self._models[path]).matrix(n) for path, n in holders])
+        stored = [table(self._models[path]).matrix(n) for path, n in holders]
+        cores: NDArray[np.floating] = np.stack(stored)
         if layered(table(self._models[holders[0][0]]).names[holders[0][1]]) is None:
             cores = without_largest(cores.astype(np.float64))
         units = cores.reshape(len(cores), -1)
