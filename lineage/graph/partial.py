@@ -7,7 +7,8 @@ model was built from parts of several others, each has such an edge.
 Weights that are equal do not tell which of two had them first. What tells is the relatives of both:
 where a model's own have something else in that place, it took the part from elsewhere. A model that
 is a lesser part of another whole, and has no such relatives, is taken for what the other was built
-around, as towers are; it may have been cut out of it.
+around, as towers are; it may have been cut out of it. A model that is nearly all parts of several
+families was put together from these.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ __all__ = ["Partial"]
 
 _TOLD, _BUILT = 0.95, 0.8
 """Probability of an edge whose direction the relatives tell, and of one that containment does."""
+
+_PUT_TOGETHER = 0.8
+"""Share of a model's values that parts of several families must have, for it to be made of them."""
 
 _MOST_FAMILIES = 64
 """Whose first model is held against all others, at most: the largest."""
@@ -157,11 +161,26 @@ class Partial:
         took_i = bool(ours) and len(ours) < len(self._families[i])
         took_j = bool(theirs) and len(theirs) < len(self._families[j])
         if took_i == took_j:
+            took_i, took_j = self._is_put_together(i), self._is_put_together(j)
+        if took_i == took_j:
             self._tell_by_size(ours, theirs)
         elif took_j:
             self._from(self._families[i], theirs, _TOLD)
         else:
             self._from(self._families[j], ours, _TOLD)
+
+    def _is_put_together(self, family: int) -> bool:
+        """Whether a family's first model is nearly all made of parts of several others."""
+        head = self._heads.get(family)
+        shares: dict[int, float] = {}
+        for ends in self.between:
+            if head is not None and head in ends:
+                other = ends[0] if ends[1] == head else ends[1]
+                seen = self._common(other, head)
+                if seen is not None:
+                    k = self._family[other]
+                    shares[k] = max(shares.get(k, 0.0), seen.share_b)
+        return len(shares) > 1 and sum(shares.values()) >= _PUT_TOGETHER
 
     def _holds(self, path: str, other: int) -> bool:
         """Whether a model has the part that a family's first model has in common with it."""

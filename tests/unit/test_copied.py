@@ -153,6 +153,19 @@ def test_a_part_of_two_strangers_without_relatives_has_no_first() -> None:
     assert "which had them first" in graph.undetermined[0].why
 
 
+def test_a_model_of_halves_of_two_families_is_of_neither() -> None:
+    child = with_part(STRANGER, FAMOUS, layer(0, 1))
+    child["model.embed_tokens.weight"] = network(7)["model.embed_tokens.weight"]
+    graph = infer(
+        {"famous": FAMOUS, "base": BASE, "stranger": STRANGER, "other": OTHER, "c": child}
+    )
+    edges = told(graph)
+    assert edges["famous", "c"][2] == pytest.approx(share(child, layer(0, 1)), abs=1e-6)
+    rest = share(child, layer(2, 3)) + share(child, lambda name: "lm_head" in name)
+    assert edges["stranger", "c"][2] == pytest.approx(rest, abs=1e-6)
+    assert len({graph.family(name) for name in ("famous", "stranger", "c")}) == 3
+
+
 def test_a_trained_part_does_not_weld_two_families() -> None:
     child = with_part(STRANGER, tuned(FAMOUS, 8, 0.2), layer(0, 1))
     graph = infer({"base": BASE, "famous": FAMOUS, "other": OTHER, "child": child})
