@@ -145,6 +145,11 @@ def _said(compared: Mapping[str, Any], aligned: Mapping[str, Any]) -> dict[str, 
         },
         "seconds": {name: told["seconds"] for name, told in both.items()},
         "log10_p": log10_p,
+        "shares": {
+            name: told["shares"]["share_b"]
+            for name, told in both.items()
+            if told.get("shares") is not None
+        },
         "blocks": [block["a"] for block in aligned.get("blocks") or ()],
         "notes": [f"{name}: {told['failed']}" for name, told in both.items() if "failed" in told],
     }  # fmt: skip
@@ -158,6 +163,8 @@ def _judged(
     before = dict(np.load(place / f"{pair.a}.maps.npz")) if pair.role == "mixture" else None
     blocks = aligned.get("blocks") or []
     told: dict[str, Any] = {"experts": found.experts(blocks, maps, before)}
+    if "partial:share" in maps:
+        told["share"] = float(maps["partial:share"])
     if blocks:
         told["layers"] = [block["a"] for block in blocks] == found.layers(maps, len(blocks))
     if certificate.is_file():

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 
 Over = Mapping[str, Mapping[str, float]]
 """Family -> method -> the score that must be exceeded."""
+_SAME_SHARE = 0.005
 _P_LIMITS = (0.5, 0.2, 0.1, 0.05, 0.01, 0.001)
 
 
@@ -41,8 +42,12 @@ def over(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
 def found_by(pair: Pair, method: str, limits: Mapping[str, float]) -> bool:
     """Say whether a method finds a pair related, at no false positive among the strangers.
 
-    Our commands must say so themselves.
+    Our commands must say so themselves; of a part that was copied they must tell its share, and
+    not call the two related.
     """
+    if pair.share is not None and method in OURS:
+        told = pair.shares.get(method, nan)
+        return pair.called.get(method) is not True and abs(told - pair.share) <= _SAME_SHARE
     score = pair.scores.get(method, nan)
     above = not isnan(score) and score > limits.get(method, -inf)
     return above and (method not in OURS or pair.called.get(method) is True)
@@ -129,9 +134,11 @@ def _strangers(pairs: Sequence[Pair], asked: Sequence[str]) -> list[str]:
             these = [p for p in strangers if p.family == family and p.role == kind]
             worn = [sum(p.disguised == count for p in these) for count in (0, 1, 2)]
             false = [sum(p.called.get(m) is True for p in these) for m in OURS if m in asked]
+            false += [sum(p.shares.get(m, 0) > 0 for p in these) for m in OURS if m in asked]
             if these:
                 rows.append([family, kind, *map(str, [len(these), *worn, *false])])
     false_of = [f"called related by {m}" for m in OURS if m in asked]
+    false_of += [f"said to share parts by {m}" for m in OURS if m in asked]
     head = ["family", "strangers", "pairs", "none disguised", "one", "both", *false_of]
     positive = len(pairs) - len(strangers)
     return [f"{positive} positive pairs, {len(strangers)} of strangers.", "", *_table(head, rows)]

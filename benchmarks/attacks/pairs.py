@@ -43,6 +43,8 @@ class Pair:
         layers: Whether each layer was found to come from where it does.
         units: Share of units found to come from where they do.
         experts: Share of experts found to come from where they do.
+        share: Of `b`'s weights, what truly is `a`'s, where that is a part.
+        shares: Method -> that share as it is told; only of our own commands.
         notes: What a command said that gave no answer.
     """
 
@@ -63,6 +65,8 @@ class Pair:
     layers: bool | None = None
     units: float | None = None
     experts: float | None = None
+    share: float | None = None
+    shares: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property

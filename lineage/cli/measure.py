@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lineage.audit import Verdict
+    from lineage.evidence import Comparison
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.graph import LineageGraph
@@ -66,14 +67,18 @@ def fingerprint(
 @click.argument("b")
 @click.option("--explain", is_flag=True, help="Tell all that was looked at, with controls.")
 @click.option("--deep", is_flag=True, help=_DEEP)
+@click.option("--base", metavar="BASE", help="Of an adapter and a model: what that was made from.")
 @json_option
-def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
+def compare(a: str, b: str, *, explain: bool, deep: bool, base: str | None, as_json: bool) -> int:
     """Say what two models are to each other, and why.
 
     A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
     it cannot be said. With --explain it also tells what was looked for and was not there, how the
     change compares with roundings, what the direction rests on, and, as controls, what the same
-    test says of models made of B's numbers that are unrelated to A.
+    test says of models made of B's numbers that are unrelated to A. Where only parts of the two are
+    one, a layer, the embeddings, a tower, it says which and what share of each these are, and not
+    that the two are related (exit status 3). If one of the two is an adapter, --base names what the
+    other was made from; it then says whether the adapter was merged, or extracted from the model.
 
     \b
     Example:
@@ -82,8 +87,13 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
     from lineage.evidence import compare_fingerprints
 
     one, other = load(a, cache=True), load(b, cache=True)
-    found = compare_fingerprints(one, other)
-    if deep:
+    if base is not None:
+        if explain:
+            raise click.UsageError("--explain tells nothing of adapters: leave out --base")
+        found = _over_base(a, b, base, one, other, deep=deep)
+    else:
+        found = compare_fingerprints(one, other)
+    if deep and base is None:
         from lineage.evidence.deeper import deepened
 
         found = deepened(found, one, other, _weights({"a": a, "b": b}))
@@ -100,9 +110,23 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
     return {True: 0, False: 1, None: 3}[found.related]
 
 
+def _over_base(
+    a: str, b: str, base: str, one: Fingerprint, other: Fingerprint, *, deep: bool
+) -> Comparison:
+    from lineage.evidence.adapted import over_base
+
+    weights = _weights({"a": a, "b": b, "base": base}) if deep else None
+    try:
+        return over_base(one, other, load(base, cache=True), weights)
+    except ValueError as error:
+        raise click.UsageError(f"--base: {error}") from error
+
+
 def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: list[str]) -> str:
     first, second = printable(a), printable(b)
     verdict = {True: "related", False: "not related", None: "undetermined"}[found["related"]]
+    if found["related"] is None and found["relation"] is not None:
+        verdict = "related in parts"
     lines = [f"{first}  and  {second}: {verdict}"]
     if found["relation"] is not None:
         how = f" ({found['how']})" if found["how"] else ""
@@ -114,6 +138,18 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: 
         arrow = "the same weights" if found["relation"] == "identical" else arrow
         lines.append(f"  {found['relation']}{how}: {arrow}")
     lines += [f"  {printable(words)}" for words in told]
+    shares = found["shares"]
+    if shares is not None and shares["parts"]:
+        lines.append(
+            f"  share: {shares['share_b']:.1%} of {_name(b)}'s values are {_name(a)}'s, "
+            f"{shares['share_a']:.1%} of {_name(a)}'s are {_name(b)}'s"
+        )
+        if found["related"] is None:
+            lines += [
+                f"    {printable(part['b'])} is {printable(part['a'])}: "
+                + ("the same" if part["equal"] else f"cosine {part['cosine']:.3f}")
+                for part in shares["parts"]
+            ]
     if found["log10_p"] is not None:
         lines.append(f"  p = 10^{found['log10_p']:.1f} under {found['null']}")
     return "\n".join([*lines, *(f"  {printable(words)}" for words in more)])
