@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence, Layers
+from lineage.evidence.counters import counted, counts
+from lineage.evidence.counters import evidence as counters
 from lineage.evidence.course import SHORT_COURSE, course
 from lineage.evidence.deeper import deepened
 from lineage.evidence.depth import depth
@@ -155,7 +157,7 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if found is not None:
         return found
     # 7. A training step: what kind, then which way.
-    return _trained(base, pairing, kin)
+    return _by_counters(_trained(base, pairing, kin), a, b)
 
 
 def _kinship_evidence(kin: Kinship) -> Evidence:
@@ -271,6 +273,17 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         direction=direction,
         rank=None if adapter is None else adapter.rank,
     )
+
+
+def _by_counters(found: Comparison, a: Fingerprint, b: Fingerprint) -> Comparison:
+    """Take the direction of a training step from what both counted, where that tells."""
+    seen = counted(counts(a), counts(b)) if found.related else None
+    if seen is None:
+        return found
+    found = replace(found, evidence=(*found.evidence, counters(seen)))
+    if found.relation is not Relation.FINETUNE:
+        return found
+    return replace(found, direction="a->b" if seen.steps > 0 else "b->a")
 
 
 def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:

@@ -36,6 +36,9 @@ LONE = 0.8
 """How often the direction of a lone pair is right at most: 194 of 240 public pairs. Strong weight
 decay turns it round, and who wants to can make it look so."""
 
+DOUBT = 4.0
+"""Taken from the logarithm of the weight of an arc that is doubted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -84,6 +87,7 @@ def grow(
     root: int | None = None,
     leaf: int | None = None,
     ruled_out: Collection[tuple[int, int]] = (),
+    doubted: Collection[tuple[int, int]] = (),
 ) -> Tree:
     """Weigh the trees of a family's models.
 
@@ -94,16 +98,20 @@ def grow(
         root: The one that the others come from, where that is known otherwise.
         leaf: One that has a parent and no children, where that is known otherwise.
         ruled_out: Arcs (from, to) that are known not to be.
+        doubted: Arcs that something else than these features speaks clearly against.
     """
     first, second = fitted()
 
     def weighed(score: NDArray[np.float64]) -> NDArray[np.float64]:
         for w, c in ruled_out:
             score[w, c] = -np.inf
+        for w, c in doubted:
+            score[w, c] -= DOUBT
         return marginals(_bound(score, merges or {}, root, leaf))
 
     arcs = weighed(second(in_view_of(seen, weighed(first(seen)))))
-    if len(arcs) == 2 and root is None and leaf is None and not ruled_out:
+    is_told = root is not None or leaf is not None or ruled_out or doubted
+    if len(arcs) == 2 and not is_told:
         arcs = np.minimum(arcs, LONE)
     return Tree((1 - arcs.sum(axis=0)).clip(0, 1), arcs)
 
