@@ -219,6 +219,8 @@ class Family:
         tree = _grown(seen, parents, first, counted, deep)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):
+            if len(members) == 2 and first is None:
+                probability = tree.alone(parent, child)
             found = self.between(members[parent], members[child])
             relation, how = _step(found)
             self._add(members[parent], members[child], relation, how, probability)
