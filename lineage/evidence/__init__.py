@@ -23,7 +23,7 @@ from lineage.evidence.direction import (
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy, underflowed
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
-from lineage.evidence.low_rank import LowRank, low_rank
+from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
@@ -247,7 +247,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             f"the difference has rank {adapter.rank} in {adapter.modules} matrices: "
             "a merged low-rank adapter"
         )
-        seen.insert(0, Evidence("low-rank-v1", words, statistic=float(adapter.rank)))
+        seen.insert(0, Evidence(LOW_RANK, words, statistic=float(adapter.rank)))
     base = replace(
         base,
         margin=lean.margin,
