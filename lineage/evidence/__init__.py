@@ -9,6 +9,8 @@ from lineage.errors import SchemeError
 from lineage.evidence.adapted import over_base
 from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
 from lineage.evidence.copied import copied, may_be_parts
+from lineage.evidence.counters import counted, counts
+from lineage.evidence.counters import evidence as counters
 from lineage.evidence.course import SHORT_COURSE, course
 from lineage.evidence.deeper import deepened
 from lineage.evidence.depth import depth
@@ -23,7 +25,7 @@ from lineage.evidence.direction import (
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy, underflowed
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
-from lineage.evidence.low_rank import LowRank, low_rank
+from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
@@ -167,7 +169,7 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if found is not None:
         return found
     # 7. A training step: what kind, then which way.
-    return _trained(base, pairing, kin)
+    return _by_counters(_trained(base, pairing, kin), a, b)
 
 
 def _as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
@@ -287,7 +289,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             f"the difference has rank {adapter.rank} in {adapter.modules} matrices: "
             "a merged low-rank adapter"
         )
-        seen.insert(0, Evidence("low-rank-v1", words, statistic=float(adapter.rank)))
+        seen.insert(0, Evidence(LOW_RANK, words, statistic=float(adapter.rank)))
     base = replace(
         base,
         margin=lean.margin,
@@ -313,6 +315,17 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         direction=direction,
         rank=None if adapter is None else adapter.rank,
     )
+
+
+def _by_counters(found: Comparison, a: Fingerprint, b: Fingerprint) -> Comparison:
+    """Take the direction of a training step from what both counted, where that tells."""
+    seen = counted(counts(a), counts(b)) if found.related else None
+    if seen is None:
+        return found
+    found = replace(found, evidence=(*found.evidence, counters(seen)))
+    if found.relation is not Relation.FINETUNE:
+        return found
+    return replace(found, direction="a->b" if seen.steps > 0 else "b->a")
 
 
 def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:

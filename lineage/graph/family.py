@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.evidence.ancestry import evidence
+from lineage.evidence.counters import order
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.reduced import levels
@@ -285,14 +286,17 @@ class Family:
         first = None if seed is None else members.index(seed)
         deep = None if self.weights is None else Deep(self.weights, members, panel)
         seen = evidence(panel, {})
-        likely = int(np.argmax(grow(seen, root=first).roots))
+        counted = order([self.models[path] for path in members])
+        likely = int(np.argmax(_grown(seen, {}, first, counted, None).roots))
         merges = self._attach_merges(members, panel, first, likely, deep)
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
-        tree = _grown(seen, parents, first, deep)
+        tree = _grown(seen, parents, first, counted, deep)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):
+            if len(members) == 2 and first is None:
+                probability = tree.alone(parent, child)
             found = self.between(members[parent], members[child])
             relation, how = _step(found)
             self._add(members[parent], members[child], relation, how, probability)
@@ -469,23 +473,40 @@ def _begun(
 
 
 def _grown(
-    seen: Evidence, merges: Mapping[int, Sequence[int]], root: int | None, deep: Deep | None
+    seen: Evidence,
+    merges: Mapping[int, Sequence[int]],
+    root: int | None,
+    counted: tuple[set[tuple[int, int]], set[tuple[int, int]]],
+    deep: Deep | None,
 ) -> Tree:
-    """Weigh the trees, and again without those arcs that the weights rule out."""
-    tree = grow(seen, merges, root=root)
+    """Weigh the trees, and again without those arcs that the weights rule out.
+
+    Args:
+        seen: The evidence.
+        merges: Those that are made of several others.
+        root: The one that the others come from, where it is known.
+        counted: Arcs that counters rule out, and those that they make doubtful.
+        deep: The weights, where they may be read.
+    """
+    ruled_out, doubted = counted
+
+    def grown() -> Tree:
+        return grow(seen, merges, root=root, ruled_out=ruled_out, doubted=doubted)
+
+    tree = grown()
     if deep is None:
         return tree
-    apart = deep.apart(merges)
-    ruled_out = apart
-    if apart:
-        tree = grow(seen, merges, root=root, ruled_out=apart)
+    apart = ruled_out | deep.apart(merges)
+    if apart != ruled_out:
+        ruled_out = apart
+        tree = grown()
     for _ in range(_ROUNDS):
         asked = np.argwhere(tree.arcs >= _MATTERS).tolist()
         found = apart | deep.not_from(pair for pair in asked if not merges.keys() & set(pair))
         if found == ruled_out:
             break
         ruled_out = found
-        tree = grow(seen, merges, root=root, ruled_out=ruled_out)
+        tree = grown()
     return tree
 
 
