@@ -77,8 +77,10 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, base: str | None, as_j
     change compares with roundings, what the direction rests on, and, as controls, what the same
     test says of models made of B's numbers that are unrelated to A. Where only parts of the two are
     one, a layer, the embeddings, a tower, it says which and what share of each these are, and not
-    that the two are related (exit status 3). If one of the two is an adapter, --base names what the
-    other was made from; it then says whether the adapter was merged, or extracted from the model.
+    that the two are related (exit status 3). Models that have nothing in common as they are stored
+    are held against each other in other coordinates, too. If one of the two is an adapter, --base
+    names what the other was made from; it then says whether the adapter was merged, or extracted
+    from the model.
 
     \b
     Example:
@@ -97,6 +99,8 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, base: str | None, as_j
         from lineage.evidence.deeper import deepened
 
         found = deepened(found, one, other, _weights({"a": a, "b": b}))
+    if base is None:
+        found = _elsewhere(found, {a: one, b: other})
     document = {"a": a, "b": b, **found.to_json()}
     told = [f"- {evidence.told(_name(a), _name(b))}" for evidence in found.evidence]
     more = []
@@ -108,6 +112,16 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, base: str | None, as_j
         more = why.lines(_name(a), _name(b))
     say.result(document, lambda: _compare_text(a, b, document, told, more), as_json=as_json)
     return {True: 0, False: 1, None: 3}[found.related]
+
+
+def _elsewhere(found: Comparison, models: Mapping[str, Fingerprint]) -> Comparison:
+    """Look in other coordinates where there is nothing in those that models are stored in."""
+    from lineage.graph.elsewhere import elsewhere, is_open
+
+    if not is_open(found) or len(models) < 2:
+        return found
+    with say.watching("looking in other coordinates") as watch:
+        return elsewhere(found, models, _weights({path: path for path in models}), watch)
 
 
 def _over_base(

@@ -11,6 +11,7 @@ from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.graph.adapted import adapter_edges
 from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
 from lineage.graph.disguised import Disguises
+from lineage.graph.elsewhere import compare
 from lineage.graph.family import Family
 from lineage.graph.partial import Partial
 from lineage.graph.screen import Comparisons, Screen
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
-__all__ = ["Edge", "LineageGraph", "Node", "Pair", "Undetermined", "infer", "infer_graph"]
+__all__ = [
+    "Edge",
+    "LineageGraph",
+    "Node",
+    "Pair",
+    "Undetermined",
+    "compare",
+    "infer",
+    "infer_graph",
+]
 
 
 def infer(

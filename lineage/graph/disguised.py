@@ -159,6 +159,31 @@ class Disguises:
                     home += other
         return found
 
+    @classmethod
+    def between_two(
+        cls,
+        a: str,
+        b: str,
+        models: Mapping[str, Fingerprint],
+        weights: Weights,
+        watch: Callable[[str], None] | None = None,
+    ) -> tuple[Aligned, Comparison | None] | None:
+        """Return how b's coordinates become a's and what is left then; None if nothing was moved.
+
+        Args:
+            a: One model.
+            b: The other.
+            models: Both -> fingerprint.
+            weights: Of both.
+            watch: Told in a few words what is done next.
+        """
+        tier = next((t for t, scheme in TIERS.items() if _scheme(models) == scheme), "exact")
+        if tier == "exact":
+            return None
+        write = _Writing(models, weights, tier, cls(), watch or (lambda _: None))
+        seen = write.seen(a, b)
+        return None if seen is None else (seen, write.left(a, b))
+
     def has_one_frame(self, a: str, b: str) -> bool:
         """Whether two models have the same coordinates, as far as that is known."""
         return self.first.get(a) == self.first.get(b)
