@@ -18,7 +18,9 @@ import numpy as np
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
 from lineage.errors import ArchitectureError
-from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS
+from lineage.fingerprints.fused import FUSED, Layout
+from lineage.fingerprints.roles import AFTER
+from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS, alike
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,13 @@ __all__ = ["aligned"]
 _BOTH_SIDES = {"cls.predictions.transform.dense"}
 """What reads the stream and writes to its coordinates, without being a block."""
 
-_STREAM_NORMS = ("attn_output_norm", "layer_output_norm", "token_embd_norm", "transform.LayerNorm")
+_STREAM_NORMS = (
+    "attn_output_norm",
+    "layer_output_norm",
+    "token_embd_norm",
+    "transform.LayerNorm",
+    *AFTER,
+)
 """Norms of vectors that have the stream's coordinates themselves."""
 
 _FAR_BETTER = 0.5
@@ -58,6 +66,7 @@ def aligned(a: Stream, b: Stream, found: Alignment) -> Artifact:
     """
     if a.width != b.width:
         raise ArchitectureError(f"its stream has {b.width} numbers and the other's {a.width}", "b")
+    a, b = alike(a, b)
     writer = _Writer(a, b, found)
     by_item: dict[str, list[tuple[str, Place]]] = {}
     for role, place in b.places.items():
@@ -198,7 +207,9 @@ class _Writer:
         if f"{stem}.{leaf}" not in self.b.places or stem.rsplit(".", 1)[-1] not in FED_BY.values():
             return None
         gauge = self._gauge(stem)
-        return None if gauge is None else gauge[0 if leaf == "weight" else 1]
+        if gauge is None:
+            return None
+        return gauge[0] - self.b.one if leaf == "weight" else gauge[1]
 
     def _gauge(self, norm: str) -> tuple[Array, Array] | None:
         """Return gain and bias that a norm is given; None where it keeps what it has."""
@@ -324,6 +335,8 @@ class _Writer:
         if match is None or match.a is None:
             return rows
         last = stem.rsplit(".", 1)[-1]
+        if last == FUSED:
+            return self._fused(match, rows)
         if last.startswith("attn"):
             return self._heads(match, last, rows)
         label = stem.rsplit(".", 2)[-2] if ".expert." in stem else ""
@@ -342,6 +355,18 @@ class _Writer:
             return rows
         by = {"attn_q": found.q, "attn_k": found.k, "attn_v": found.v, "attn_output": found.o}[last]
         return rows if by is None or len(by) != len(rows) else by @ rows
+
+    def _fused(self, match: BlockMatch, rows: Array) -> Array:
+        """Put the rows of queries, keys and values in a's order where one matrix holds all."""
+        found = match.heads
+        if found is None or found.way is None or found.size is None or found.o is None:
+            return rows
+        queries = len(found.o)
+        parts = Layout(found.way, found.size).rows(queries, (len(rows) - queries) // 2)
+        moved = rows.copy()
+        for at, by in zip(parts, (found.q, found.k, found.v), strict=True):
+            moved[at] = rows[at] if by is None else by @ rows[at]
+        return moved
 
     def _other(self, stem: str, leaf: str) -> Array | None:
         """Projections without a name of their own: by their shape they read the stream."""

@@ -233,10 +233,15 @@ def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dic
     return {
         "a": None if block.a is None else list(block.a),
         "b": list(block.b),
-        "heads": None if heads is None else {"kind": heads.kind, "size": heads.size},
+        "heads": None if heads is None else _heads_row(heads),
         "mlps": [_mlp(mlp) for mlp in block.mlps],
         "values": str(block.values),
     }
+
+
+def _heads_row(heads: Heads) -> dict[str, Any]:
+    way = {} if heads.way is None else {"way": heads.way}
+    return {"kind": heads.kind, "size": heads.size, **way}
 
 
 def _mlp(mlp: MlpMatch) -> dict[str, Any]:
@@ -270,7 +275,8 @@ def _match(row: Mapping[str, Any], name: str, arrays: Mapping[str, NDArray[Any]]
     heads = None
     if row["heads"] is not None:
         q, k, v, o = (arrays.get(f"{name}.heads.{part}") for part in _HEADS)
-        heads = Heads(str(row["heads"]["kind"]), q, k, v, o, row["heads"]["size"])
+        size, way = row["heads"]["size"], row["heads"].get("way")
+        heads = Heads(str(row["heads"]["kind"]), q, k, v, o, size, way)
     where = None if row["a"] is None else (str(row["a"][0]), int(row["a"][1]))
     own = (str(row["b"][0]), int(row["b"][1]))
     return BlockMatch(own, where, tuple(mlps), heads, int(row["values"]))

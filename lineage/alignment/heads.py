@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
-__all__ = ["Heads", "head_size", "heads"]
+__all__ = ["Heads", "head_size", "heads", "likeness"]
 
 _SURELY_IN_PLACE, _IN_PLACE = 0.995, 0.1
 """Median cosine of rows from which they are the same rows, and from which they are unless a map
@@ -64,6 +64,8 @@ class Heads:
         v: The same of values.
         o: The same of what heads write.
         size: Rows of a head, where that was found.
+        way: How queries, keys and values follow each other in one matrix that holds all three, of
+            `fingerprints.fused.WAYS`; None where each has its own.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Heads:
     v: Matrix | None = None
     o: Matrix | None = None
     size: int | None = None
+    way: str | None = None
 
 
 def heads(a: Attention, b: Attention, turn: Turn, scale: float, size: int | None) -> Heads | None:
@@ -92,8 +95,12 @@ def heads(a: Attention, b: Attention, turn: Turn, scale: float, size: int | None
     if in_place > _SURELY_IN_PLACE:
         return Heads("same")
     found = _moved(ours, theirs)
-    if found is None and not a.has_norms and size is not None:
-        found = _turned(ours, theirs, size)
+    near = 0.0 if found is None else _near(ours, _after(found, theirs))
+    if near < _SURELY_IN_PLACE and not a.has_norms and size is not None:
+        turned = _turned(ours, theirs, size)
+        if turned is not None:
+            is_better = 1 - _near(ours, _after(turned, theirs)) <= _FAR_BETTER * (1 - near)
+            found = turned if found is None or is_better else found
     if in_place < _IN_PLACE:
         return found
     if found is None or 1 - _near(ours, _after(found, theirs)) > _FAR_BETTER * (1 - in_place):
@@ -114,7 +121,10 @@ def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: f
     count = 0
     for a, b in pairs:
         both = None if a.has_norms else _rows_of(a, b, turn, scale)
-        if both is None or _near(*both) > _SURELY_IN_PLACE or _moved(*both) is not None:
+        if both is None or _near(*both) > _SURELY_IN_PLACE:
+            continue
+        moved = _moved(*both)
+        if moved is not None and _near(both[0], _after(moved, both[1])) > _SURELY_IN_PLACE:
             continue
         (_, k_a, v_a, _), (_, k_b, v_b, _) = both
         count = len(k_a)
@@ -128,6 +138,14 @@ def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: f
     if best < _LEAST_WHOLE:
         return count if count <= _ONE_HEAD else None
     return next(size for size in mean if mean[size] >= _WHOLE * best)
+
+
+def likeness(a: Attention, b: Attention, turn: Turn, scale: float, found: Heads | None) -> float:
+    """Return the median cosine of rows once b's heads are as was found; see `heads`."""
+    both = _rows_of(a, b, turn, scale)
+    if both is None or found is None:
+        return 0.0
+    return _near(both[0], _after(found, both[1]))
 
 
 def _rows_of(

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
-from lineage.alignment.heads import head_size, heads
+from lineage.alignment.fused import fitting
+from lineage.alignment.heads import head_size, heads, likeness
 from lineage.alignment.neurons import LOOKED_AT, agreement, partners, units, view
 from lineage.alignment.turning import Turn, fitted, quiet, unturned
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import Agreement
+from lineage.fingerprints.stream import alike
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.alignment.base import Where
+    from lineage.alignment.heads import Heads
     from lineage.alignment.neurons import View
+    from lineage.fingerprints.fused import Layout
     from lineage.fingerprints.stream import Attention, Block, Stream
 
     Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
@@ -53,6 +57,7 @@ def solve(a: Stream, b: Stream) -> Alignment:
     Raises:
         ArchitectureError: If they have no labelled vectors in common.
     """
+    a, b = alike(a, b)
     pairs = labelled_pairs(a, b)
     if not pairs:
         raise ArchitectureError("has no tokens, places or pixels in common with the other", "b")
@@ -166,19 +171,57 @@ class _Solver:
             rarest = min(rarest, best, key=lambda one: one.log10_p)
             matches.append(self._matched(block, views, found))
         scale = self._scale(matches)
-        both = [(m, *self._attention(m)) for m in matches]
-        size = head_size(((x, y) for _, x, y in both if x and y), self.turn, scale)
+        layout = self._layout(matches, scale)
+        both = [(m, *self._attention(m, layout)) for m in matches]
+        if layout is not None:
+            size: int | None = layout.size
+        else:
+            size = head_size(((x, y) for _, x, y in both if x and y), self.turn, scale)
         blocks = tuple(
-            replace(m, heads=heads(x, y, self.turn, scale, size)) if x and y else m
+            replace(m, heads=_laid(heads(x, y, self.turn, scale, size), layout)) if x and y else m
             for m, x, y in both
         )
         order = _order_of_tokens(self.a, self.b)
         return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order)
 
-    def _attention(self, match: BlockMatch) -> tuple[Attention | None, Attention | None]:
+    def _attention(
+        self, match: BlockMatch, layout: Layout | None
+    ) -> tuple[Attention | None, Attention | None]:
         if match.a is None:
             return None, None
-        return self.a.attention(*match.a), self.b.attention(*match.b)
+        return self.a.attention(*match.a, layout), self.b.attention(*match.b, layout)
+
+    def _layout(self, matches: Sequence[BlockMatch], scale: float) -> Layout | None:
+        """Find how queries, keys and values lie in one matrix; None where each has its own."""
+        pairs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+        outputs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+        looked = []
+        for match in matches:
+            ours = None if match.a is None else self.a.fused(*match.a)
+            theirs = self.b.fused(*match.b)
+            if match.a is None or ours is None or theirs is None or len(pairs) == _GLANCES:
+                continue
+            read = self._both(ours, theirs)
+            write = self._both(self.a.output(*match.a), self.b.output(*match.b))
+            if read[0].shape == read[1].shape and write[0].shape == write[1].shape:
+                pairs.append(read)
+                outputs.append(write)
+                looked.append(match)
+        best: tuple[float, Layout | None] = -1.0, None
+        for layout in fitting(pairs, outputs):
+            x, y = self._attention(looked[0], layout)
+            if x and y:
+                found = heads(x, y, self.turn, scale, layout.size)
+                near = likeness(x, y, self.turn, scale, found)
+                best = max(best, (near, layout), key=lambda one: one[0])
+            if best[0] > _EXACT:
+                break
+        return best[1]
+
+    def _both(self, ours: str, theirs: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return a matrix of both, in a's coordinates."""
+        one = np.asarray(self.a.folded(ours), np.float64)
+        return one, np.asarray(self.turn.compared(self.b.folded(theirs)), np.float64)
 
     def _partner(self, views: Sequence[View], place: int) -> tuple[Where | None, Agreement]:
         """Return the block of a that one of b's is: its own number's, or the one most alike."""
@@ -241,6 +284,16 @@ class _Solver:
         is_sure = abs(scale) > _LEAST_SCALE and off < _SAME_SCALE * abs(scale)
         return writes / reads if is_sure else 1.0
 
+
+def _laid(found: Heads | None, layout: Layout | None) -> Heads | None:
+    """Say of heads how one matrix holds them, if it does."""
+    if found is None or layout is None:
+        return found
+    return replace(found, size=layout.size, way=layout.way)
+
+
+_EXACT = 0.999
+"""Likeness of heads from which no other cut of their matrix is tried."""
 
 _LEAST_SCALE, _SAME_SCALE = 0.02, 0.15
 """Logarithm of a stream's scale from which it is looked at, and the share of it by which that of
