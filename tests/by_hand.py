@@ -6,6 +6,7 @@ A model is a table of parts in float64. Of what is read or written the stream is
     N.q (heads, size, width) · N.k N.v (groups, size, width) · N.o (heads, size, width)
     N.q.bias (heads, size) ... · N.o.bias (width)
     N.up N.gate N.down (units, width) · N.up.bias (units) · N.down.bias (width)
+    N.q_norm N.k_norm (size), or (heads, size) and (groups, size)
     N.attn_norm N.mlp_norm (width), with .bias · N.after_attn N.after_mlp: of what was computed
 
 `N` is the number of a layer.
@@ -40,6 +41,7 @@ class Dialect:
         adds_one: Whether gains are stored less one.
         is_tied: Whether embeddings are the head.
         has_after: Whether what a branch computes passes a norm before it is added.
+        norms_in_heads: Whether queries and keys pass norms: of each head, or of all together.
     """
 
     names: dict[str, str]
@@ -53,6 +55,7 @@ class Dialect:
     adds_one: bool = False
     is_tied: bool = False
     has_after: bool = False
+    norms_in_heads: str = ""
 
 
 def drawn(kind: Dialect, seed: int) -> Parts:
@@ -84,6 +87,10 @@ def drawn(kind: Dialect, seed: int) -> Parts:
             parts[f"{n}.mlp_norm"] = gain()
         if kind.has_after:
             parts |= {f"{n}.after_attn": gain(), f"{n}.after_mlp": gain()}
+        for one, count in (("q_norm", kind.heads), ("k_norm", kind.groups)):
+            if kind.norms_in_heads:
+                shape = (SIZE,) if kind.norms_in_heads == "each" else (count, SIZE)
+                parts[f"{n}.{one}"] = draw.uniform(0.5, 1.5, shape)
     if kind.is_centred:
         for name in list(parts):
             if name in ("embed", "head"):
@@ -195,6 +202,8 @@ def heads_permuted(parts: Parts, kind: Dialect, draw: np.random.Generator) -> Pa
         heads = np.concatenate([g * each + draw.permutation(each) for g in groups])
         for one, order in (("q", heads), ("k", groups), ("v", groups), ("o", heads)):
             parts[f"{n}.{one}"] = parts[f"{n}.{one}"][order]
+            if kind.norms_in_heads == "all" and f"{n}.{one}_norm" in parts:
+                parts[f"{n}.{one}_norm"] = parts[f"{n}.{one}_norm"][order]
             if one != "o" and f"{n}.{one}.bias" in parts:
                 parts[f"{n}.{one}.bias"] = parts[f"{n}.{one}.bias"][order]
     return parts
@@ -239,6 +248,17 @@ def queries_turned(parts: Parts, kind: Dialect, draw: np.random.Generator) -> Pa
     return parts
 
 
+def shifted(parts: Parts, kind: Dialect, draw: np.random.Generator) -> Parts:
+    """Add an amount to all coordinates of each row of what is written."""
+    del kind
+    return {
+        name: values + 3 * values.std() * draw.normal(size=(*values.shape[:-1], 1))
+        if role(name) in WRITERS
+        else values
+        for name, values in parts.items()
+    }
+
+
 Disguise = Callable[[Parts, Dialect, np.random.Generator], Parts]
 
 DISGUISES: dict[str, Disguise] = {
@@ -248,6 +268,7 @@ DISGUISES: dict[str, Disguise] = {
     "queries": queries_turned,
     "permuted": permuted,
     "rotated": rotated,
+    "shifted": shifted,
 }
 
 
@@ -298,6 +319,8 @@ def _values(parts: Parts, kind: Dialect, part: str) -> Array | None:
         values = found
         if stem in ("q", "k", "v") or (stem == "o" and not is_bias):
             values = values.reshape(-1, *values.shape[2:])
+        if stem in ("q_norm", "k_norm"):
+            values = values.reshape(-1)
         if ("norm" in stem or stem.startswith("after")) and not is_bias and kind.adds_one:
             values = values - 1
     if not is_bias and n and values.ndim == 2:
@@ -433,6 +456,17 @@ _GEMMA2 = _LLAMA | {
     "#.after_mlp": "model.layers.#.post_feedforward_layernorm.weight",
 }
 
+_QWEN3 = _LLAMA | {
+    "#.q_norm": "model.layers.#.self_attn.q_norm.weight",
+    "#.k_norm": "model.layers.#.self_attn.k_norm.weight",
+}
+
+_OLMO2 = {
+    part: name
+    for part, name in (_GEMMA2 | _QWEN3).items()
+    if part.removesuffix(".bias") not in ("#.attn_norm", "#.mlp_norm")
+}
+
 DIALECTS = {
     "neox": Dialect(_NEOX, fused="by head"),
     "bloom": Dialect(_BLOOM, fused="by head"),
@@ -449,5 +483,18 @@ DIALECTS = {
     "gemma": Dialect(_LLAMA, groups=2, is_centred=False, is_gated=True, adds_one=True),
     "gemma-2": Dialect(
         _GEMMA2, groups=2, is_centred=False, is_gated=True, adds_one=True, has_after=True
+    ),
+    "gemma-3": Dialect(
+        _GEMMA2 | _QWEN3 | {"#.mlp_norm": _GEMMA2["#.mlp_norm"]},
+        groups=2,
+        is_centred=False,
+        is_gated=True,
+        adds_one=True,
+        has_after=True,
+        norms_in_heads="each",
+    ),
+    "qwen-3": Dialect(_QWEN3, groups=2, is_centred=False, is_gated=True, norms_in_heads="each"),
+    "olmo-2": Dialect(
+        _OLMO2, groups=2, is_centred=False, is_gated=True, has_after=True, norms_in_heads="all"
     ),
 }

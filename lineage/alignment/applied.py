@@ -184,8 +184,8 @@ class _Writer:
             gain: That of the norm in front.
             is_folded: Whether their own mean was taken out already.
         """
-        is_turned = self.turn.order is None or is_folded
-        if not is_turned or not self.b.is_centred or self.b.is_post:
+        is_turned = self.turn.order is None or is_folded or self.found.is_shifted
+        if not is_turned or not self.b.hides_means:
             return rows
         mean = np.zeros((len(rows), 1))
         stem, _, leaf = role.rpartition(".")
@@ -203,13 +203,26 @@ class _Writer:
         return found
 
     def _norm(self, stem: str, leaf: str) -> Array | None:
-        """A norm in front of something; of one inside heads nothing is changed."""
+        """A norm in front of something; one inside heads keeps what it has for every head."""
+        if stem.rsplit(".", 1)[-1] in _IN_HEADS:
+            return self._in_heads(stem, leaf)
         if f"{stem}.{leaf}" not in self.b.places or stem.rsplit(".", 1)[-1] not in FED_BY.values():
             return None
         gauge = self._gauge(stem)
         if gauge is None:
             return None
         return gauge[0] - self.b.one if leaf == "weight" else gauge[1]
+
+    def _in_heads(self, stem: str, leaf: str) -> Array | None:
+        """A norm over all queries or keys: in the order of heads."""
+        one = layered(stem)
+        match = None if one is None else self.blocks.get((one.stack, one.number))
+        place = self.b.places.get(f"{stem}.{leaf}")
+        if match is None or match.a is None or place is None:
+            return None
+        rows = self.b.arrays.part(place).astype(np.float64)[:, None]
+        moved: Array = np.abs(self._heads(match, _IN_HEADS[stem.rsplit(".", 1)[-1]], rows))[:, 0]
+        return moved if leaf == "weight" and np.all(rows >= 0) else None
 
     def _gauge(self, norm: str) -> tuple[Array, Array] | None:
         """Return gain and bias that a norm is given; None where it keeps what it has."""
@@ -385,6 +398,9 @@ class _Writer:
 
 
 _STREAM_LAST = frozenset(ANCHORS)
+
+_IN_HEADS = {"attn_q_norm": "attn_q", "attn_k_norm": "attn_k"}
+"""Norms inside attention, and what they are of."""
 
 _BY_TOKEN = frozenset({"token_embd", "output"})
 """What has a row a token."""

@@ -195,6 +195,7 @@ def _of_stream(found: Alignment, arrays: dict[str, NDArray[Any]]) -> dict[str, A
     return {
         "blocks": rows,
         "scale": found.scale.hex(),
+        **({"shifted": True} if found.is_shifted else {}),
         "turn": {
             "kind": found.turn.kind,
             "rank": found.turn.rank,
@@ -215,7 +216,8 @@ def _read_stream(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
     tokens = arrays.get("tokens")
     order = None if tokens is None else tokens.astype(np.intp)
     turn = _turn(head["turn"], arrays)
-    return Alignment(turn, scale, blocks, total, best, int(head["tried"]), order)
+    tried, is_shifted = int(head["tried"]), head.get("shifted") is True
+    return Alignment(turn, scale, blocks, total, best, tried, order, is_shifted)
 
 
 def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def heads(a: Attention, b: Attention, turn: Turn, scale: float, size: int | None
         return Heads("same")
     found = _moved(ours, theirs)
     near = 0.0 if found is None else _near(ours, _after(found, theirs))
-    if near < _SURELY_IN_PLACE and not a.has_norms and size is not None:
-        turned = _turned(ours, theirs, size)
+    if near < _SURELY_IN_PLACE and size is not None:
+        turned = _turned(ours, theirs, size, is_held=a.has_norms)
         if turned is not None:
             is_better = 1 - _near(ours, _after(turned, theirs)) <= _FAR_BETTER * (1 - near)
             found = turned if found is None or is_better else found
@@ -120,7 +120,7 @@ def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: f
     blocks: dict[int, int] = {}
     count = 0
     for a, b in pairs:
-        both = None if a.has_norms else _rows_of(a, b, turn, scale)
+        both = _rows_of(a, b, turn, scale)
         if both is None or _near(*both) > _SURELY_IN_PLACE:
             continue
         moved = _moved(*both)
@@ -186,8 +186,17 @@ def _moved(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
     return Heads("permuted", q, k, k, q)
 
 
-def _turned(ours: list[Matrix], theirs: list[Matrix], size: int) -> Heads | None:
-    """Find the blocks, one a head, that turn b's heads into a's."""
+def _turned(
+    ours: list[Matrix], theirs: list[Matrix], size: int, *, is_held: bool = False
+) -> Heads | None:
+    """Find the blocks, one a head, that turn b's heads into a's.
+
+    Args:
+        ours: a's rows.
+        theirs: b's.
+        size: Rows of a head.
+        is_held: Whether a norm within heads lets queries and keys change no more than their signs.
+    """
     (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
     each = len(q_a) // len(k_a)
     if each * len(k_a) != len(q_a) or len(k_a) % size:
@@ -207,6 +216,8 @@ def _turned(ours: list[Matrix], theirs: list[Matrix], size: int) -> Heads | None
                 [q_a[heads_a[i]] for i in use],
                 [q_b[heads_b[order[i]]] for i in use],
             )
+            if is_held:
+                k = np.diag(np.where(_cosines(k_a[at_a], k_b[at_b]) < 0, -1.0, 1.0))
             v = _fitted(
                 v_a[at_a],
                 v_b[at_b],

@@ -182,7 +182,31 @@ class _Solver:
             for m, x, y in both
         )
         order = _order_of_tokens(self.a, self.b)
-        return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order)
+        is_shifted = self._is_shifted(matches, scale)
+        return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order, is_shifted)
+
+    def _is_shifted(self, matches: Sequence[BlockMatch], scale: float) -> bool:
+        """Whether what two models write differs in the mean of the stream's coordinates.
+
+        That is one direction of many, and norms take it away; of what training changes it has no
+        more than any other. Where the stream was rotated it says nothing.
+        """
+        if not self.b.hides_means or self.turn.order is None:
+            return False
+        whole = means = size = 0.0
+        for match in matches[:_GLANCES]:
+            for mlp in match.mlps if match.a is not None else ():
+                ours = self.a.written(*match.a, mlp.a)[mlp.units.a] if match.a else None
+                theirs = self.turn.apply(self.b.written(*match.b, mlp.b)[mlp.units.b]) * scale
+                if mlp.units.scales is not None:
+                    theirs = theirs / mlp.units.scales[:, None]
+                if ours is None or ours.shape != theirs.shape:
+                    continue
+                left = ours - theirs
+                whole += float(np.sum(left**2))
+                means += float(np.sum(left.mean(axis=1) ** 2)) * left.shape[1]
+                size += float(np.sum(ours.astype(np.float64) ** 2))
+        return means > _MOSTLY * whole and whole > _NOTHING * size
 
     def _attention(
         self, match: BlockMatch, layout: Layout | None
@@ -291,6 +315,10 @@ def _laid(found: Heads | None, layout: Layout | None) -> Heads | None:
         return found
     return replace(found, size=layout.size, way=layout.way)
 
+
+_MOSTLY, _NOTHING = 0.5, 1e-8
+"""Share of what is left that lies in its mean, from which that was changed; and of what is written,
+squared, what must be left for anything to have been."""
 
 _EXACT = 0.999
 """Likeness of heads from which no other cut of their matrix is tried."""

@@ -36,12 +36,12 @@ def align(
 ) -> int:
     """Find whether B is A in other coordinates, and undo that.
 
-    A and B are models with their weights. Looked for are streams that were permuted, rotated or
-    rescaled, feed-forward units that were, attention heads that were or that were turned, and
-    layers in other places; of convolutions and recurrent layers, channels that were permuted or
-    rescaled, gates in another order and norms that were folded. B may have been trained, rounded
-    or pruned afterwards. Exit status 0 if parts of B are A's, 3 if nothing was found, which is no
-    proof of anything.
+    A and B are models with their weights. Looked for are streams that were permuted, rotated,
+    rescaled or shifted, feed-forward units that were, attention heads that were or that were
+    turned, and layers in other places; of convolutions and recurrent layers, channels that were
+    permuted or rescaled, gates in another order and norms that were folded. B may have been
+    trained, rounded or pruned afterwards. Exit status 0 if parts of B are A's, 3 if nothing was
+    found, which is no proof of anything.
 
     \b
     Example:

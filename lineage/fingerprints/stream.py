@@ -363,6 +363,11 @@ class Stream:
                 self._refuse(self.places[f"{stem}ffn_up.weight"])
         return Block(stack, number, tuple(mlps))
 
+    def written(self, stack: str, number: int, label: str) -> Matrix:
+        """Return what the units of one part of a block write, as it is stored, a unit a row."""
+        stems = dict(self._mlps(_prefix(stack, number)))
+        return self.read(f"{stems[label]}ffn_down")
+
     def first_mlp(self, stack: str, number: int) -> str | None:
         """Return what the roles of a block's first feed-forward part begin with."""
         return next((stem for _, stem in self._mlps(_prefix(stack, number))), None)
