@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lineage.alignment.base import Alignment, BlockMatch
     from lineage.fingerprints.stream import Place, Stream
 
-    Array = NDArray[np.float64]
+    Array = NDArray[np.floating]
 
 __all__ = ["aligned"]
 
@@ -162,7 +162,7 @@ class _Writer:
 
     def _written(self, rows: NDArray[np.floating], role: str) -> Array:
         """Return what is written to the stream, in a's coordinates and of a's size."""
-        return self._levelled(self.turn.apply(rows) * self.found.scale, role)
+        return self._levelled(self.turn.apply(rows) * np.float32(self.found.scale), role)
 
     def _levelled(
         self, rows: Array, role: str, gain: Array | float = 1.0, *, is_folded: bool = False
@@ -281,7 +281,9 @@ class _Writer:
                 return self._one(self.b.arrays.part(place), f"{stem}.bias")
             return self._read_bias(stem)
         if last in WRITERS:
-            rows = self._rows(stem, self.turn.apply(self.b.read(stem)) * self.found.scale)
+            rows = self._rows(
+                stem, self.turn.apply(self.b.read(stem)) * np.float32(self.found.scale)
+            )
             rows = self._levelled(rows, f"{stem}.weight")
         else:
             rows = self._reader(stem)
@@ -299,7 +301,8 @@ class _Writer:
             if moved is not None and np.array_equal(moved, gauge[0]):  # its own gain: no division
                 return self._rows(stem, self.turn.apply(self.b.read(stem)))
         rows = self._rows(stem, self.turn.apply(self.b.folded(stem)))
-        found: Array = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True) / gauge[0]
+        levelled = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True)
+        found: Array = levelled / gauge[0].astype(levelled.dtype)
         return found
 
     def _read_bias(self, stem: str) -> Array | None:
@@ -332,7 +335,8 @@ class _Writer:
                 moved = rows[mlp.units.b]
                 scales = mlp.units.scales
                 if scales is not None and last != "ffn_gate":
-                    moved = moved * (scales if last == "ffn_up" else 1 / scales)[:, None]
+                    by = scales if last == "ffn_up" else 1 / scales
+                    moved = moved * by.astype(moved.dtype)[:, None]
                 return moved
         return rows
 
@@ -340,8 +344,8 @@ class _Writer:
         found = match.heads
         if found is None:
             return rows
-        by = {"attn_q": found.q, "attn_k": found.k, "attn_v": found.v, "attn_output": found.o}[last]
-        return rows if by is None or len(by) != len(rows) else by @ rows
+        role = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o"}[last]
+        return found.applied(role, rows)
 
     def _other(self, stem: str, leaf: str) -> Array | None:
         """Projections without a name of their own: by their shape they read the stream."""

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lineage.alignment.base import Alignment, BlockMatch, MlpMatch
-from lineage.alignment.heads import head_size, heads
+from lineage.alignment.heads import head_size, heads, look
 from lineage.alignment.neurons import LOOKED_AT, agreement, partners, units, view
 from lineage.alignment.turning import Turn, fitted, quiet, unturned
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from lineage.alignment.base import Where
+    from lineage.alignment.heads import Heads, Look
     from lineage.alignment.neurons import View
     from lineage.fingerprints.stream import Attention, Block, Stream
 
     Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 LABELLED = 4096
-"""Labelled vectors of each kind that a turn is fitted on, at most."""
+"""Labelled vectors of each kind that a turn is fitted on, at most; of a wide stream a quarter more
+than it has numbers, which fixes all directions well."""
 
 _GLANCES, _AS_WELL = 2, 0.8
 """Blocks that are looked at to see whether anything was turned at all, and the share of the units
@@ -34,6 +37,9 @@ that agree under a turn that must agree without it."""
 
 _MOST_OF_A_BLOCK = 0.5
 """Share of a block's units from which no other block is looked at: it cannot have the same."""
+
+_SIZED = 4
+"""Blocks that are looked at to see how many rows a head has, at most."""
 
 _KEPT = 1 << 30
 """Bytes of what was looked at that are kept."""
@@ -57,9 +63,10 @@ def solve(a: Stream, b: Stream) -> Alignment:
     if not pairs:
         raise ArchitectureError("has no tokens, places or pixels in common with the other", "b")
     turn = fitted(pairs)
-    directions = quiet(one for one, _ in pairs)
     looks: Sequence[Turn] = (turn,)
-    if not turn.is_whole:
+    if turn.is_whole:
+        directions = quiet((one for one, _ in pairs), np.random.default_rng(_SEED))
+    else:
         turn, looks = _completed(a, b, pairs, turn)
         directions = np.eye(a.width)
     if turn.kind != "same" and a.width == b.width and _is_in_place(a, b, looks, directions):
@@ -76,15 +83,14 @@ def _is_in_place(
     Trainings of one initialisation that went far apart have embeddings that a turn fits better.
     """
     plain, turned = Agreement(0, 0, 0.0), Agreement(0, 0, 0.0)
-    same = unturned(a.width)
     for place, (where, other) in enumerate(zip(a.blocks, b.blocks, strict=False)):
         if place == _GLANCES:
             break
         turn = looks[place % len(looks)]
         for x, y in zip(a.block(*where).mlps, b.block(*other).mlps, strict=False):
             seen = view(x, directions)
-            plain += agreement(seen, view(y, directions, same, LOOKED_AT))
-            turned += agreement(seen, view(y, directions, turn, LOOKED_AT))
+            plain += agreement(seen, view(y, directions, LOOKED_AT))
+            turned += agreement(seen, view(y, turn.undone(directions), LOOKED_AT))
     return plain.tells() and plain.share > _AS_WELL * turned.share
 
 
@@ -95,12 +101,13 @@ def labelled_pairs(a: Stream, b: Stream) -> list[Pair]:
     """
     found: list[Pair] = []
     counts, others = a.labels(), b.labels()
+    most = max(LABELLED, b.width + b.width // 4)
     for role in sorted(counts.keys() & others.keys()):
         ours = theirs = np.arange(min(counts[role], others[role]))
         if role == "token_embd" and (shared := _shared_tokens(a, b)) is not None:
             ours, theirs = shared
-        if len(ours) > LABELLED:
-            some = np.unique(np.linspace(0, len(ours) - 1, LABELLED).astype(np.intp))
+        if len(ours) > most:
+            some = np.unique(np.linspace(0, len(ours) - 1, most).astype(np.intp))
             ours, theirs = ours[some], theirs[some]
         if len(ours):
             found.append((a.labelled(role, ours), b.labelled(role, theirs)))
@@ -149,7 +156,8 @@ class _Solver:
                 each was fitted without the blocks that it is used for.
             directions: Of a's stream, to look along.
         """
-        self.a, self.b, self.turn, self.looks, self.quiet = a, b, turn, looks, directions
+        self.a, self.b, self.turn, self.quiet = a, b, turn, directions
+        self.back = [one.undone(directions) for one in looks]
         self.tried = 0
         self._views: dict[Where, list[View]] = {}
         self._kept = 0
@@ -159,26 +167,41 @@ class _Solver:
         total = rarest = Agreement(0, 0, 0.0)
         for place, where in enumerate(self.b.blocks):
             block = self.b.block(*where)
-            turn = self.looks[place % len(self.looks)]
-            views = [view(mlp, self.quiet, turn, LOOKED_AT) for mlp in block.mlps]
+            back = self.back[place % len(self.back)]
+            views = [view(mlp, back, LOOKED_AT) for mlp in block.mlps]
             found, best = self._partner(views, place)
             total += best
             rarest = min(rarest, best, key=lambda one: one.log10_p)
             matches.append(self._matched(block, views, found))
         scale = self._scale(matches)
-        both = [(m, *self._attention(m)) for m in matches]
-        size = head_size(((x, y) for _, x, y in both if x and y), self.turn, scale)
-        blocks = tuple(
-            replace(m, heads=heads(x, y, self.turn, scale, size)) if x and y else m
-            for m, x, y in both
-        )
+        size = head_size(islice(self._looks_at_heads(matches, scale), _SIZED))
+        blocks = tuple(replace(m, heads=self._heads(m, scale, size)) for m in matches)
         order = _order_of_tokens(self.a, self.b)
         return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order)
 
-    def _attention(self, match: BlockMatch) -> tuple[Attention | None, Attention | None]:
-        if match.a is None:
-            return None, None
-        return self.a.attention(*match.a), self.b.attention(*match.b)
+    def _looks_at_heads(self, matches: Sequence[BlockMatch], scale: float) -> Iterator[Look]:
+        """Yield looks at blocks whose heads any map may have turned."""
+        for match in matches:
+            ours, _, seen = self._attention(match, scale)
+            if ours is not None and seen is not None and not ours.has_norms:
+                yield seen
+
+    def _heads(self, match: BlockMatch, scale: float, size: int | None) -> Heads | None:
+        ours, theirs, seen = self._attention(match, scale)
+        if ours is None or theirs is None or seen is None:
+            return None
+        return heads(ours, theirs, self.turn, scale, size, seen)
+
+    def _attention(
+        self, match: BlockMatch, scale: float
+    ) -> tuple[Attention | None, Attention | None, Look | None]:
+        """Return the attention of a block and of its partner, and a look at both."""
+        ours = None if match.a is None else self.a.attention(*match.a)
+        theirs = None if match.a is None else self.b.attention(*match.b)
+        if ours is None or theirs is None:
+            return ours, theirs, None
+        seen = look(ours, theirs, self.turn, scale, np.random.default_rng(_SEED))
+        return ours, theirs, seen
 
     def _partner(self, views: Sequence[View], place: int) -> tuple[Where | None, Agreement]:
         """Return the block of a that one of b's is: its own number's, or the one most alike."""

@@ -13,10 +13,10 @@ import jsonschema
 import numpy as np
 import pytest
 from makers import Array
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save, save_file
 
 from lineage import fingerprint, infer
-from lineage.alignment import Alignment, Stream, align, solve
+from lineage.alignment import Alignment, Stream, align, heads, neurons, solve, turning
 from lineage.alignment.applied import aligned
 from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.alignment.turning import fitted
@@ -534,6 +534,67 @@ def test_maps_that_are_not_of_the_models_are_refused(change: dict[str, Any], rea
                 change = {"blocks": (wrong, *found.blocks[1:])}
         with pytest.raises(FormatError, match=reason):
             check(replace(found, **change), a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"outer": np.arange(HEADS + 1)}, "other heads"),
+        ({"inside": np.zeros((GROUPS, SIZE + 1, SIZE + 1))}, "maps of other heads"),
+        ({"values": np.full((GROUPS, SIZE, SIZE), np.nan)}, "maps of other heads"),
+    ],
+)
+def test_maps_of_other_heads_are_refused(change: dict[str, Any], reason: str) -> None:
+    base = llama()
+    with read(base) as one, read(heads_turned(base, 3)) as other:
+        a, b = Stream.of(one.items, name="a"), Stream.of(other.items, name="b")
+        found = solve(a, b)
+        check(found, a, b)
+        block = found.blocks[0]
+        assert block.heads is not None
+        assert block.heads.inside is not None
+        assert block.heads.inside.shape == (GROUPS, SIZE, SIZE)  # a map a head, and no whole matrix
+        wrong = replace(block, heads=replace(block.heads, **change))
+        with pytest.raises(FormatError, match=reason):
+            check(replace(found, blocks=(wrong, *found.blocks[1:])), a, b)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outer": np.zeros(HEADS, np.int64)},
+        {"outer": np.arange(HEADS + 1)},
+        {"inner": None},
+        {"inside": None},
+        {"values": np.zeros((GROUPS + 1, SIZE, SIZE))},
+    ],
+)
+def test_certificates_with_maps_of_no_heads_are_refused(change: dict[str, Array | None]) -> None:
+    base = llama()
+    hidden = heads_turned(base, 3)
+    data = to_bytes(align(base, hidden), "a", "b")
+    arrays = load(data)
+    text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["lineage"]
+    for part, array in change.items():
+        del arrays[f"block.0.heads.{part}"]
+        if array is not None:
+            arrays[f"block.0.heads.{part}"] = array
+    with pytest.raises(FormatError, match="no alignment"):
+        from_bytes(save(arrays, {"lineage": text}), "a", "b")
+
+
+def test_a_wide_stream_is_looked_at_along_some_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = llama()
+    hidden = everything(base, 7)
+    for module, name, most in (
+        (turning, "_WIDE", 40), (heads, "_PROJECTED", 36), (heads, "_FEW", 8),
+        (neurons, "_PROJECTED", 108), (neurons, "_MEASURED", 50), (neurons, "_AT_ONCE", 960),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, most)
+    found, undone = solved(base, hidden)
+    assert set(found.how) == {"rotated", "permuted", "rescaled"}
+    assert furthest(base, undone) < 1e-5
+    assert not solved(base, everything(llama(5), 7))[0].related
 
 
 def test_a_hidden_child_hangs_on_its_parent() -> None:
