@@ -24,7 +24,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -119,10 +119,12 @@ class Look:
     Attributes:
         a: Of queries, keys, values and output.
         b: The same, in a's coordinates.
+        has_norms: Whether queries and keys pass a norm of their own.
     """
 
     a: tuple[Rows, ...]
     b: tuple[Rows, ...]
+    has_norms: bool
 
     @property
     def nearness(self) -> float:
@@ -157,29 +159,23 @@ def look(
         if one is not None and other is not None:
             ours[place] = np.column_stack([ours[place], one])
             theirs[place] = np.column_stack([theirs[place], other])
-    return Look(tuple(ours), tuple(theirs))
+    return Look(tuple(ours), tuple(theirs), a.has_norms)
 
 
-def heads(
-    a: Attention, b: Attention, turn: Turn, scale: float, size: int | None, seen: Look
-) -> Heads | None:
+def heads(seen: Look, whole: Callable[[], Look | None], size: int | None) -> Heads | None:
     """Find how b's heads become a's; None where they cannot be told.
 
     Args:
-        a: One block's attention.
-        b: The other's.
-        turn: From b's stream to a's.
-        scale: What b's stream is multiplied by.
+        seen: A look at both along some directions.
+        whole: Looks along all.
         size: Rows of a head, if that is known; see `head_size`.
-        seen: `look` at them.
     """
     in_place = seen.nearness
     if in_place > _SURELY_IN_PLACE:
         return Heads("same")
     found = _moved(seen)
-    if found is None and not a.has_norms and size is not None:
-        whole = look(a, b, turn, scale, None)
-        found = None if whole is None else _turned(whole, size)
+    if found is None and not seen.has_norms and size is not None and (full := whole()):
+        found = _turned(full, seen, size)
     if in_place < _IN_PLACE:
         return found
     if found is None or 1 - _near(seen.a, _after(found, seen.b)) > _FAR_BETTER * (1 - in_place):
@@ -262,13 +258,20 @@ def _partners(ours: Sequence[Rows], theirs: Sequence[Rows]) -> Order | None:
     return found
 
 
-def _turned(whole: Look, size: int) -> Heads | None:
-    """Find the blocks, one a head, that turn b's heads into a's."""
+def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
+    """Find the blocks, one a head, that turn b's heads into a's.
+
+    Args:
+        whole: A look along all directions, in which they are fitted.
+        seen: One in which it is told which head is which.
+        size: Rows of a head.
+    """
     (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = whole.a, whole.b
     each = len(q_a) // len(k_a)
     if each * len(k_a) != len(q_a) or len(k_a) % size:
         return None
-    inner = _assigned(_overlaps(k_a, k_b, size) + _overlaps(v_a, v_b, size))
+    overlaps = [_overlaps(x, y, size) for x, y in zip(seen.a[1:3], seen.b[1:3], strict=True)]
+    inner = _assigned(overlaps[0] + overlaps[1])
     outer = np.zeros(len(inner) * each, np.intp)
     inside, values = np.zeros((2, len(inner), size, size))
     for to, came in enumerate(inner.tolist()):
@@ -316,35 +319,32 @@ def _fitted(to: Matrix, came: Matrix, back: list[Matrix], gone: list[Matrix]) ->
         back: What the rows of a are multiplied by, as often as they are.
         gone: The same of b.
     """
-    here, there = _level(to, back), _level(came, gone)
+    here, from_here = _level(to, back)
+    there, from_there = _level(came, gone)
     inner = here @ (to @ came.T) @ there.T
-    undone_here, undone_there = undone(np.stack([here, there]))
     for x, y in zip(back, gone, strict=True):
-        inner = inner + undone_here @ (x @ y.T) @ undone_there.T
+        inner = inner + from_here.T @ (x @ y.T) @ from_there
     left, _, right = np.linalg.svd(inner)
-    found: Matrix = undone_here.T @ left @ right @ there
+    found: Matrix = from_here @ left @ right @ there
     return found
 
 
-def _level(rows: Matrix, partners: list[Matrix]) -> Matrix:
-    """Return the symmetric G for which `G rows` and `inv(G) partners` have one Gram matrix.
+def _level(rows: Matrix, partners: list[Matrix]) -> tuple[Matrix, Matrix]:
+    """Return a G for which `G rows` and `inv(G)' partners` have one Gram matrix, and its inverse.
 
-    With P = GG that is P X P = Y, whose solution is the geometric mean of inv(X) and Y. Without
-    partners `G rows` has the Gram matrix 1.
+    With P = G'G that is P X P = Y, whose solution is the geometric mean of inv(X) and Y; which of
+    the roots of P is taken is a rotation, and that is fitted afterwards. Without partners `G rows`
+    has the Gram matrix 1.
     """
     gram = rows @ rows.T
+    ridge = _RIDGE * np.trace(gram) + 1e-300
+    factor = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
     if not partners:
-        return _power(gram, -0.5)[0]
+        return np.linalg.inv(factor), factor
     other: Matrix = sum((x @ x.T for x in partners), np.zeros_like(gram))
-    root, back = _power(gram, 0.5, -0.5)
-    middle = _power(root @ other @ root, 0.5)[0]
-    return _power(back @ middle @ back, 0.5)[0]
-
-
-def _power(gram: Matrix, *exponents: float) -> list[Matrix]:
-    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    values = np.maximum(values, _RIDGE * max(values[-1], 1e-300))
-    return [(vectors * values**exponent) @ vectors.T for exponent in exponents]
+    values, vectors = np.linalg.eigh(factor.T @ other @ factor)
+    root = np.maximum(values, _RIDGE * max(values[-1], 1e-300)) ** 0.25
+    return (vectors * root).T @ np.linalg.inv(factor), factor @ (vectors / root)
 
 
 def _held(a: Rows, b: Rows, size: int) -> float:
@@ -377,7 +377,7 @@ def _spans(rows: Rows, size: int) -> Rows:
     gram = heads @ heads.transpose(0, 2, 1)
     trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
     factor = np.linalg.cholesky(gram + (_RIDGE * trace + 1e-300) * np.eye(size))
-    found: Rows = np.linalg.solve(factor, heads).reshape(rows.shape).astype(np.float32)
+    found: Rows = (np.linalg.inv(factor) @ heads).reshape(rows.shape).astype(np.float32)
     return found
 
 

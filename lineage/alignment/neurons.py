@@ -210,10 +210,8 @@ def _nearest(
     thousands of units would take long.
     """
     x, y = (_unit(_signed(one, is_gated=is_gated)) for one in seen)
-    to_a, to_b = _mutual(x, y)
-    order = np.full(len(y), -1, np.intp)
-    mutual = to_b[to_a] == np.arange(len(y))
-    order[mutual] = to_a[mutual]
+    order = _mutual(x, y)
+    mutual = order >= 0
     left = np.flatnonzero(~mutual)
     free = np.setdiff1d(np.arange(len(x)), order[mutual])
     if len(left) and len(free):
@@ -226,19 +224,21 @@ def _nearest(
     return order
 
 
-def _mutual(x: Rows, y: Rows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the nearest row of x for each of y, and the nearest of y for each of x."""
-    to_a = np.empty(len(y), np.intp)
-    to_b, best = np.zeros(len(x), np.intp), np.full(len(x), -np.inf, np.float32)
+def _mutual(x: Rows, y: Rows) -> NDArray[np.intp]:
+    """Return for each row of y the row of x of which it is the nearest as well, or -1."""
+    order, own = np.empty(len(y), np.intp), np.empty(len(y), np.float32)
+    best = np.full(len(x), -np.inf, np.float32)
     step = max(_AT_ONCE // len(x), 1)
     for at in range(0, len(y), step):
         score = y[at : at + step] @ x.T
-        to_a[at : at + step] = score.argmax(axis=1)
-        rows = score.argmax(axis=0)
-        found = score[rows, np.arange(len(x))]
-        better = found > best
-        to_b[better], best[better] = at + rows[better], found[better]
-    return to_a, to_b
+        found = score.argmax(axis=1)
+        order[at : at + step], own[at : at + step] = found, score[np.arange(len(found)), found]
+        best = np.maximum(best, score.max(axis=0))
+    mutual = own >= best[order]
+    _, first = np.unique(np.where(mutual, order, -1), return_index=True)
+    is_first = np.zeros(len(y), np.bool_)
+    is_first[first] = True
+    return np.where(mutual & is_first, order, -1)
 
 
 def _is_in_place(ours: Sequence[Matrix], theirs: Sequence[Matrix], order: NDArray[np.intp]) -> bool:

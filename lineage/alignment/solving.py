@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lineage.alignment.base import Where
     from lineage.alignment.heads import Heads, Look
     from lineage.alignment.neurons import View
-    from lineage.fingerprints.stream import Attention, Block, Stream
+    from lineage.fingerprints.stream import Block, Stream
 
     Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -69,7 +70,8 @@ def solve(a: Stream, b: Stream) -> Alignment:
     else:
         turn, looks = _completed(a, b, pairs, turn)
         directions = np.eye(a.width)
-    if turn.kind != "same" and a.width == b.width and _is_in_place(a, b, looks, directions):
+    is_open = turn.kind != "same" and not turn.is_exact and a.width == b.width
+    if is_open and _is_in_place(a, b, looks, directions):
         turn = unturned(a.width)
         looks = (turn,)
     return _Solver(a, b, turn, looks, directions).alignment()
@@ -158,7 +160,12 @@ class _Solver:
         """
         self.a, self.b, self.turn, self.quiet = a, b, turn, directions
         self.back = [one.undone(directions) for one in looks]
-        self.tried = 0
+        self._block = lru_cache(maxsize=1)(a.block)
+        self._attention = lru_cache(maxsize=1)(
+            lambda one, other: (a.attention(*one), b.attention(*other))
+        )
+        self._looks = lru_cache(maxsize=_SIZED)(self._looked)
+        self.tried, self.scale = 0, 1.0
         self._views: dict[Where, list[View]] = {}
         self._kept = 0
 
@@ -173,35 +180,33 @@ class _Solver:
             total += best
             rarest = min(rarest, best, key=lambda one: one.log10_p)
             matches.append(self._matched(block, views, found))
-        scale = self._scale(matches)
-        size = head_size(islice(self._looks_at_heads(matches, scale), _SIZED))
-        blocks = tuple(replace(m, heads=self._heads(m, scale, size)) for m in matches)
+        self._block.cache_clear()
+        self.scale = scale = self._scale(matches)
+        size = head_size(islice(self._open_heads(matches), _SIZED))
+        blocks = tuple(replace(m, heads=self._heads(m, size)) for m in matches)
         order = _order_of_tokens(self.a, self.b)
         return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order)
 
-    def _looks_at_heads(self, matches: Sequence[BlockMatch], scale: float) -> Iterator[Look]:
+    def _open_heads(self, matches: Sequence[BlockMatch]) -> Iterator[Look]:
         """Yield looks at blocks whose heads any map may have turned."""
         for match in matches:
-            ours, _, seen = self._attention(match, scale)
-            if ours is not None and seen is not None and not ours.has_norms:
+            seen = None if match.a is None else self._looks(match.a, match.b)
+            if seen is not None and not seen.has_norms:
                 yield seen
 
-    def _heads(self, match: BlockMatch, scale: float, size: int | None) -> Heads | None:
-        ours, theirs, seen = self._attention(match, scale)
-        if ours is None or theirs is None or seen is None:
+    def _heads(self, match: BlockMatch, size: int | None) -> Heads | None:
+        seen = None if match.a is None else self._looks(match.a, match.b)
+        if match.a is None or seen is None:
             return None
-        return heads(ours, theirs, self.turn, scale, size, seen)
+        return heads(seen, partial(self._looked, match.a, match.b, is_whole=True), size)
 
-    def _attention(
-        self, match: BlockMatch, scale: float
-    ) -> tuple[Attention | None, Attention | None, Look | None]:
-        """Return the attention of a block and of its partner, and a look at both."""
-        ours = None if match.a is None else self.a.attention(*match.a)
-        theirs = None if match.a is None else self.b.attention(*match.b)
+    def _looked(self, a: Where, b: Where, *, is_whole: bool = False) -> Look | None:
+        """Look at the attention of two blocks; None where its parts are not known."""
+        ours, theirs = self._attention(a, b)
         if ours is None or theirs is None:
-            return ours, theirs, None
-        seen = look(ours, theirs, self.turn, scale, np.random.default_rng(_SEED))
-        return ours, theirs, seen
+            return None
+        rng = None if is_whole else np.random.default_rng(_SEED)
+        return look(ours, theirs, self.turn, self.scale, rng)
 
     def _partner(self, views: Sequence[View], place: int) -> tuple[Where | None, Agreement]:
         """Return the block of a that one of b's is: its own number's, or the one most alike."""
@@ -223,7 +228,7 @@ class _Solver:
     def _view(self, where: Where) -> list[View]:
         if where in self._views:
             return self._views[where]
-        found = [view(mlp, self.quiet) for mlp in self.a.block(*where).mlps]
+        found = [view(mlp, self.quiet) for mlp in self._block(*where).mlps]
         size = sum(one.first.nbytes + one.second.nbytes for one in found)
         if self._kept + size <= _KEPT:
             self._views[where] = found
@@ -236,7 +241,7 @@ class _Solver:
         if partner is None:
             return BlockMatch(where, None, (), None, values)
         found = []
-        ours = self.a.block(*partner).mlps
+        ours = self._block(*partner).mlps
         for mlp, seen in zip(block.mlps, views, strict=True):
             each = [agreement(one, seen) for one in self._view(partner)]
             best = max(range(len(each)), key=lambda n: each[n].share)

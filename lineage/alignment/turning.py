@@ -14,7 +14,7 @@ Björck and Bowie (1971); assignment, Kuhn (1955), scipy's `linear_sum_assignmen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +60,7 @@ class Turn:
         signs: And its sign.
         rank: How many directions the labelled vectors fix.
         seen: Those directions of a's stream, shape (width of a, rank); None for all.
+        is_exact: Whether nothing but a turn lies between labelled vectors.
     """
 
     matrix: Matrix
@@ -69,6 +70,7 @@ class Turn:
     signs: NDArray[np.float64] | None
     rank: int
     seen: NDArray[np.float64] | None
+    is_exact: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -132,7 +134,7 @@ def fitted(pairs: Iterable[tuple[Matrix, Matrix]]) -> Turn:
     width = len(cross)
     if count >= width == cross.shape[1] and (matrix := _solved(inner, cross)) is not None:
         scale = float(np.vdot(matrix, cross) / energy)
-        return _snapped(matrix, scale, width, None)
+        return replace(_snapped(matrix, scale, width, None), is_exact=True)
     left, values, right = svd(cross, full_matrices=False, lapack_driver="gesdd")
     scale = float(values.sum() / energy) if energy else 1.0
     rank = int(np.sum(values > _LEAST_ENERGY * values[0])) if values[0] > 0 else 0
