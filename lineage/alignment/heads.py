@@ -18,6 +18,7 @@ Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Wo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,7 +113,7 @@ class Heads:
         return mapped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Look:
     """Rows of two attentions along the same directions of one stream, biases as a column.
 
@@ -126,10 +127,15 @@ class Look:
     b: tuple[Rows, ...]
     has_norms: bool
 
-    @property
+    @cached_property
     def nearness(self) -> float:
         """The median cosine of rows with their own numbers, of the matrix where it is least."""
         return _near(self.a, self.b)
+
+    @cached_property
+    def moved(self) -> Heads | None:
+        """The permutation of rows that makes all four the same, if there is one."""
+        return _moved(self)
 
 
 def look(
@@ -173,7 +179,7 @@ def heads(seen: Look, whole: Callable[[], Look | None], size: int | None) -> Hea
     in_place = seen.nearness
     if in_place > _SURELY_IN_PLACE:
         return Heads("same")
-    found = _moved(seen)
+    found = seen.moved
     if found is None and not seen.has_norms and size is not None and (full := whole()):
         found = _turned(full, seen, size)
     if in_place < _IN_PLACE:
@@ -193,7 +199,7 @@ def head_size(looks: Iterable[Look]) -> int | None:
     blocks: dict[int, int] = {}
     count = 0
     for seen in looks:
-        if seen.nearness > _SURELY_IN_PLACE or _moved(seen) is not None:
+        if seen.nearness > _SURELY_IN_PLACE or seen.moved is not None:
             continue
         (_, k_a, v_a, _), (_, k_b, v_b, _) = seen.a, seen.b
         count = len(k_a)
@@ -239,13 +245,14 @@ def _moved(seen: Look) -> Heads | None:
 def _partners(ours: Sequence[Rows], theirs: Sequence[Rows]) -> Order | None:
     """Return for each row of a the one of b that it is, by two looks; None if rows have none.
 
-    The sum of two cosines is no more than the largest of its row, so where that is low no order of
-    rows can be good.
+    Of some rows the nearest are looked at first: where these are not alike in both, rows were not
+    only moved.
     """
     one, other = [_unit(x) for x in ours], [_unit(y) for y in theirs]
     some = np.unique(np.linspace(0, len(one[0]) - 1, _FEW // 4).astype(np.intp))
-    best = (one[0][some] @ other[0].T + one[1][some] @ other[1].T).max(axis=1)
-    if np.median(best) < _MOVED:
+    looks = one[0][some] @ other[0].T, one[1][some] @ other[1].T
+    nearest = np.arange(len(some)), (looks[0] + looks[1]).argmax(axis=1)
+    if min(np.median(x[nearest]) for x in looks) < _MOVED:
         return None
     score = one[0] @ other[0].T + one[1] @ other[1].T
     if len(score) <= _FEW:

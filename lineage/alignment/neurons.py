@@ -161,7 +161,7 @@ def units(a: Mlp, b: Mlp, turn: Turn, rng: np.random.Generator) -> Units:
     measured = reading, writing
     if len(some) < len(at_a):
         reading, writing = (
-            _turned_ratio(x[at_a], y[at_b], np.einsum("ij,ij->i", x_seen[at_a], y_seen[at_b]))
+            np.sign(_inner(x_seen[at_a], y_seen[at_b])) * _ratio_of_lengths(x, y, at_a, at_b)
             for x, y, x_seen, y_seen in list(zip(ours, theirs, *seen, strict=True))[-2:]
         )
     scales = _scales(reading, writing)
@@ -286,10 +286,12 @@ def _ratio(a: Rows, b: Rows) -> NDArray[np.float64]:
     return found
 
 
-def _turned_ratio(a: Rows, b: Rows, inner: Rows) -> NDArray[np.float64]:
-    """Return the same of rows of two streams: turning keeps lengths, so only signs are missing."""
+def _ratio_of_lengths(
+    a: Rows, b: Rows, at_a: NDArray[np.intp], at_b: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the same without its sign: of rows of two streams, turning keeps lengths."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: NDArray[np.float64] = np.sign(inner) * np.sqrt(_inner(a, a) / _inner(b, b))
+        found: NDArray[np.float64] = np.sqrt(_inner(a, a)[at_a] / _inner(b, b)[at_b])
     return found
 
 

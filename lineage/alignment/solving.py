@@ -42,6 +42,9 @@ _MOST_OF_A_BLOCK = 0.5
 _SIZED = 4
 """Blocks that are looked at to see how many rows a head has, at most."""
 
+DECIDED = 4
+"""Blocks from which it is decided whether models are relatives, at most."""
+
 _KEPT = 1 << 30
 """Bytes of what was looked at that are kept."""
 
@@ -60,6 +63,28 @@ def solve(a: Stream, b: Stream) -> Alignment:
     Raises:
         ArchitectureError: If they have no labelled vectors in common.
     """
+    return _Solver(a, b, *_turns(a, b)).alignment()
+
+
+def decide(a: Stream, b: Stream, *, most: int = DECIDED) -> Alignment:
+    """Find whether b's blocks are a's, from a few of them and some units of each.
+
+    Args:
+        a: One model.
+        b: The other.
+        most: Blocks of b to look at, evenly spread.
+
+    Returns:
+        The blocks that were looked at, without their units and heads.
+
+    Raises:
+        ArchitectureError: If they have no labelled vectors in common.
+    """
+    return _Solver(a, b, *_turns(a, b)).decision(most)
+
+
+def _turns(a: Stream, b: Stream) -> tuple[Turn, Sequence[Turn], NDArray[np.float64]]:
+    """Return the turn, those under which blocks are looked at, and directions to look along."""
     pairs = labelled_pairs(a, b)
     if not pairs:
         raise ArchitectureError("has no tokens, places or pixels in common with the other", "b")
@@ -74,7 +99,7 @@ def solve(a: Stream, b: Stream) -> Alignment:
     if is_open and _is_in_place(a, b, looks, directions):
         turn = unturned(a.width)
         looks = (turn,)
-    return _Solver(a, b, turn, looks, directions).alignment()
+    return turn, looks, directions
 
 
 def _is_in_place(
@@ -169,23 +194,43 @@ class _Solver:
         self._views: dict[Where, list[View]] = {}
         self._kept = 0
 
+    def decision(self, most: int) -> Alignment:
+        """Look at some units of some of b's blocks."""
+        count = len(self.b.blocks)
+        places = np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.intp))
+        total = rarest = Agreement(0, 0, 0.0)
+        blocks = []
+        for place in places.tolist():
+            where = self.b.blocks[place]
+            found, best = self._partner(self._seen(place, self.b.block(*where)), place)
+            total += best
+            rarest = min(rarest, best, key=lambda one: one.log10_p)
+            blocks.append(BlockMatch(where, found, (), None, self.b.size(*where)))
+        return Alignment(self.turn, 1.0, tuple(blocks), total, rarest, self.tried)
+
     def alignment(self) -> Alignment:
+        """Look at all blocks, and find which units and heads are which."""
         matches = []
         total = rarest = Agreement(0, 0, 0.0)
         for place, where in enumerate(self.b.blocks):
             block = self.b.block(*where)
-            back = self.back[place % len(self.back)]
-            views = [view(mlp, back, LOOKED_AT) for mlp in block.mlps]
+            views = self._seen(place, block)
             found, best = self._partner(views, place)
             total += best
             rarest = min(rarest, best, key=lambda one: one.log10_p)
             matches.append(self._matched(block, views, found))
+        del block
         self._block.cache_clear()
         self.scale = scale = self._scale(matches)
         size = head_size(islice(self._open_heads(matches), _SIZED))
         blocks = tuple(replace(m, heads=self._heads(m, size)) for m in matches)
         order = _order_of_tokens(self.a, self.b)
         return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order)
+
+    def _seen(self, place: int, block: Block) -> list[View]:
+        """Look at some units of a block of b."""
+        back = self.back[place % len(self.back)]
+        return [view(mlp, back, LOOKED_AT) for mlp in block.mlps]
 
     def _open_heads(self, matches: Sequence[BlockMatch]) -> Iterator[Look]:
         """Yield looks at blocks whose heads any map may have turned."""

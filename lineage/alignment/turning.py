@@ -39,7 +39,7 @@ _WIDE = 1024
 
 _A_TURN, _TURNED = 2e-3, 2e-6
 """Root mean square by which the squared lengths of what solves for labelled vectors may be off one
-for it to be taken for a turn, and down to which that is made better."""
+for it to be taken for a turn, and from which that is made better."""
 
 _DIRECTIONS = 256
 """Quiet directions that are looked along, at most: evenly chosen."""
@@ -152,23 +152,14 @@ def _solved(inner: NDArray[np.float64], cross: NDArray[np.float64]) -> Matrix | 
         return None
     scale = np.float32(len(found) ** 0.5 / norm)
     matrix: Matrix = found.astype(np.float32) * scale
-    off, left = _off(matrix)
-    if not left < _A_TURN:
-        return None
-    while left > _TURNED:
-        better: Matrix = matrix - matrix @ (off * np.float32(0.5))
-        off, closer = _off(better)
-        if not closer < left / 2:
-            break
-        matrix, left = better, closer
-    return matrix
-
-
-def _off(matrix: Matrix) -> tuple[Matrix, float]:
-    """Return by what the columns' products are off one and nothing, and its root mean square."""
     off = matrix.T @ matrix
     off[np.diag_indices_from(off)] -= 1
-    return off, float(np.linalg.norm(off)) / len(off) ** 0.5
+    left = float(np.linalg.norm(off)) / len(off) ** 0.5
+    if not left < _A_TURN:
+        return None
+    if left > _TURNED:
+        matrix = matrix - matrix @ (off * np.float32(0.5))  # what is left then is left squared
+    return matrix
 
 
 def unturned(width: int) -> Turn:

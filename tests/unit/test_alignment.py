@@ -711,6 +711,36 @@ def test_the_command_says_what_was_undone(
     assert document["left"]["change"] < 1e-5
 
 
+def test_a_few_blocks_decide_and_nothing_else_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = llama(layers=7)
+    hidden = everything(base, 7)
+    for name in list(hidden):
+        if ".layers.1." in name or ".layers.3." in name:
+            hidden[name] = hidden[name] + np.float32(np.nan)  # no block that is asked about
+    paths = []
+    for name, model in {"a": base, "b": hidden, "c": everything(llama(5, layers=7), 3)}.items():
+        paths.append(str(tmp_path / f"{name}.safetensors"))
+        save_file(model, paths[-1])
+    a, b, c = paths
+    assert run(["align", a, b, "--decide", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, {**SCHEMA, "$ref": "#/$defs/align"})
+    assert [(block["b"], block["a"]) for block in document["blocks"]] == [
+        (0, 0), (2, 2), (4, 4), (6, 6),
+    ]  # fmt: skip
+    assert (document["how"], document["left"]) == (["rotated"], None)
+    assert run(["align", a, b, "--decide"]) == 0
+    text = capsys.readouterr().out
+    assert "has 100% of the looked-at blocks from a.safetensors" in text
+    assert "block 4 is 4\n" in text
+    assert run(["align", a, c, "--decide"]) == 3
+    assert "nothing of 4 blocks was found" in capsys.readouterr().out
+    assert run(["align", a, b, "--decide", "--write", str(tmp_path / "out")]) == 2
+    assert "no way to write" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers_are_refused_by_name(value: float) -> None:
     broken = llama()
