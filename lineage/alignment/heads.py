@@ -8,8 +8,8 @@ rows span, and the smallest size of heads of which each lies in one of the other
 head: no configuration is asked. Rotary embeddings allow less than any map, and what they allow is
 found the same way.
 
-What heads are is looked at along some directions of a wide stream, the same of both; only maps
-within heads are fitted along all.
+Wide streams are looked at along some directions, the same of both: few to see which head is which,
+many to fit maps within them.
 
 Source: the symmetries of attention as in Zhu et al. (2025), appendix on transformations, and
 Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Woronowicz (1975).
@@ -64,7 +64,10 @@ _NO_MAP = 1e-8
 _PROJECTED = 512
 """Directions of a stream along which rows are looked at, at most."""
 
-_LOOKED_AT = 1024
+_FITTED = 2048
+"""Coordinates of a turned stream along which maps within heads are fitted, at most."""
+
+_LOOKED_AT = 512
 """Rows of which it is asked in which head of the other's they lie, at most."""
 
 _FEW = 1024
@@ -148,13 +151,18 @@ def look(
         b: The other's.
         turn: From b's stream to a's.
         scale: What b's stream is multiplied by.
-        rng: Draws directions to look along, of a wide stream; None to look along all.
+        rng: Draws a few directions to look along, of a wide stream; None for as many as maps are
+            fitted along.
     """
     ours, theirs = [a.q, a.k, a.v, a.o], [b.q, b.k, b.v, b.o]
     if any(len(x) != len(y) for x, y in zip(ours, theirs, strict=True)):
         return None
     width = a.q.shape[1]
-    if rng is None or width <= _PROJECTED:
+    if rng is None and turn.order is None and width > _FITTED:
+        some = np.linspace(0, width - 1, _FITTED).astype(np.intp)
+        back = np.ascontiguousarray(turn.matrix[:, some])
+        ours, theirs = [x[:, some] for x in ours], [x @ back for x in theirs]
+    elif rng is None or width <= _PROJECTED:
         theirs = [turn.apply(x) for x in theirs]
     else:
         plane = rng.standard_normal((width, _PROJECTED), np.float32) / np.float32(_PROJECTED**0.5)
@@ -173,7 +181,7 @@ def heads(seen: Look, whole: Callable[[], Look | None], size: int | None) -> Hea
 
     Args:
         seen: A look at both along some directions.
-        whole: Looks along all.
+        whole: Looks along as many as maps are fitted along.
         size: Rows of a head, if that is known; see `head_size`.
     """
     in_place = seen.nearness
@@ -269,7 +277,7 @@ def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
     """Find the blocks, one a head, that turn b's heads into a's.
 
     Args:
-        whole: A look along all directions, in which they are fitted.
+        whole: A look along many directions, in which they are fitted.
         seen: One in which it is told which head is which.
         size: Rows of a head.
     """

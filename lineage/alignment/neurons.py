@@ -38,7 +38,7 @@ __all__ = ["LOOKED_AT", "Units", "View", "agreement", "partners", "units", "view
 LOOKED_AT = 512
 """Units of the second model that are looked at, at most: evenly spread."""
 
-_PROJECTED = 1024
+_PROJECTED = 768
 """Numbers to which all that a unit reads and writes is projected before partners are looked for."""
 
 _MEASURED = 1024

@@ -271,7 +271,7 @@ class Stream:
         """Return the same with the gain of the norm in front multiplied in, and centred."""
         matrix, gain = self.read(role), self.gain_of(role)
         if gain is not None:
-            matrix = matrix * gain
+            matrix *= gain  # what was read is nobody else's
         if self.hides_means:
             matrix = matrix - matrix.mean(axis=1, keepdims=True)
         return matrix

@@ -588,6 +588,7 @@ def test_a_wide_stream_is_looked_at_along_some_directions(monkeypatch: pytest.Mo
     hidden = everything(base, 7)
     for module, name, most in (
         (turning, "_WIDE", 40), (heads, "_PROJECTED", 36), (heads, "_FEW", 8),
+        (heads, "_FITTED", 40),
         (neurons, "_PROJECTED", 108), (neurons, "_MEASURED", 50), (neurons, "_AT_ONCE", 960),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, most)
