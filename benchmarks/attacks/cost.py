@@ -59,11 +59,11 @@ def main() -> int:
         row = ask(options)
         row["products"] = round(row["seconds"] / floor, 1)
         rows.append(row)
-        print(
-            f"{row['what']}: {row['seconds']:.1f} s ({row['products']} products), "
-            f"{row['peak_mib']} MiB, {'right' if row['right'] else 'WRONG'} ({row['found']})",
-            flush=True,
+        right = "right" if row["right"] else "WRONG"
+        cost = (
+            f"{row['seconds']:.1f} s ({row['products']} products), CPU {row['cpu_seconds']:.1f} s"
         )
+        print(f"{row['what']}: {cost}, {row['peak_mib']} MiB, {right} ({row['found']})", flush=True)
     if options.json:
         head = {
             "machine": platform.processor() or platform.machine(),
@@ -109,8 +109,9 @@ def _solve(a: str, b: str, out: str) -> int:
     with read(a) as first, read(b) as second:
         found = solve(described(first.items, name=a), described(second.items, name=b))
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = used.ru_utime + used.ru_stime
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": used.ru_maxrss}))
     Path(out).write_bytes(to_bytes(found, "a", "b"))
     return 0
 
@@ -126,6 +127,7 @@ def _solved(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": "one block pair solved",
         "seconds": round(told["seconds"], 2),
+        "cpu_seconds": round(told["cpu"], 2),
         "peak_mib": round(told["peak"] / 1024),
         "right": all(error < _RIGHT for error in off.values()),
         "found": ", ".join(f"{name} off by {error:.1e}" for name, error in off.items()),
@@ -146,6 +148,7 @@ def _decided(options: argparse.Namespace, *, is_own: bool) -> dict[str, Any]:
     return {
         "what": f"{len(blocks)} blocks decided, {'hidden' if is_own else 'of a stranger'}",
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(done.cpu, 2),
         "peak_mib": round(done.peak / 1024),
         "right": blocks == [block["b"] if is_own else None for block in found["blocks"]],
         "found": f"related: {found['related']}, {found['units_share']:.3f} of units agree, "
@@ -156,6 +159,7 @@ def _decided(options: argparse.Namespace, *, is_own: bool) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _Done:
     stdout: str
+    cpu: float
     peak: int
 
 
@@ -167,7 +171,7 @@ def _run(arguments: list[str]) -> _Done:
     _, _, used = os.wait4(child.pid, 0)
     if not text:
         raise SystemExit(f"{arguments} said nothing")
-    return _Done(text, used.ru_maxrss)
+    return _Done(text, used.ru_utime + used.ru_stime, used.ru_maxrss)
 
 
 @dataclass(frozen=True)
