@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lineage.alignment.base import Alignment, BlockMatch
     from lineage.fingerprints.stream import Place, Stream
 
-    Array = NDArray[np.float64]
+    Array = NDArray[np.floating]
 
 __all__ = ["aligned"]
 
@@ -171,7 +171,7 @@ class _Writer:
 
     def _written(self, rows: NDArray[np.floating], role: str) -> Array:
         """Return what is written to the stream, in a's coordinates and of a's size."""
-        return self._levelled(self.turn.apply(rows) * self.found.scale, role)
+        return self._levelled(self.turn.apply(rows) * np.float32(self.found.scale), role)
 
     def _levelled(
         self, rows: Array, role: str, gain: Array | float = 1.0, *, is_folded: bool = False
@@ -218,10 +218,13 @@ class _Writer:
         one = layered(stem)
         match = None if one is None else self.blocks.get((one.stack, one.number))
         place = self.b.places.get(f"{stem}.{leaf}")
-        if match is None or match.a is None or place is None:
+        if match is None or match.a is None or match.heads is None or place is None:
+            return None
+        role = _IN_HEADS[stem.rsplit(".", 1)[-1]]
+        if place.size != self._rows_of_heads(match, role):
             return None
         rows = self.b.arrays.part(place).astype(np.float64)[:, None]
-        moved: Array = np.abs(self._heads(match, _IN_HEADS[stem.rsplit(".", 1)[-1]], rows))[:, 0]
+        moved: Array = np.abs(match.heads.applied(role, rows))[:, 0]
         return moved if leaf == "weight" and np.all(rows >= 0) else None
 
     def _gauge(self, norm: str) -> tuple[Array, Array] | None:
@@ -305,7 +308,9 @@ class _Writer:
                 return self._one(self.b.arrays.part(place), f"{stem}.bias")
             return self._read_bias(stem)
         if last in WRITERS:
-            rows = self._rows(stem, self.turn.apply(self.b.read(stem)) * self.found.scale)
+            rows = self._rows(
+                stem, self.turn.apply(self.b.read(stem)) * np.float32(self.found.scale)
+            )
             rows = self._levelled(rows, f"{stem}.weight")
         else:
             rows = self._reader(stem)
@@ -323,7 +328,8 @@ class _Writer:
             if moved is not None and np.array_equal(moved, gauge[0]):  # its own gain: no division
                 return self._rows(stem, self.turn.apply(self.b.read(stem)))
         rows = self._rows(stem, self.turn.apply(self.b.folded(stem)))
-        found: Array = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True) / gauge[0]
+        levelled = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True)
+        found: Array = levelled / gauge[0].astype(levelled.dtype)
         return found
 
     def _read_bias(self, stem: str) -> Array | None:
@@ -358,7 +364,8 @@ class _Writer:
                 moved = rows[mlp.units.b]
                 scales = mlp.units.scales
                 if scales is not None and last != "ffn_gate":
-                    moved = moved * (scales if last == "ffn_up" else 1 / scales)[:, None]
+                    by = scales if last == "ffn_up" else 1 / scales
+                    moved = moved * by.astype(moved.dtype)[:, None]
                 return moved
         return rows
 
@@ -366,20 +373,29 @@ class _Writer:
         found = match.heads
         if found is None:
             return rows
-        by = {"attn_q": found.q, "attn_k": found.k, "attn_v": found.v, "attn_output": found.o}[last]
-        return rows if by is None or len(by) != len(rows) else by @ rows
+        return found.applied(_HEADS[last], rows)
 
     def _fused(self, match: BlockMatch, rows: Array) -> Array:
         """Put the rows of queries, keys and values in a's order where one matrix holds all."""
         found = match.heads
-        if found is None or found.way is None or found.size is None or found.o is None:
+        if found is None or found.inner is None:
             return rows
-        queries = len(found.o)
+        if found.way is None or found.size is None:
+            return rows
+        queries = self._rows_of_heads(match, "q")
         parts = Layout(found.way, found.size).rows(queries, (len(rows) - queries) // 2)
         moved = rows.copy()
-        for at, by in zip(parts, (found.q, found.k, found.v), strict=True):
-            moved[at] = rows[at] if by is None else by @ rows[at]
+        for at, role in zip(parts, "qkv", strict=True):
+            moved[at] = found.applied(role, rows[at])
         return moved
+
+    def _rows_of_heads(self, match: BlockMatch, role: str) -> int:
+        """Return how many rows a block's queries, or its keys, have: what heads write says it."""
+        found = match.heads
+        count = self.b.places[f"{self.b.output(*match.b)}.weight"].size // self.b.width
+        if role == "q" or found is None or found.inner is None or found.outer is None:
+            return count
+        return count * len(found.inner) // len(found.outer)
 
     def _other(self, stem: str, leaf: str) -> Array | None:
         """Projections without a name of their own: by their shape they read the stream."""
@@ -399,7 +415,9 @@ class _Writer:
 
 _STREAM_LAST = frozenset(ANCHORS)
 
-_IN_HEADS = {"attn_q_norm": "attn_q", "attn_k_norm": "attn_k"}
+_HEADS = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o"}
+
+_IN_HEADS = {"attn_q_norm": "q", "attn_k_norm": "k"}
 """Norms inside attention, and what they are of."""
 
 _BY_TOKEN = frozenset({"token_embd", "output"})

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lineage.alignment.turning import Turn
+
     Matrix = NDArray[np.floating]
 
-__all__ = ["fitting"]
+__all__ = ["along", "fitting"]
 
 _LOOKED_ALONG, _SEED = 1024, 0
-"""Numbers to which rows are projected before what they span is compared."""
+"""Directions of a stream along which spaces of rows are compared, at most, and what draws them."""
 
 _HEADS = 8
 """Heads of the second model that are looked at, at most."""
@@ -38,22 +40,34 @@ _MOST = 4
 _RIDGE = 1e-12
 
 
+def along(ours: Matrix, theirs: Matrix, turn: Turn) -> tuple[Matrix, Matrix]:
+    """Return a matrix of both in a's coordinates, of a wide stream along some directions.
+
+    Args:
+        ours: a's, a row each for what reads or writes the stream.
+        theirs: b's.
+        turn: From b's stream to a's.
+    """
+    width = ours.shape[1]
+    if width <= _LOOKED_ALONG:
+        return ours.astype(np.float64), turn.apply(theirs).astype(np.float64)
+    plane = np.random.default_rng(_SEED).standard_normal((width, _LOOKED_ALONG), np.float32)
+    back = turn.undone(plane)
+    return (ours @ plane).astype(np.float64), (theirs @ back).astype(np.float64)
+
+
 def fitting(
     pairs: Sequence[tuple[Matrix, Matrix]], outputs: Sequence[tuple[Matrix, Matrix]]
 ) -> list[Layout]:
     """Find how the rows of two models' matrices may follow each other, the smallest heads first.
 
     Args:
-        pairs: a's matrix and b's in a's coordinates, of blocks that are the same; both of one
+        pairs: a's matrix and b's as `along` gives them, of blocks that are the same; both of one
             shape, a row each for what is read.
         outputs: The same of what heads write, a row for each number that a head gives.
     """
     if not pairs:
         return []
-    width = pairs[0][0].shape[1]
-    if width > _LOOKED_ALONG:
-        plane = np.random.default_rng(_SEED).standard_normal((width, _LOOKED_ALONG))
-        pairs, outputs = ([(a @ plane, b @ plane) for a, b in both] for both in (pairs, outputs))
     queries = len(outputs[0][0])
     keys = (len(pairs[0][0]) - queries) // 2
     seen: dict[Layout, float] = {}

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from lineage.artifacts.dialects import canonical_name, layered, parts_of
-from lineage.errors import ArchitectureError, printable
+from lineage.errors import ArchitectureError, FormatError, printable
 from lineage.fingerprints.arrays import Arrays
 from lineage.fingerprints.fused import FUSED
 from lineage.fingerprints.roles import settled
@@ -251,7 +251,10 @@ class Stream:
             stem, _, leaf = role.rpartition(".")
             is_gain = leaf == "weight" and stem.rsplit(".", 1)[-1] in FED_BY.values()
             if is_gain and place.item.shape == (self.width,):
-                values = self.arrays.whole(place.item).astype(np.float64)
+                try:
+                    values = self.arrays.whole(place.item).astype(np.float64)
+                except FormatError:  # that is said where it is used, if it is
+                    continue
                 off.append((np.mean(values**2), np.mean((values - 1) ** 2)))
         if not off:
             return None
@@ -306,7 +309,7 @@ class Stream:
         """Return the same with the gain of the norm in front multiplied in, and centred."""
         matrix, gain = self.read(role), self.gain_of(role)
         if gain is not None:
-            matrix = matrix * gain
+            matrix *= gain  # what was read is nobody else's
         if self.hides_means:
             matrix = matrix - matrix.mean(axis=1, keepdims=True)
         return matrix

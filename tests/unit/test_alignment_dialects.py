@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import by_hand
 import numpy as np
 import pytest
 from by_hand import DIALECTS, drawn, hidden, tuned, written
 from makers import Array
+from safetensors.numpy import load, save
 
-from lineage.alignment import Alignment, Stream, solve
+from lineage.alignment import Alignment, Stream, fused, heads, solve
 from lineage.alignment.applied import aligned
 from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.alignment.fused import fitting
 from lineage.artifacts import read
-from lineage.errors import ArchitectureError
+from lineage.errors import ArchitectureError, FormatError
 from lineage.fingerprints.fused import WAYS, Layout, layouts
 
 ALONE = ("units", "heads", "values", "queries", "permuted", "rotated")
@@ -120,6 +123,36 @@ def test_gains_that_could_be_either_are_read_as_the_other_model_says() -> None:
         assert Stream.of(model.items, name="a").says_one is None
     _, undone = solved(base, written(hidden(parts, kind, 3, "rotated"), kind))
     assert furthest(base, undone) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["neox", "falcon", "internlm2", "qwen-3"])
+def test_a_wide_stream_is_looked_at_along_some_directions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, most in ((fused, "_LOOKED_ALONG"), (heads, "_PROJECTED"), (heads, "_FITTED")):
+        monkeypatch.setattr(module, most, 40)
+    kind = DIALECTS[name]
+    parts = drawn(kind, 1)
+    base = written(parts, kind)
+    other = written(hidden(parts, kind, 3, *worn(name, *ALL, "rotated")), kind)
+    assert furthest(base, solved(base, other)[1]) < 1e-5
+
+
+@pytest.mark.parametrize("row", [{"size": 7}, {"way": None}, {"way": "back to front"}, {"size": 0}])
+def test_rows_that_lie_otherwise_are_refused(row: dict[str, object]) -> None:
+    kind = DIALECTS["neox"]
+    parts = drawn(kind, 1)
+    with (
+        read(written(parts, kind)) as one,
+        read(written(hidden(parts, kind, 3, *ALL), kind)) as other,
+    ):
+        a, b = Stream.of(one.items, name="a"), Stream.of(other.items, name="b")
+        data = to_bytes(solve(a, b), "00", "11")
+        head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        text = json.loads(head["lineage"])
+        text["blocks"][0]["heads"] |= row
+        with pytest.raises(FormatError, match=r"heads|no alignment"):
+            check(from_bytes(save(load(data), {"lineage": json.dumps(text)}), "00", "11"), a, b)
 
 
 def test_units_that_are_read_and_not_written_are_refused() -> None:
