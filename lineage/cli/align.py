@@ -192,7 +192,8 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
     lines.append(f"  p = 10^{found['log10_p']:.1f} if {found['null']}")
     left = found["left"]
     if left is None:
-        lines.append("  what is left was not measured")
+        why = "the streams have two widths: " if of_them == "its" else ""
+        lines.append(f"  {why}what is left was not measured")
     elif left["relation"] is None:
         lines.append("  once undone, what is left was not told")
     else:
