@@ -36,7 +36,7 @@ HOW: dict[Relation, tuple[str, ...]] = {
     Relation.MERGE: ("linear", "slerp", "ties", "dare", "task_arithmetic", "passthrough"),
     Relation.PRUNED: ("unstructured", "depth", "width"),
     Relation.EXPANDED: ("vocabulary", "depth", "experts"),
-    Relation.REPARAMETRIZED: ("permuted", "rotated", "rescaled"),
+    Relation.REPARAMETRIZED: ("permuted", "rotated", "rescaled", "shifted"),
 }
 """The details a relation may carry; a relation that is not a key carries none."""
 

@@ -40,6 +40,7 @@ __all__ = [
     "align",
     "aligned",
     "can_be_written",
+    "decide",
     "described",
     "in_token_order",
     "solve",
@@ -117,6 +118,24 @@ def solve(a: Stream | Chain, b: Stream | Chain) -> Aligned:
     if isinstance(a, Chain) and isinstance(b, Chain):
         return solved(a, b)
     raise ArchitectureError("only one of the two models has a stream", "b")
+
+
+def decide(a: Stream | Chain, b: Stream | Chain) -> Aligned:
+    """Find whether b is a in any coordinates, and of large models no more than that.
+
+    Of streams a few blocks and some units of each are looked at, so what is returned is no way to
+    write b. Chains are small: of these everything is solved.
+
+    Args:
+        a: One model.
+        b: The other.
+
+    Raises:
+        ArchitectureError: If they are not made alike.
+    """
+    if isinstance(a, Stream) and isinstance(b, Stream):
+        return solving.decide(a, b)
+    return solve(a, b)
 
 
 def aligned(a: Stream | Chain, b: Stream | Chain, found: Aligned) -> Artifact:

@@ -18,7 +18,9 @@ import numpy as np
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
 from lineage.errors import ArchitectureError
-from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS
+from lineage.fingerprints.fused import FUSED, Layout
+from lineage.fingerprints.roles import AFTER
+from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS, alike
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,14 +30,20 @@ if TYPE_CHECKING:
     from lineage.alignment.base import Alignment, BlockMatch
     from lineage.fingerprints.stream import Place, Stream
 
-    Array = NDArray[np.float64]
+    Array = NDArray[np.floating]
 
 __all__ = ["aligned"]
 
 _BOTH_SIDES = {"cls.predictions.transform.dense"}
 """What reads the stream and writes to its coordinates, without being a block."""
 
-_STREAM_NORMS = ("attn_output_norm", "layer_output_norm", "token_embd_norm", "transform.LayerNorm")
+_STREAM_NORMS = (
+    "attn_output_norm",
+    "layer_output_norm",
+    "token_embd_norm",
+    "transform.LayerNorm",
+    *AFTER,
+)
 """Norms of vectors that have the stream's coordinates themselves."""
 
 _FAR_BETTER = 0.5
@@ -58,6 +66,7 @@ def aligned(a: Stream, b: Stream, found: Alignment) -> Artifact:
     """
     if a.width != b.width:
         raise ArchitectureError(f"its stream has {b.width} numbers and the other's {a.width}", "b")
+    a, b = alike(a, b)
     writer = _Writer(a, b, found)
     by_item: dict[str, list[tuple[str, Place]]] = {}
     for role, place in b.places.items():
@@ -162,7 +171,7 @@ class _Writer:
 
     def _written(self, rows: NDArray[np.floating], role: str) -> Array:
         """Return what is written to the stream, in a's coordinates and of a's size."""
-        return self._levelled(self.turn.apply(rows) * self.found.scale, role)
+        return self._levelled(self.turn.apply(rows) * np.float32(self.found.scale), role)
 
     def _levelled(
         self, rows: Array, role: str, gain: Array | float = 1.0, *, is_folded: bool = False
@@ -175,8 +184,8 @@ class _Writer:
             gain: That of the norm in front.
             is_folded: Whether their own mean was taken out already.
         """
-        is_turned = self.turn.order is None or is_folded
-        if not is_turned or not self.b.is_centred or self.b.is_post:
+        is_turned = self.turn.order is None or is_folded or self.found.is_shifted
+        if not is_turned or not self.b.hides_means:
             return rows
         mean = np.zeros((len(rows), 1))
         stem, _, leaf = role.rpartition(".")
@@ -194,11 +203,29 @@ class _Writer:
         return found
 
     def _norm(self, stem: str, leaf: str) -> Array | None:
-        """A norm in front of something; of one inside heads nothing is changed."""
+        """A norm in front of something; one inside heads keeps what it has for every head."""
+        if stem.rsplit(".", 1)[-1] in _IN_HEADS:
+            return self._in_heads(stem, leaf)
         if f"{stem}.{leaf}" not in self.b.places or stem.rsplit(".", 1)[-1] not in FED_BY.values():
             return None
         gauge = self._gauge(stem)
-        return None if gauge is None else gauge[0 if leaf == "weight" else 1]
+        if gauge is None:
+            return None
+        return gauge[0] - self.b.one if leaf == "weight" else gauge[1]
+
+    def _in_heads(self, stem: str, leaf: str) -> Array | None:
+        """A norm over all queries or keys: in the order of heads."""
+        one = layered(stem)
+        match = None if one is None else self.blocks.get((one.stack, one.number))
+        place = self.b.places.get(f"{stem}.{leaf}")
+        if match is None or match.a is None or match.heads is None or place is None:
+            return None
+        role = _IN_HEADS[stem.rsplit(".", 1)[-1]]
+        if place.size != self._rows_of_heads(match, role):
+            return None
+        rows = self.b.arrays.part(place).astype(np.float64)[:, None]
+        moved: Array = np.abs(match.heads.applied(role, rows))[:, 0]
+        return moved if leaf == "weight" and np.all(rows >= 0) else None
 
     def _gauge(self, norm: str) -> tuple[Array, Array] | None:
         """Return gain and bias that a norm is given; None where it keeps what it has."""
@@ -281,7 +308,9 @@ class _Writer:
                 return self._one(self.b.arrays.part(place), f"{stem}.bias")
             return self._read_bias(stem)
         if last in WRITERS:
-            rows = self._rows(stem, self.turn.apply(self.b.read(stem)) * self.found.scale)
+            rows = self._rows(
+                stem, self.turn.apply(self.b.read(stem)) * np.float32(self.found.scale)
+            )
             rows = self._levelled(rows, f"{stem}.weight")
         else:
             rows = self._reader(stem)
@@ -299,7 +328,8 @@ class _Writer:
             if moved is not None and np.array_equal(moved, gauge[0]):  # its own gain: no division
                 return self._rows(stem, self.turn.apply(self.b.read(stem)))
         rows = self._rows(stem, self.turn.apply(self.b.folded(stem)))
-        found: Array = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True) / gauge[0]
+        levelled = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True)
+        found: Array = levelled / gauge[0].astype(levelled.dtype)
         return found
 
     def _read_bias(self, stem: str) -> Array | None:
@@ -324,6 +354,8 @@ class _Writer:
         if match is None or match.a is None:
             return rows
         last = stem.rsplit(".", 1)[-1]
+        if last == FUSED:
+            return self._fused(match, rows)
         if last.startswith("attn"):
             return self._heads(match, last, rows)
         label = stem.rsplit(".", 2)[-2] if ".expert." in stem else ""
@@ -332,7 +364,8 @@ class _Writer:
                 moved = rows[mlp.units.b]
                 scales = mlp.units.scales
                 if scales is not None and last != "ffn_gate":
-                    moved = moved * (scales if last == "ffn_up" else 1 / scales)[:, None]
+                    by = scales if last == "ffn_up" else 1 / scales
+                    moved = moved * by.astype(moved.dtype)[:, None]
                 return moved
         return rows
 
@@ -340,8 +373,29 @@ class _Writer:
         found = match.heads
         if found is None:
             return rows
-        by = {"attn_q": found.q, "attn_k": found.k, "attn_v": found.v, "attn_output": found.o}[last]
-        return rows if by is None or len(by) != len(rows) else by @ rows
+        return found.applied(_HEADS[last], rows)
+
+    def _fused(self, match: BlockMatch, rows: Array) -> Array:
+        """Put the rows of queries, keys and values in a's order where one matrix holds all."""
+        found = match.heads
+        if found is None or found.inner is None:
+            return rows
+        if found.way is None or found.size is None:
+            return rows
+        queries = self._rows_of_heads(match, "q")
+        parts = Layout(found.way, found.size).rows(queries, (len(rows) - queries) // 2)
+        moved = rows.copy()
+        for at, role in zip(parts, "qkv", strict=True):
+            moved[at] = found.applied(role, rows[at])
+        return moved
+
+    def _rows_of_heads(self, match: BlockMatch, role: str) -> int:
+        """Return how many rows a block's queries, or its keys, have: what heads write says it."""
+        found = match.heads
+        count = self.b.places[f"{self.b.output(*match.b)}.weight"].size // self.b.width
+        if role == "q" or found is None or found.inner is None or found.outer is None:
+            return count
+        return count * len(found.inner) // len(found.outer)
 
     def _other(self, stem: str, leaf: str) -> Array | None:
         """Projections without a name of their own: by their shape they read the stream."""
@@ -360,6 +414,11 @@ class _Writer:
 
 
 _STREAM_LAST = frozenset(ANCHORS)
+
+_HEADS = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o"}
+
+_IN_HEADS = {"attn_q_norm": "q", "attn_k_norm": "k"}
+"""Norms inside attention, and what they are of."""
 
 _BY_TOKEN = frozenset({"token_embd", "output"})
 """What has a row a token."""

@@ -91,6 +91,8 @@ class Alignment:
         best: Of the two blocks of which chance would be most surprising.
         tried: Pairs of blocks that were looked at.
         tokens: b's tokens in a's order, where they must be moved.
+        is_shifted: Whether one amount was added to all coordinates of what is written, which norms
+            take away again.
     """
 
     turn: Turn
@@ -100,6 +102,7 @@ class Alignment:
     best: Agreement
     tried: int
     tokens: NDArray[np.intp] | None = None
+    is_shifted: bool = False
 
     @property
     def log10_p(self) -> float:
@@ -119,7 +122,7 @@ class Alignment:
 
     @property
     def how(self) -> tuple[str, ...]:
-        """What was done to the coordinates: of `rotated`, `permuted`, `rescaled`."""
+        """What was done to the coordinates: of `rotated`, `permuted`, `rescaled`, `shifted`."""
         if not self.related:
             return ()
         kinds = {self.turn.kind} | {b.heads.kind for b in self.blocks if b.heads is not None}
@@ -130,7 +133,10 @@ class Alignment:
             kinds.add("permuted")
         if self.scale != 1 or any(u.scales is not None for u in units):
             kinds.add("rescaled")
-        return tuple(kind for kind in ("rotated", "permuted", "rescaled") if kind in kinds)
+        if self.is_shifted:
+            kinds.add("shifted")
+        words = ("rotated", "permuted", "rescaled", "shifted")
+        return tuple(kind for kind in words if kind in kinds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from lineage.alignment.neurons import Units
 from lineage.alignment.turning import Turn
 from lineage.errors import FormatError, VerificationError
 from lineage.fingerprints.agreement import Agreement
+from lineage.fingerprints.fused import WAYS, Layout
 from lineage.fingerprints.stream import Stream
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ __all__ = ["TYPE", "check", "from_bytes", "to_bytes"]
 
 TYPE = "urn:model-lineage:alignment:v1"
 
-_HEADS = ("q", "k", "v", "o")
+_ORDERS, _MAPS = ("inner", "outer"), ("inside", "values")
+"""Of heads: what is stored as numbers of blocks, and what as matrices."""
 
 
 def to_bytes(found: Aligned, root_a: str, root_b: str) -> bytes:
@@ -116,6 +118,8 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
             continue
         if block.a not in a.blocks:
             refuse(f"block {block.b[1]} is said to be one that is not there")
+        if block.heads is not None and (why := _misfit(block.heads, b, block.b)):
+            refuse(f"block {block.b[1]} {why}")
         ours = {mlp.label: len(mlp.up) for mlp in a.block(*block.a).mlps}
         theirs = {mlp.label: len(mlp.up) for mlp in b.block(*block.b).mlps}
         for mlp in block.mlps:
@@ -125,6 +129,32 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
             scales = mlp.units.scales
             if scales is not None and not np.all(np.isfinite(scales) & (scales != 0)):
                 refuse(f"block {block.b[1]} has a unit without a scale")
+
+
+def _misfit(heads: Heads, b: Stream, where: tuple[str, int]) -> str | None:
+    """Return why maps of heads cannot be those of a block; None if they can."""
+    if heads.inner is None or heads.outer is None:
+        return None
+    layout = _layout(heads)
+    if (layout is None) != (b.fused(*where) is None):
+        return "has no heads that are known"
+    try:
+        seen = b.attention(*where, layout)
+    except ValueError:
+        return "has other heads"
+    if seen is None:
+        return "has no heads that are known"
+    size, rest = divmod(len(seen.k), len(heads.inner))
+    if rest or len(seen.q) != size * len(heads.outer) or len(seen.v) != len(seen.k):
+        return "has other heads"
+    for maps in (heads.inside, heads.values):
+        if maps is not None and (maps.shape[1] != size or not np.all(np.isfinite(maps))):
+            return "has maps of other heads"
+    return None
+
+
+def _layout(heads: Heads) -> Layout | None:
+    return None if heads.way is None or heads.size is None else Layout(heads.way, heads.size)
 
 
 def _is_order(order: NDArray[np.intp], count: int) -> bool:
@@ -195,6 +225,7 @@ def _of_stream(found: Alignment, arrays: dict[str, NDArray[Any]]) -> dict[str, A
     return {
         "blocks": rows,
         "scale": found.scale.hex(),
+        **({"shifted": True} if found.is_shifted else {}),
         "turn": {
             "kind": found.turn.kind,
             "rank": found.turn.rank,
@@ -215,7 +246,8 @@ def _read_stream(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
     tokens = arrays.get("tokens")
     order = None if tokens is None else tokens.astype(np.intp)
     turn = _turn(head["turn"], arrays)
-    return Alignment(turn, scale, blocks, total, best, int(head["tried"]), order)
+    tried, is_shifted = int(head["tried"]), head.get("shifted") is True
+    return Alignment(turn, scale, blocks, total, best, tried, order, is_shifted)
 
 
 def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -226,17 +258,22 @@ def _block(block: BlockMatch, name: str, arrays: dict[str, NDArray[Any]]) -> dic
         if mlp.units.scales is not None:
             arrays[f"{stem}.scales"] = mlp.units.scales
     heads = block.heads
-    for part in _HEADS:
-        matrix = None if heads is None else getattr(heads, part)
-        if matrix is not None:
-            arrays[f"{name}.heads.{part}"] = matrix
+    for part in (*_ORDERS, *_MAPS):
+        array = None if heads is None else getattr(heads, part)
+        if array is not None:
+            arrays[f"{name}.heads.{part}"] = array.astype(np.int64) if part in _ORDERS else array
     return {
         "a": None if block.a is None else list(block.a),
         "b": list(block.b),
-        "heads": None if heads is None else {"kind": heads.kind, "size": heads.size},
+        "heads": None if heads is None else _heads_row(heads),
         "mlps": [_mlp(mlp) for mlp in block.mlps],
         "values": str(block.values),
     }
+
+
+def _heads_row(heads: Heads) -> dict[str, Any]:
+    way = {} if heads.way is None else {"way": heads.way}
+    return {"kind": heads.kind, "size": heads.size, **way}
 
 
 def _mlp(mlp: MlpMatch) -> dict[str, Any]:
@@ -269,21 +306,43 @@ def _match(row: Mapping[str, Any], name: str, arrays: Mapping[str, NDArray[Any]]
         mlps.append(MlpMatch(one["b"], one["a"], seen, units))
     heads = None
     if row["heads"] is not None:
-        q, k, v, o = (arrays.get(f"{name}.heads.{part}") for part in _HEADS)
-        heads = Heads(str(row["heads"]["kind"]), q, k, v, o, row["heads"]["size"])
+        heads = _heads(row["heads"], f"{name}.heads", arrays)
     where = None if row["a"] is None else (str(row["a"][0]), int(row["a"][1]))
     own = (str(row["b"][0]), int(row["b"][1]))
     return BlockMatch(own, where, tuple(mlps), heads, int(row["values"]))
 
 
+def _heads(row: Mapping[str, Any], name: str, arrays: Mapping[str, NDArray[Any]]) -> Heads:
+    """Read how heads were moved and mapped."""
+    orders, maps = ([arrays.get(f"{name}.{part}") for part in parts] for parts in (_ORDERS, _MAPS))
+    inner, outer = (None if one is None else one.astype(np.intp) for one in orders)
+    if (inner is None) != (outer is None) or (maps[0] is None) != (maps[1] is None):
+        raise ValueError("of heads a part is missing")
+    if inner is not None and outer is not None:
+        if not (_is_order(inner, len(inner)) and _is_order(outer, len(outer)) and len(inner)):
+            raise ValueError("an order of heads is none")
+        if len(outer) % len(inner):
+            raise ValueError("heads of queries and of keys do not go together")
+    for one in maps:
+        if one is not None and (
+            inner is None or one.ndim != 3 or one.shape[1] != one.shape[2] or len(one) != len(inner)
+        ):
+            raise ValueError("maps are not as many as heads")
+    inside, values = maps
+    size, way = row["size"], row.get("way")
+    if way is not None and (way not in WAYS or not isinstance(size, int) or size < 1):
+        raise ValueError("how one matrix holds heads is not known")
+    return Heads(str(row["kind"]), inner, outer, inside, values, size, way)
+
+
 def _turn(row: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Turn:
     width = int(row["width"])
     if "turn.matrix" in arrays:
-        matrix = arrays["turn.matrix"].astype(np.float64)
+        matrix = arrays["turn.matrix"].astype(np.float32)
         if matrix.ndim != 2 or matrix.shape[1] != width:
             raise ValueError("the turn has another width")
-        return Turn(matrix, 1.0, str(row["kind"]), None, None, int(row["rank"]), np.eye(width))
+        return Turn(matrix, 1.0, str(row["kind"]), None, None, int(row["rank"]), None)
     order, signs = arrays["turn.order"].astype(np.intp), arrays["turn.signs"].astype(np.float64)
-    matrix = np.zeros((len(order), width))
+    matrix = np.zeros((len(order), width), np.float32)
     matrix[np.arange(len(order)), order] = signs
-    return Turn(matrix, 1.0, str(row["kind"]), order, signs, int(row["rank"]), np.eye(width))
+    return Turn(matrix, 1.0, str(row["kind"]), order, signs, int(row["rank"]), None)

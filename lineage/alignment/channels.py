@@ -25,7 +25,7 @@ from lineage.alignment.base import ChainAlignment, Group
 from lineage.alignment.looking import NOTHING, Looks
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
-from lineage.fingerprints.agreement import Agreement
+from lineage.fingerprints.agreement import LEAST_SHARE, Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +48,13 @@ _AS_WELL = 0.8
 
 _MOST_TURNS = 16
 """How often everything is matched without some of the tensors, at most, if that can be."""
+
+_FIRST, _MANY, _FAINT = 3, 256, LEAST_SHARE / 2
+"""Turns after which strangers are let go, channels that must have been looked at by then, and the
+share that agrees under which they are."""
+
+_LARGE = 1 << 21
+"""Values of a network from which it matters how soon strangers are let go."""
 
 _ROUNDS = 6
 """How often all groups are assigned again, at most; it ends when nothing changes."""
@@ -121,12 +128,7 @@ class _Solver:
         for i in self.used:
             if self.a.layers[i].kind == "recurrent" and i not in self.look.gates:
                 self._find_gates(i, self._started(NOTHING))
-        seen = self._counted(
-            (look, orders)
-            for left_out in self._turns()
-            for orders in (self._fitted(left_out),)
-            for look in left_out
-        )
+        seen = self._seen()
         total, total_same = _sum(seen.values()), _sum(same.values())
         if total_same.tells() and total_same.share > _AS_WELL * total.share:
             self.look.gates = {}
@@ -135,6 +137,28 @@ class _Solver:
             self.look.gates = {}
             return self._result(self.plain, seen)
         return self._result(self._fitted(NOTHING), seen)
+
+    def _seen(self) -> dict[int, Agreement]:
+        """Count by group the channels that tensors tell alike, all tensors by turns.
+
+        Of a large network that is over when some turns from all over it, of thousands of channels,
+        agree as seldom as strangers': what is not counted can only make relatives strangers.
+        """
+        turns = self._turns()
+        first = [turns[n * len(turns) // _FIRST] for n in range(min(_FIRST, len(turns)))]
+        seen = {group: Agreement(0, 0, 0.0) for group in self.plain}
+        for n, left_out in enumerate([*first, *(one for one in turns if one not in first)], 1):
+            orders = self._fitted(left_out)
+            for group, one in self._counted((look, orders) for look in left_out).items():
+                seen[group] += one
+            total = _sum(seen.values())
+            is_enough = n >= len(first) and total.looked >= _MANY and self._is_large()
+            if is_enough and total.share < _FAINT:
+                break
+        return seen
+
+    def _is_large(self) -> bool:
+        return sum(self.b.values(group) for group in self.plain) > _LARGE
 
     def _turns(self) -> list[frozenset[Tensor]]:
         """Return what is left out together, so that all else can still be matched.

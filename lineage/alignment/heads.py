@@ -8,6 +8,9 @@ rows span, and the smallest size of heads of which each lies in one of the other
 head: no configuration is asked. Rotary embeddings allow less than any map, and what they allow is
 found the same way.
 
+Wide streams are looked at along some directions, the same of both: few to see which head is which,
+many to fit maps within them.
+
 Source: the symmetries of attention as in Zhu et al. (2025), appendix on transformations, and
 Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Woronowicz (1975).
 """
@@ -15,13 +18,14 @@ Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Wo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,8 +33,10 @@ if TYPE_CHECKING:
     from lineage.fingerprints.stream import Attention
 
     Matrix = NDArray[np.float64]
+    Rows = NDArray[np.float32]
+    Order = NDArray[np.intp]
 
-__all__ = ["Heads", "head_size", "heads"]
+__all__ = ["Heads", "Look", "head_size", "heads", "look", "undone"]
 
 _SURELY_IN_PLACE, _IN_PLACE = 0.995, 0.1
 """Median cosine of rows from which they are the same rows, and from which they are unless a map
@@ -52,71 +58,178 @@ _LEAST_WHOLE, _ONE_HEAD = 0.2, 256
 _RIDGE = 1e-12
 """Of the largest eigenvalue, which all others are taken to have at least."""
 
+_NO_MAP = 1e-8
+"""Of a map's largest singular value, below which one is not undone."""
+
+_PROJECTED = 512
+"""Directions of a stream along which rows are looked at, at most."""
+
+_FITTED = 2048
+"""Coordinates of a turned stream along which maps within heads are fitted, at most."""
+
+_LOOKED_AT = 512
+"""Rows of which it is asked in which head of the other's they lie, at most."""
+
+_FEW = 1024
+"""Rows above which those that are each other's nearest are partners and only others assigned."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """How b's attention becomes a's.
+    """How b's attention becomes a's: by blocks of rows, each moved whole and mapped within.
 
     Attributes:
         kind: `same`, `permuted` or `rotated`.
-        q: Map of queries' rows: `q @ b_rows` are a's; square, float64. None for nothing to do.
-        k: The same of keys.
-        v: The same of values.
-        o: The same of what heads write.
+        inner: Of keys and of values: for each block of a's rows the one of b's that it is; None for
+            nothing to do.
+        outer: The same of queries and of what heads write.
+        inside: Maps of the blocks of keys, `inside[i] @ b_rows` are a's; float64, shape (blocks,
+            size, size). None where rows were only moved.
+        values: The same of values.
         size: Rows of a head, where that was found.
+        way: How queries, keys and values follow each other in one matrix that holds all three, of
+            `fingerprints.fused.WAYS`; None where each has its own.
     """
 
     kind: str
-    q: Matrix | None = None
-    k: Matrix | None = None
-    v: Matrix | None = None
-    o: Matrix | None = None
+    inner: Order | None = None
+    outer: Order | None = None
+    inside: Matrix | None = None
+    values: Matrix | None = None
     size: int | None = None
+    way: str | None = None
+
+    def applied(self, role: str, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return rows of b as a's: of queries and of what is written the maps are taken back.
+
+        Args:
+            role: `q`, `k`, `v` or `o`.
+            rows: Shape (rows, any).
+        """
+        order = self.outer if role in "qo" else self.inner
+        if order is None or len(rows) % len(order):
+            return rows
+        blocks = rows.reshape(len(order), -1, rows.shape[1])[order]
+        maps = self.inside if role in "qk" else self.values
+        if maps is None or maps.shape[1] != blocks.shape[1] or len(order) % len(maps):
+            return blocks.reshape(rows.shape)
+        if role in "qo":
+            maps = np.repeat(undone(maps), len(order) // len(maps), axis=0)
+        mapped: NDArray[np.floating] = (maps.astype(rows.dtype) @ blocks).reshape(rows.shape)
+        return mapped
 
 
-def heads(a: Attention, b: Attention, turn: Turn, scale: float, size: int | None) -> Heads | None:
-    """Find how b's heads become a's; None where they cannot be told, or have other shapes.
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Rows of two attentions along the same directions of one stream, biases as a column.
+
+    Attributes:
+        a: Of queries, keys, values and output.
+        b: The same, in a's coordinates.
+        has_norms: Whether queries and keys pass a norm of their own.
+    """
+
+    a: tuple[Rows, ...]
+    b: tuple[Rows, ...]
+    has_norms: bool
+
+    @cached_property
+    def nearness(self) -> float:
+        """The median cosine of rows with their own numbers, of the matrix where it is least."""
+        return _near(self.a, self.b)
+
+    @cached_property
+    def moved(self) -> Heads | None:
+        """The permutation of rows that makes all four the same, if there is one."""
+        return _moved(self)
+
+    @cached_property
+    def is_open(self) -> bool:
+        """Whether rows are not where they were, nor surely only moved."""
+        if self.nearness > _SURELY_IN_PLACE:
+            return False
+        return self.likeness(self.moved) <= _SURELY_IN_PLACE
+
+    def likeness(self, found: Heads | None) -> float:
+        """Return the median cosine of rows once b's heads are as was found; see `heads`."""
+        return 0.0 if found is None else _near(self.a, _after(found, self.b))
+
+
+def look(
+    a: Attention, b: Attention, turn: Turn, scale: float, rng: np.random.Generator | None
+) -> Look | None:
+    """Look at the heads of two blocks; None where they have other shapes.
 
     Args:
         a: One block's attention.
         b: The other's.
         turn: From b's stream to a's.
         scale: What b's stream is multiplied by.
-        size: Rows of a head, if that is known; see `head_size`.
+        rng: Draws a few directions to look along, of a wide stream; None for as many as maps are
+            fitted along.
     """
-    both = _rows_of(a, b, turn, scale)
-    if both is None:
+    ours, theirs = [a.q, a.k, a.v, a.o], [b.q, b.k, b.v, b.o]
+    if any(len(x) != len(y) for x, y in zip(ours, theirs, strict=True)):
         return None
-    ours, theirs = both
-    in_place = _near(ours, theirs)
+    width = a.q.shape[1]
+    if rng is None and turn.order is None and width > _FITTED:
+        some = np.linspace(0, width - 1, _FITTED).astype(np.intp)
+        back = np.ascontiguousarray(turn.matrix[:, some])
+        ours, theirs = [x[:, some] for x in ours], [x @ back for x in theirs]
+    elif rng is None or width <= _PROJECTED:
+        theirs = [turn.apply(x) for x in theirs]
+    else:
+        plane = rng.standard_normal((width, _PROJECTED), np.float32) / np.float32(_PROJECTED**0.5)
+        back = turn.undone(plane)
+        ours, theirs = [x @ plane for x in ours], [x @ back for x in theirs]
+    theirs[3] = theirs[3] * np.float32(scale)
+    for place, (one, other) in enumerate(zip(a.biases, b.biases, strict=True)):
+        if one is not None and other is not None:
+            ours[place] = np.column_stack([ours[place], one])
+            theirs[place] = np.column_stack([theirs[place], other])
+    return Look(tuple(ours), tuple(theirs), a.has_norms)
+
+
+def heads(
+    seen: Look, whole: Callable[[], Look | None], size: Callable[[], int | None]
+) -> Heads | None:
+    """Find how b's heads become a's; None where they cannot be told.
+
+    Args:
+        seen: A look at both along some directions.
+        whole: Looks along as many as maps are fitted along.
+        size: Finds how many rows a head has, None if that is not known; see `head_size`.
+    """
+    in_place = seen.nearness
     if in_place > _SURELY_IN_PLACE:
         return Heads("same")
-    found = _moved(ours, theirs)
-    if found is None and not a.has_norms and size is not None:
-        found = _turned(ours, theirs, size)
+    found = seen.moved
+    near = seen.likeness(found)
+    if near < _SURELY_IN_PLACE and (rows := size()) is not None:
+        turned = None if found is None else _turned(seen, seen, rows)
+        is_better = found is None or 1 - seen.likeness(turned) <= _FAR_BETTER * (1 - near)
+        if is_better and (full := whole()):
+            found = _turned(full, seen, rows) or found
     if in_place < _IN_PLACE:
         return found
-    if found is None or 1 - _near(ours, _after(found, theirs)) > _FAR_BETTER * (1 - in_place):
+    if 1 - seen.likeness(found) > _FAR_BETTER * (1 - in_place):
         return Heads("same")
     return found
 
 
-def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: float) -> int | None:
+def head_size(looks: Iterable[Look]) -> int | None:
     """Find how many rows a head has, over the blocks whose rows are not where they were.
 
     Args:
-        pairs: Attention of a's blocks, and of b's that are the same.
-        turn: From b's stream to a's.
-        scale: What b's stream is multiplied by.
+        looks: At a's blocks, and those of b that are the same.
     """
     held: dict[int, float] = {}
     blocks: dict[int, int] = {}
     count = 0
-    for a, b in pairs:
-        both = None if a.has_norms else _rows_of(a, b, turn, scale)
-        if both is None or _near(*both) > _SURELY_IN_PLACE or _moved(*both) is not None:
+    for seen in looks:
+        if not seen.is_open:
             continue
-        (_, k_a, v_a, _), (_, k_b, v_b, _) = both
+        (_, k_a, v_a, _), (_, k_b, v_b, _) = seen.a, seen.b
         count = len(k_a)
         for size in (s for s in range(2, min(count, 1 + _ONE_HEAD)) if count % s == 0):
             held[size] = held.get(size, 0.0) + _held(k_a, k_b, size) + _held(v_a, v_b, size)
@@ -130,86 +243,105 @@ def head_size(pairs: Iterable[tuple[Attention, Attention]], turn: Turn, scale: f
     return next(size for size in mean if mean[size] >= _WHOLE * best)
 
 
-def _rows_of(
-    a: Attention, b: Attention, turn: Turn, scale: float
-) -> tuple[list[Matrix], list[Matrix]] | None:
-    """Return queries, keys, values and output of both in a's coordinates, biases as a column."""
-    ours = [np.asarray(x, np.float64) for x in (a.q, a.k, a.v, a.o)]
-    theirs = [np.asarray(turn.compared(x), np.float64) for x in (b.q, b.k, b.v, b.o)]
-    theirs[3] = theirs[3] * scale
-    if any(x.shape != y.shape for x, y in zip(ours, theirs, strict=True)):
-        return None
-    for place, (one, other) in enumerate(zip(a.biases, b.biases, strict=True)):
-        if one is not None and other is not None:
-            ours[place] = np.column_stack([ours[place], one])
-            theirs[place] = np.column_stack([theirs[place], other])
-    return ours, theirs
+def undone(maps: Matrix) -> Matrix:
+    """Return what takes maps back on the other side of a product: inverses, transposed."""
+    inverse = np.asarray(np.linalg.pinv(maps, rcond=_NO_MAP), np.float64)
+    return inverse.transpose(0, 2, 1)
 
 
-def _after(found: Heads, rows: list[Matrix]) -> list[Matrix]:
-    maps = (found.q, found.k, found.v, found.o)
-    return [y if by is None else by @ y for by, y in zip(maps, rows, strict=True)]
+def _after(found: Heads, rows: Sequence[Rows]) -> list[NDArray[np.floating]]:
+    return [found.applied(role, y) for role, y in zip("qkvo", rows, strict=True)]
 
 
-def _near(ours: list[Matrix], theirs: list[Matrix]) -> float:
-    """Return the median cosine of rows with their own numbers, of the matrix where it is least."""
+def _near(ours: Sequence[NDArray[np.floating]], theirs: Sequence[NDArray[np.floating]]) -> float:
     return min(float(np.median(_cosines(x, y))) for x, y in zip(ours, theirs, strict=True))
 
 
-def _moved(ours: list[Matrix], theirs: list[Matrix]) -> Heads | None:
+def _moved(seen: Look) -> Heads | None:
     """Find the permutation of rows that makes all four the same, if there is one."""
-    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
-    outer = _assigned(_likeness(q_a, q_b) + _likeness(o_a, o_b))
-    inner = _assigned(_likeness(k_a, k_b) + _likeness(v_a, v_b))
+    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = seen.a, seen.b
+    outer = _partners((q_a, o_a), (q_b, o_b))
+    inner = None if outer is None else _partners((k_a, v_a), (k_b, v_b))
+    if outer is None or inner is None:
+        return None
     pairs = ((q_a, q_b, outer), (o_a, o_b, outer), (k_a, k_b, inner), (v_a, v_b, inner))
     if _near([x for x, _, _ in pairs], [y[order] for _, y, order in pairs]) < _MOVED:
         return None
-    q, k = np.eye(len(q_b))[outer], np.eye(len(k_b))[inner]
-    return Heads("permuted", q, k, k, q)
+    return Heads("permuted", inner, outer)
 
 
-def _turned(ours: list[Matrix], theirs: list[Matrix], size: int) -> Heads | None:
-    """Find the blocks, one a head, that turn b's heads into a's."""
-    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = ours, theirs
+def _partners(ours: Sequence[Rows], theirs: Sequence[Rows]) -> Order | None:
+    """Return for each row of a the one of b that it is, by two looks; None if rows have none.
+
+    Of some rows the nearest are looked at first: where these are not alike in both, rows were not
+    only moved.
+    """
+    one, other = [_unit(x) for x in ours], [_unit(y) for y in theirs]
+    some = np.unique(np.linspace(0, len(one[0]) - 1, _FEW // 4).astype(np.intp))
+    looks = one[0][some] @ other[0].T, one[1][some] @ other[1].T
+    nearest = np.arange(len(some)), (looks[0] + looks[1]).argmax(axis=1)
+    if min(np.median(x[nearest]) for x in looks) < _MOVED:
+        return None
+    score = one[0] @ other[0].T + one[1] @ other[1].T
+    if len(score) <= _FEW:
+        return _assigned(score)
+    order, back = score.argmax(axis=1).astype(np.intp), score.argmax(axis=0)
+    left = np.flatnonzero(back[order] != np.arange(len(order)))
+    free = np.setdiff1d(np.arange(len(order)), np.delete(order, left))
+    order[left] = free[_assigned(score[np.ix_(left, free)])]
+    found: Order = order
+    return found
+
+
+def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
+    """Find the blocks, one a head, that turn b's heads into a's.
+
+    Args:
+        whole: A look along many directions, in which they are fitted.
+        seen: One in which it is told which head is which.
+        size: Rows of a head.
+    """
+    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = whole.a, whole.b
     each = len(q_a) // len(k_a)
     if each * len(k_a) != len(q_a) or len(k_a) % size:
         return None
-    turned = [np.zeros((len(x), len(x))) for x in ours]
-    groups = _assigned(_overlaps(k_a, k_b, size) + _overlaps(v_a, v_b, size))
-    for to, came in enumerate(groups.tolist()):
-        at_a, at_b = _rows(to, size), _rows(came, size)
-        heads_a = [_rows(to * each + i, size) for i in range(each)]
-        heads_b = [_rows(came * each + i, size) for i in range(each)]
+    overlaps = [_overlaps(x, y, size) for x, y in zip(seen.a[1:3], seen.b[1:3], strict=True)]
+    inner = _assigned(overlaps[0] + overlaps[1])
+    outer = np.zeros(len(inner) * each, np.intp)
+    inside, values = np.zeros((2, len(inner), size, size))
+    for to, came in enumerate(inner.tolist()):
+        members_a, members_b = to * each + np.arange(each), came * each + np.arange(each)
+        keys = _head(k_a, to, size), _head(k_b, came, size)
+        held = _head(v_a, to, size), _head(v_b, came, size)
+        queries_a, outputs_a = ([_head(x, int(n), size) for n in members_a] for x in (q_a, o_a))
+        queries_b, outputs_b = ([_head(x, int(n), size) for n in members_b] for x in (q_b, o_b))
         order = np.arange(each)
-        for _ in range(1 if each == 1 else 2):  # first by keys and values alone
-            use = range(each) if each == 1 or _ else ()
-            k = _fitted(
-                k_a[at_a],
-                k_b[at_b],
-                [q_a[heads_a[i]] for i in use],
-                [q_b[heads_b[order[i]]] for i in use],
-            )
-            v = _fitted(
-                v_a[at_a],
-                v_b[at_b],
-                [o_a[heads_a[i]] for i in use],
-                [o_b[heads_b[order[i]]] for i in use],
-            )
-            back_k, back_v = _inverse(k).T, _inverse(v).T
+        for alone in (False,) if each == 1 else (True, False):  # first by keys and values alone
+            use = () if alone else range(each)
+            k = _fitted(*keys, [queries_a[i] for i in use], [queries_b[order[i]] for i in use])
+            if whole.has_norms:  # within heads, which let only signs change
+                k = np.diag(np.where(_cosines(*keys) < 0, -1.0, 1.0))
+            v = _fitted(*held, [outputs_a[i] for i in use], [outputs_b[order[i]] for i in use])
+            if each == 1:
+                break
+            back_k, back_v = undone(np.stack([k, v]))
             score = np.array([
                 [
-                    _overlap(q_a[x], back_k @ q_b[y]) + _overlap(o_a[x], back_v @ o_b[y])
-                    for y in heads_b
+                    _overlap(queries_a[x], back_k @ queries_b[y])
+                    + _overlap(outputs_a[x], back_v @ outputs_b[y])
+                    for y in range(each)
                 ]
-                for x in heads_a
+                for x in range(each)
             ])  # fmt: skip
             order = _assigned(score)
-        turned[1][np.ix_(at_a, at_b)], turned[2][np.ix_(at_a, at_b)] = k, v
-        for x, y in enumerate(order.tolist()):
-            turned[0][np.ix_(heads_a[x], heads_b[y])] = back_k
-            turned[3][np.ix_(heads_a[x], heads_b[y])] = back_v
-    q, k_all, v_all, o = turned
-    return Heads("rotated", q, k_all, v_all, o, size)
+        inside[to], values[to] = k, v
+        outer[members_a] = members_b[order]
+    return Heads("rotated", inner, outer, inside, values, size)
+
+
+def _head(rows: Rows, place: int, size: int) -> Matrix:
+    found: Matrix = rows[place * size : (place + 1) * size].astype(np.float64)
+    return found
 
 
 def _fitted(to: Matrix, came: Matrix, back: list[Matrix], gone: list[Matrix]) -> Matrix:
@@ -224,79 +356,66 @@ def _fitted(to: Matrix, came: Matrix, back: list[Matrix], gone: list[Matrix]) ->
         back: What the rows of a are multiplied by, as often as they are.
         gone: The same of b.
     """
-    here, there = _level(to, back), _level(came, gone)
-    inner = here @ to @ (there @ came).T
-    undone_here, undone_there = _inverse(here), _inverse(there)
+    here, from_here = _level(to, back)
+    there, from_there = _level(came, gone)
+    inner = here @ (to @ came.T) @ there.T
     for x, y in zip(back, gone, strict=True):
-        inner = inner + undone_here.T @ x @ (undone_there.T @ y).T
+        inner = inner + from_here.T @ (x @ y.T) @ from_there
     left, _, right = np.linalg.svd(inner)
-    found: Matrix = undone_here @ left @ right @ there
+    found: Matrix = from_here @ left @ right @ there
     return found
 
 
-def _level(rows: Matrix, partners: list[Matrix]) -> Matrix:
-    """Return the symmetric G for which `G rows` and `inv(G) partners` have one Gram matrix.
+def _level(rows: Matrix, partners: list[Matrix]) -> tuple[Matrix, Matrix]:
+    """Return a G for which `G rows` and `inv(G)' partners` have one Gram matrix, and its inverse.
 
-    With P = GG that is P X P = Y, whose solution is the geometric mean of inv(X) and Y. Without
-    partners `G rows` has the Gram matrix 1.
+    With P = G'G that is P X P = Y, whose solution is the geometric mean of inv(X) and Y; which of
+    the roots of P is taken is a rotation, and that is fitted afterwards. Without partners `G rows`
+    has the Gram matrix 1.
     """
     gram = rows @ rows.T
+    ridge = _RIDGE * np.trace(gram) + 1e-300
+    factor = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
     if not partners:
-        return _power(gram, -0.5)
+        return np.linalg.inv(factor), factor
     other: Matrix = sum((x @ x.T for x in partners), np.zeros_like(gram))
-    root, back = _power(gram, 0.5), _power(gram, -0.5)
-    return _power(back @ _power(root @ other @ root, 0.5) @ back, 0.5)
+    values, vectors = np.linalg.eigh(factor.T @ other @ factor)
+    root = np.maximum(values, _RIDGE * max(values[-1], 1e-300)) ** 0.25
+    return (vectors * root).T @ np.linalg.inv(factor), factor @ (vectors / root)
 
 
-def _power(gram: Matrix, exponent: float) -> Matrix:
-    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    values = np.maximum(values, _RIDGE * max(values[-1], 1e-300))
-    found: Matrix = (vectors * values**exponent) @ vectors.T
-    return found
-
-
-def _held(a: Matrix, b: Matrix, size: int) -> float:
+def _held(a: Rows, b: Rows, size: int) -> float:
     """Return which share of a's heads of this size lies in one head of b's each.
 
     Counted is what is beyond the share that any head of this size has of another.
     """
-    overlaps = _overlaps(a, b, size)
+    some = max(_LOOKED_AT // size, 1) * size
+    overlaps = _overlaps(a[:some], b, size)
     share = float(overlaps[np.arange(len(overlaps)), _assigned(overlaps)].mean())
     chance = size / int(a.shape[1])
     return (share - chance) / (1 - chance)
 
 
-def _overlaps(a: Matrix, b: Matrix, size: int) -> Matrix:
+def _overlaps(a: Rows, b: Rows, size: int) -> Matrix:
     """Return which share of the space of a's heads (down) lies in that of b's (across).
 
     Rows that were mapped within a head span what they spanned before.
     """
     one, other = (_spans(x, size) for x in (a, b))
     inner = (one @ other.T) ** 2
-    count = len(a) // size
-    found: Matrix = inner.reshape(count, size, count, size).sum(axis=(1, 3), dtype=np.float64)
-    return found / size
+    parts = inner.reshape(len(a) // size, size, len(b) // size, size)
+    found: Matrix = parts.sum(axis=(1, 3), dtype=np.float64) / size
+    return found
 
 
-def _spans(rows: Matrix, size: int) -> NDArray[np.float32]:
+def _spans(rows: Rows, size: int) -> Rows:
     """Return orthonormal rows that span what the rows of each head span."""
-    heads = rows.reshape(-1, size, rows.shape[1])
+    heads = rows.reshape(-1, size, rows.shape[1]).astype(np.float64)
     gram = heads @ heads.transpose(0, 2, 1)
     trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
     factor = np.linalg.cholesky(gram + (_RIDGE * trace + 1e-300) * np.eye(size))
-    found: NDArray[np.float32] = (
-        np.linalg.solve(factor, heads).reshape(rows.shape).astype(np.float32)
-    )
+    found: Rows = (np.linalg.inv(factor) @ heads).reshape(rows.shape).astype(np.float32)
     return found
-
-
-def _inverse(block: Matrix) -> Matrix:
-    found: Matrix = np.asarray(np.linalg.pinv(block, rcond=1e-8), np.float64)
-    return found
-
-
-def _rows(place: int, size: int) -> NDArray[np.intp]:
-    return np.arange(place * size, (place + 1) * size)
 
 
 def _overlap(x: Matrix, y: Matrix) -> float:
@@ -304,23 +423,19 @@ def _overlap(x: Matrix, y: Matrix) -> float:
     return float(np.sum(x * y) / norm) if norm > 0 else 0.0
 
 
-def _assigned(score: Matrix) -> NDArray[np.intp]:
+def _assigned(score: NDArray[np.floating]) -> Order:
     """Return for each place of a the place of b that is it."""
     _, cols = linear_sum_assignment(-score)
     return cols.astype(np.intp)
 
 
-def _likeness(a: Matrix, b: Matrix) -> Matrix:
-    found: Matrix = _unit(a) @ _unit(b).T
+def _cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> Matrix:
+    found: Matrix = np.einsum("ij,ij->i", _unit(a), _unit(b), dtype=np.float64)
     return found
 
 
-def _cosines(a: Matrix, b: Matrix) -> Matrix:
-    found: Matrix = np.einsum("ij,ij->i", _unit(a), _unit(b))
-    return found
-
-
-def _unit(rows: Matrix) -> Matrix:
-    norms: Matrix = np.asarray(np.linalg.norm(rows, axis=1, keepdims=True), np.float64)
-    found: Matrix = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return found
+def _unit(rows: NDArray[np.floating]) -> Rows:
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
+    found = np.divide(rows, norms, out=np.zeros(rows.shape), where=norms > 0)
+    single: Rows = found.astype(np.float32)
+    return single

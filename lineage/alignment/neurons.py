@@ -31,14 +31,21 @@ if TYPE_CHECKING:
     from lineage.fingerprints.stream import Mlp
 
     Matrix = NDArray[np.floating]
+    Rows = NDArray[np.float32]
 
 __all__ = ["LOOKED_AT", "Units", "View", "agreement", "partners", "units", "view"]
 
 LOOKED_AT = 512
 """Units of the second model that are looked at, at most: evenly spread."""
 
-_PROJECTED = 1024
-"""Numbers to which what a unit reads and writes is projected before partners are looked for."""
+_PROJECTED = 768
+"""Numbers to which all that a unit reads and writes is projected before partners are looked for."""
+
+_MEASURED = 1024
+"""Units of a turned wide stream that are compared in full, at most."""
+
+_AT_ONCE = 1 << 23
+"""Cosines of two models' units that are held at once."""
 
 _MISTAKEN = 0.1
 """Share of units that may be followed by one of a lower number without being in another order: of
@@ -69,23 +76,17 @@ class View:
     is_gated: bool
 
 
-def view(mlp: Mlp, quiet: Matrix, turn: Turn | None = None, most: int | None = None) -> View:
+def view(mlp: Mlp, quiet: Matrix, most: int | None = None) -> View:
     """Look at the units of a block.
 
     Args:
         mlp: The units.
-        quiet: The directions to look along, shape (width, directions).
-        turn: To the stream that these are of; None where it is theirs.
+        quiet: The directions of their stream to look along, shape (width, directions).
         most: Units to look at, evenly spread; None for all.
     """
-    count = len(mlp.up)
     looks: Iterable[Matrix] = mlp.pair()
-    if most is not None and most < count:
-        some = np.unique(np.linspace(0, count - 1, most).astype(np.intp))
-        looks = (one[some] for one in looks)
-    if turn is not None:
-        looks = (turn.compared(one) for one in looks)
-    first, second = (_unit(one @ quiet) for one in looks)
+    some = _spread(len(mlp.up), most)
+    first, second = (_unit(one[some] @ quiet.astype(np.float32)) for one in looks)
     return View(first, second, mlp.gate is not None)
 
 
@@ -143,31 +144,63 @@ def units(a: Mlp, b: Mlp, turn: Turn, rng: np.random.Generator) -> Units:
         rng: Draws the projection that makes many wide units quick to compare.
     """
     ours = [one for one in (a.gate, a.up, a.down) if one is not None]
-    theirs = [turn.compared(one) for one in (b.gate, b.up, b.down) if one is not None]
-    order = _nearest(ours, theirs, rng, is_gated=a.gate is not None)
-    if len(ours[0]) == len(theirs[0]) and _is_in_place(ours, theirs, order):
+    theirs = [one for one in (b.gate, b.up, b.down) if one is not None]
+    seen = _projected(ours, theirs, turn, rng)
+    order = _nearest(ours, theirs, seen, turn, is_gated=a.gate is not None)
+    if len(ours[0]) == len(theirs[0]) and _is_in_place(*seen, order):
         order = np.arange(len(order))
     kept = order >= 0
     at_b = np.flatnonzero(kept)
     at_a = order[kept]
     by_a = np.argsort(at_a, kind="stable")
     at_a, at_b = at_a[by_a], at_b[by_a]
-    each = [_cosines(x[at_a], y[at_b]) for x, y in zip(ours, theirs, strict=True)]
-    scales = _scales(ours[-2][at_a], theirs[-2][at_b], ours[-1][at_a], theirs[-1][at_b])
+    is_square = turn.matrix.shape[0] == turn.matrix.shape[1]
+    some = _spread(len(at_a), _MEASURED if turn.order is None and is_square else None)
+    pairs = [(x[at_a[some]], turn.apply(y[at_b[some]])) for x, y in zip(ours, theirs, strict=True)]
+    reading, writing = (_ratio(x, y) for x, y in pairs[-2:])
+    measured = reading, writing
+    if len(some) < len(at_a):
+        reading, writing = (
+            np.sign(_inner(x_seen[at_a], y_seen[at_b])) * _ratio_of_lengths(x, y, at_a, at_b)
+            for x, y, x_seen, y_seen in list(zip(ours, theirs, *seen, strict=True))[-2:]
+        )
+    scales = _scales(reading, writing)
+    each = [_cosines(x, y) for x, y in pairs]
     if scales is None or np.all(scales > 0):
         likeness = float(np.mean(each))
     else:
         likeness = float(np.mean(np.abs(each)))
-    by = np.ones(len(at_b)) if scales is None else scales
-    reads = float(np.median(_ratio(ours[-2][at_a], theirs[-2][at_b]) / by))
-    writes = float(np.median(_ratio(ours[-1][at_a], theirs[-1][at_b]) * by))
+    by = np.ones(len(some)) if scales is None else scales[some]
+    reads = float(np.median(measured[0] / by))
+    writes = float(np.median(measured[1] * by))
     return Units(at_a.astype(np.intp), at_b.astype(np.intp), scales, likeness, reads, writes)
 
 
+def _spread(count: int, most: int | None) -> NDArray[np.intp]:
+    """Return places of so many, evenly spread; of all where there is no limit."""
+    if most is None or most >= count:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, most).astype(np.intp))
+
+
+def _projected(
+    ours: Sequence[Rows], theirs: Sequence[Rows], turn: Turn, rng: np.random.Generator
+) -> tuple[list[Rows], list[Rows]]:
+    """Return all looks at the units of both in one stream, of a wide one along some directions."""
+    each = _PROJECTED // len(ours)
+    width = ours[0].shape[1]
+    if width <= each:
+        return list(ours), [turn.apply(one) for one in theirs]
+    plane = rng.standard_normal((width, each), np.float32)
+    back = turn.undone(plane)
+    return [one @ plane for one in ours], [one @ back for one in theirs]
+
+
 def _nearest(
-    ours: list[NDArray[np.float32]],
-    theirs: list[NDArray[np.floating]],
-    rng: np.random.Generator,
+    ours: Sequence[Rows],
+    theirs: Sequence[Rows],
+    seen: tuple[list[Rows], list[Rows]],
+    turn: Turn,
     *,
     is_gated: bool,
 ) -> NDArray[np.intp]:
@@ -176,25 +209,36 @@ def _nearest(
     Units that are each other's nearest are partners; only the others are assigned, which for
     thousands of units would take long.
     """
-    x, y = _signed(ours, is_gated=is_gated), _signed(theirs, is_gated=is_gated)
-    if x.shape[1] > _PROJECTED:
-        plane = rng.standard_normal((x.shape[1], _PROJECTED), np.float32)
-        x, y = x @ plane, y @ plane
-    score = _likeness(x, y)
-    to_a, to_b = score.argmax(axis=1), score.argmax(axis=0)
-    order = np.full(len(y), -1, np.intp)
-    mutual = to_b[to_a] == np.arange(len(y))
-    order[mutual] = to_a[mutual]
+    x, y = (_unit(_signed(one, is_gated=is_gated)) for one in seen)
+    order = _mutual(x, y)
+    mutual = order >= 0
     left = np.flatnonzero(~mutual)
     free = np.setdiff1d(np.arange(len(x)), order[mutual])
     if len(left) and len(free):
         rest = sum(
-            np.abs(_likeness(one[free], other[left]))
+            np.abs(_likeness(one[free], turn.apply(other[left])))
             for one, other in zip(ours, theirs, strict=True)
         )
         rows, cols = linear_sum_assignment(-np.asarray(rest))
         order[left[rows]] = free[cols]
     return order
+
+
+def _mutual(x: Rows, y: Rows) -> NDArray[np.intp]:
+    """Return for each row of y the row of x of which it is the nearest as well, or -1."""
+    order, own = np.empty(len(y), np.intp), np.empty(len(y), np.float32)
+    best = np.full(len(x), -np.inf, np.float32)
+    step = max(_AT_ONCE // len(x), 1)
+    for at in range(0, len(y), step):
+        score = y[at : at + step] @ x.T
+        found = score.argmax(axis=1)
+        order[at : at + step], own[at : at + step] = found, score[np.arange(len(found)), found]
+        best = np.maximum(best, score.max(axis=0))
+    mutual = own >= best[order]
+    _, first = np.unique(np.where(mutual, order, -1), return_index=True)
+    is_first = np.zeros(len(y), np.bool_)
+    is_first[first] = True
+    return np.where(mutual & is_first, order, -1)
 
 
 def _is_in_place(ours: Sequence[Matrix], theirs: Sequence[Matrix], order: NDArray[np.intp]) -> bool:
@@ -218,14 +262,13 @@ def _signed(looks: Sequence[Matrix], *, is_gated: bool) -> NDArray[np.float32]:
 
 
 def _scales(
-    reads_a: Matrix, reads_b: Matrix, writes_a: Matrix, writes_b: Matrix
+    reading: NDArray[np.float64], writing: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
     """Find by what units were multiplied where they read and divided where they write.
 
     Training moves both norms of a unit the same way, so they are called rescaled only if the two
     go against each other.
     """
-    reading, writing = _ratio(reads_a, reads_b), _ratio(writes_a, writes_b)
     if not np.all(np.isfinite(reading) & np.isfinite(writing) & (reading * writing > 0)):
         return None
     up, down = np.log(np.abs(reading)), np.log(np.abs(writing))
@@ -237,15 +280,28 @@ def _scales(
     return found
 
 
-def _ratio(a: Matrix, b: Matrix) -> NDArray[np.float64]:
+def _ratio(a: Rows, b: Rows) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: NDArray[np.float64] = np.einsum("ij,ij->i", a, b) / np.einsum("ij,ij->i", b, b)
+        found: NDArray[np.float64] = _inner(a, b) / _inner(b, b)
     return found
 
 
-def _cosines(a: Matrix, b: Matrix) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.einsum("ij,ij->i", _unit(a), _unit(b)).astype(np.float64)
+def _ratio_of_lengths(
+    a: Rows, b: Rows, at_a: NDArray[np.intp], at_b: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the same without its sign: of rows of two streams, turning keeps lengths."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: NDArray[np.float64] = np.sqrt(_inner(a, a)[at_a] / _inner(b, b)[at_b])
     return found
+
+
+def _inner(a: Rows, b: Rows) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.einsum("ij,ij->i", a, b, dtype=np.float64)
+    return found
+
+
+def _cosines(a: Rows, b: Rows) -> NDArray[np.float64]:
+    return _inner(_unit(a), _unit(b))
 
 
 def _likeness(a: Matrix, b: Matrix) -> NDArray[np.float32]:
@@ -254,17 +310,19 @@ def _likeness(a: Matrix, b: Matrix) -> NDArray[np.float32]:
     return found
 
 
-def _unit(rows: Matrix) -> NDArray[np.float32]:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    found = np.divide(rows, norms, out=np.zeros(rows.shape, np.float64), where=norms > 0)
-    single: NDArray[np.float32] = found.astype(np.float32)
+def _unit(rows: Rows) -> Rows:
+    norms = np.sqrt(_inner(rows, rows))[:, None]
+    found = np.divide(rows, norms, out=np.zeros(rows.shape), where=norms > 0)
+    single: Rows = found.astype(np.float32)
     return single
 
 
 def partners(a: Mlp, b: Mlp, turn: Turn) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the units on whose partner both looks agree: places in a, and in b."""
+    along = np.eye(turn.matrix.shape[1]) if turn.seen is None else turn.seen
+    back = turn.undone(along)
     looks = [
-        _likeness(one @ turn.seen, turn.compared(other) @ turn.seen)
+        _likeness(one @ along.astype(np.float32), other @ back)
         for one, other in zip(a.pair(), b.pair(), strict=True)
     ]
     first, second = looks[0].argmax(axis=1), np.abs(looks[1]).argmax(axis=1)

@@ -71,6 +71,7 @@ _IN_LAYER = {
             "attn_q": "q query q_proj q_lin wq to_q q_proj_no_perm",
             "attn_k": "k key k_proj k_lin wk to_k k_proj_no_perm",
             "attn_v": "v value v_proj v_lin wv to_v",
+            "query_key_value": "wqkv",
             "attn_qkv": "qkv qkv_proj Wqkv c_attn in_proj to_qkv",
             "attn_output": "o o_proj out_proj wo Wo dense proj c_proj out_lin output.dense out"
             " to_out.0 linear",
@@ -92,9 +93,9 @@ _IN_LAYER = {
         "-",
         {
             "attn_norm": "input_layernorm ln_1 ln1 norm_1 norm1 layer_norm1 layernorm_before"
-            " attention_norm attn_norm layer.0.layer_norm norm_attn_norm.norm_1",
+            " attention_norm attn_norm ln_attn layer.0.layer_norm norm_attn_norm.norm_1",
             "ffn_norm": "post_attention_layernorm ln_2 ln2 norm_2 norm2 layer_norm2"
-            " layernorm_after ffn_norm",
+            " layernorm_after ffn_norm ln_mlp",
             "attn_output_norm": "attention.output.LayerNorm sa_layer_norm",
             "layer_output_norm": "output.LayerNorm output_layer_norm",
             "ffn_down": "output.dense mlp.3",
@@ -292,7 +293,7 @@ _QKV, _KV, _HALVES = ("attn_q", "attn_k", "attn_v"), ("attn_k", "attn_v"), ("ffn
 
 _FUSED = {
     "qkv": _QKV, "qkv_proj": _QKV, "Wqkv": _QKV, "c_attn": _QKV, "in_proj": _QKV, "to_qkv": _QKV,
-    "attn_qkv": _QKV,
+    "attn_qkv": _QKV, "W_pack": _QKV,
     "kv": _KV, "kv_proj": _KV, "to_kv": _KV,
     "gate_up_proj": _HALVES, "w12": _HALVES,
 }  # fmt: skip

@@ -46,11 +46,7 @@ class Agreement:
     @property
     def log10_p(self) -> float:
         """Of as many or more by chance, the looks being independent (Poisson's law)."""
-        from scipy.stats import poisson
-
-        if not self.agreed:
-            return 0.0
-        return _log10_tail(poisson, self.agreed, max(self.expected, 1e-9))
+        return _log10_tail(self.agreed, max(self.expected, 1e-9)) if self.agreed else 0.0
 
     def tells(self, tried: int = 1) -> bool:
         """Whether so much agreement tells relatives.
@@ -62,9 +58,11 @@ class Agreement:
         return self.share >= LEAST_SHARE and likely <= _LEAST_LOG10_P
 
 
-def _log10_tail(law: object, count: int, mean: float) -> float:
+def _log10_tail(count: int, mean: float) -> float:
     """Return log10 P(N >= count); far out by the first term, which then is nearly all of it."""
-    tail = float(law.logsf(count - 1, mean))  # type: ignore[attr-defined]
-    if not np.isfinite(tail):
-        tail = float(law.logpmf(count, mean))  # type: ignore[attr-defined]
-    return tail / float(np.log(10))
+    from scipy.special import gammainc, gammaln  # all of scipy.stats takes a second to load
+
+    tail = float(gammainc(count, mean))
+    if tail > 0:
+        return float(np.log10(tail))
+    return float((count * np.log(mean) - mean - gammaln(count + 1)) / np.log(10))

@@ -88,13 +88,17 @@ class Arrays:
         size = item.size_bytes // values
         scratch = memoryview(bytearray(count * size))
         raw = item.source.piece(start * size, count * size, scratch)
-        numbers = np.array(as_float32(raw, item.dtype))
+        numbers = as_float32(raw, item.dtype)
+        if item.dtype == "F32":  # of others these are not the file's own bytes any more
+            numbers = np.array(numbers)
         affine = self._affine.get(item.name)
         if affine is not None:
             numbers = applied(numbers, affine, item.shape, start)
         if not self._are_numbers:
             return numbers
         with np.errstate(invalid="ignore"):
+            if not count or (numbers.max() <= LARGEST and numbers.min() >= -LARGEST):
+                return numbers
             odd = int(np.sum(~(np.abs(numbers) <= LARGEST)))
         if odd:
             reason = f"{odd} of its values are NaN, infinite or huge, so it cannot be aligned"

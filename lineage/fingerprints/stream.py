@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from lineage.artifacts.dialects import canonical_name, layered, parts_of
-from lineage.errors import ArchitectureError, printable
+from lineage.errors import ArchitectureError, FormatError, printable
 from lineage.fingerprints.arrays import Arrays
+from lineage.fingerprints.fused import FUSED
+from lineage.fingerprints.roles import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -32,14 +35,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.artifacts import Item
+    from lineage.fingerprints.fused import Layout
 
     Matrix = NDArray[np.float32]
 
-__all__ = ["Attention", "Block", "Mlp", "Place", "Stream"]
+__all__ = ["Attention", "Block", "Mlp", "Place", "Stream", "alike"]
 
 FED_BY = {
     "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm",
-    "query_key_value": "attn_norm",
+    FUSED: "attn_norm",
     "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm",
     "output": "output_norm", "classifier": "output_norm",
 }  # fmt: skip
@@ -152,6 +156,7 @@ class Stream:
             coordinates of the stream and only permutations and signs keep what is computed.
         blocks: Stack and number of each block, in order.
         tokens: What the rows of its embeddings stand for, where that is known.
+        adds_one: Whether gains are stored less one, as in Gemma; None to take what its own say.
     """
 
     width: int
@@ -161,6 +166,7 @@ class Stream:
     blocks: tuple[tuple[str, int], ...]
     arrays: Arrays = field(repr=False)
     tokens: tuple[str, ...] | None = field(default=None, repr=False)
+    adds_one: bool | None = None
 
     @classmethod
     def of(
@@ -193,6 +199,7 @@ class Stream:
                 "has no norms in front of blocks, so its stream is not known", name
             )
         width = widths.most_common(1)[0][0]
+        places = settled(places, width)
         blocks = sorted({
             (one.stack, one.number)
             for role in places
@@ -223,7 +230,38 @@ class Stream:
         place = self.places[f"{norm}.weight"]
         if place.item.shape != (self.width,):
             self._refuse(place)
-        return self.arrays.whole(place.item)
+        return self.arrays.whole(place.item) + np.float32(self.one)
+
+    @property
+    def one(self) -> int:
+        """What is added to stored gains."""
+        adds = self.says_one is True if self.adds_one is None else self.adds_one
+        return int(adds)
+
+    @cached_property
+    def says_one(self) -> bool | None:
+        """Whether its own gains say that one is added to them; None where they could be either.
+
+        No name says it. Gains begin at one, and what is folded away is left as one.
+        """
+        if self.is_post:
+            return None
+        off = []
+        for role, place in self.places.items():
+            stem, _, leaf = role.rpartition(".")
+            is_gain = leaf == "weight" and stem.rsplit(".", 1)[-1] in FED_BY.values()
+            if is_gain and place.item.shape == (self.width,):
+                try:
+                    values = self.arrays.whole(place.item).astype(np.float64)
+                except FormatError:  # that is said where it is used, if it is
+                    continue
+                off.append((np.mean(values**2), np.mean((values - 1) ** 2)))
+        if not off:
+            return None
+        of_none, of_one = np.sqrt(np.median(off, axis=0))
+        if _FAR_NEARER * of_none < of_one:
+            return True
+        return False if _FAR_NEARER * of_one < of_none else None
 
     def norm_of(self, role: str) -> str:
         """Return the name of the norm in front of what has this role (without `.weight`)."""
@@ -271,7 +309,7 @@ class Stream:
         """Return the same with the gain of the norm in front multiplied in, and centred."""
         matrix, gain = self.read(role), self.gain_of(role)
         if gain is not None:
-            matrix = matrix * gain
+            matrix *= gain  # what was read is nobody else's
         if self.hides_means:
             matrix = matrix - matrix.mean(axis=1, keepdims=True)
         return matrix
@@ -322,7 +360,16 @@ class Stream:
             )
             for label, stem in self._mlps(prefix)
         ]
+        for mlp, (_, stem) in zip(mlps, self._mlps(prefix), strict=True):
+            sides = [one for one in (mlp.gate, mlp.up, mlp.down) if one is not None]
+            if len({len(one) for one in sides}) > 1:
+                self._refuse(self.places[f"{stem}ffn_up.weight"])
         return Block(stack, number, tuple(mlps))
+
+    def written(self, stack: str, number: int, label: str) -> Matrix:
+        """Return what the units of one part of a block write, as it is stored, a unit a row."""
+        stems = dict(self._mlps(_prefix(stack, number)))
+        return self.read(f"{stems[label]}ffn_down")
 
     def first_mlp(self, stack: str, number: int) -> str | None:
         """Return what the roles of a block's first feed-forward part begin with."""
@@ -360,15 +407,68 @@ class Stream:
         added = self.read(role) @ self.arrays.whole(norm.item)
         return added if bias is None else bias + added
 
-    def attention(self, stack: str, number: int) -> Attention | None:
-        """Read one block's attention; None where its parts are not stored one by one."""
+    def attention(self, stack: str, number: int, layout: Layout | None = None) -> Attention | None:
+        """Read one block's attention.
+
+        Args:
+            stack: The block's.
+            number: The same.
+            layout: Of a matrix that holds queries, keys and values, as far as there is one.
+
+        Returns:
+            None where its parts are not known one by one.
+        """
         prefix = _prefix(stack, number)
+        has_norms = f"{prefix}attn_q_norm.weight" in self.places
         roles = [f"{prefix}attn_{one}" for one in ("q", "k", "v", "output")]
+        fused = self.fused(stack, number)
+        if fused is not None and layout is not None:
+            both, o = self.folded(fused), self.folded(roles[3])
+            parts = layout.rows(len(o), (len(both) - len(o)) // 2)
+            bias = self.bias(fused)
+            q, k, v = (both[at] for at in parts)
+            cut = tuple(None if bias is None else bias[at] for at in parts)
+            return Attention(q, k, v, o, (cut[0], cut[1], cut[2]), has_norms=has_norms)
         if not all(f"{role}.weight" in self.places for role in roles):
             return None
         q, k, v, o = (self.folded(role) for role in roles)
         biases = (self.bias(roles[0]), self.bias(roles[1]), self.bias(roles[2]))
-        return Attention(q, k, v, o, biases, has_norms=f"{prefix}attn_q_norm.weight" in self.places)
+        return Attention(q, k, v, o, biases, has_norms=has_norms)
+
+    def fused(self, stack: str, number: int) -> str | None:
+        """Return the role of what holds a block's queries, keys and values, rows not known by name.
+
+        None where there is none, or they are no whole number of heads.
+        """
+        prefix = _prefix(stack, number)
+        own = re.compile(rf"{re.escape(prefix)}(?:[^.]+\.)?{FUSED}\.weight")
+        found = [role for role in self.places if own.fullmatch(role)]
+        if len(found) != 1 or f"{prefix}attn_output.weight" not in self.places:
+            return None
+        role = found[0].removesuffix(".weight")
+        rows, heads = (
+            self.places[f"{one}.weight"].size // self.width
+            for one in (role, self.output(stack, number))
+        )
+        keys = rows - heads
+        return role if keys > 0 and keys % 2 == 0 and heads % (keys // 2) == 0 else None
+
+    def output(self, stack: str, number: int) -> str:
+        """Return the role of what a block's heads write."""
+        return f"{_prefix(stack, number)}attn_output"
+
+
+_FAR_NEARER = 3.0
+"""How much nearer to nothing than to one gains are, or the other way round, to say which."""
+
+
+def alike(a: Stream, b: Stream) -> tuple[Stream, Stream]:
+    """Return two models, the gains of both read as those of one say, where only one's say it."""
+    said = {one.says_one for one in (a, b)} - {None}
+    if len(said) != 1:
+        return a, b
+    adds_one = said.pop()
+    return replace(a, adds_one=adds_one), replace(b, adds_one=adds_one)
 
 
 def _prefix(stack: str, number: int) -> str:

@@ -13,10 +13,10 @@ import jsonschema
 import numpy as np
 import pytest
 from makers import Array
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save, save_file
 
 from lineage import fingerprint, infer
-from lineage.alignment import Alignment, Stream, align, solve
+from lineage.alignment import Alignment, Stream, align, heads, neurons, solve, turning
 from lineage.alignment.applied import aligned
 from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.alignment.turning import fitted
@@ -536,6 +536,77 @@ def test_maps_that_are_not_of_the_models_are_refused(change: dict[str, Any], rea
             check(replace(found, **change), a, b)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"outer": np.arange(HEADS + 1)}, "other heads"),
+        ({"inside": np.zeros((GROUPS, SIZE + 1, SIZE + 1))}, "maps of other heads"),
+        ({"values": np.full((GROUPS, SIZE, SIZE), np.nan)}, "maps of other heads"),
+    ],
+)
+def test_maps_of_other_heads_are_refused(change: dict[str, Any], reason: str) -> None:
+    base = llama()
+    with read(base) as one, read(heads_turned(base, 3)) as other:
+        a, b = Stream.of(one.items, name="a"), Stream.of(other.items, name="b")
+        found = solve(a, b)
+        check(found, a, b)
+        block = found.blocks[0]
+        assert block.heads is not None
+        assert block.heads.inside is not None
+        assert block.heads.inside.shape == (GROUPS, SIZE, SIZE)  # a map a head, and no whole matrix
+        wrong = replace(block, heads=replace(block.heads, **change))
+        with pytest.raises(FormatError, match=reason):
+            check(replace(found, blocks=(wrong, *found.blocks[1:])), a, b)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outer": np.zeros(HEADS, np.int64)},
+        {"outer": np.arange(HEADS + 1)},
+        {"inner": None},
+        {"inside": None},
+        {"values": np.zeros((GROUPS + 1, SIZE, SIZE))},
+    ],
+)
+def test_certificates_with_maps_of_no_heads_are_refused(change: dict[str, Array | None]) -> None:
+    base = llama()
+    hidden = heads_turned(base, 3)
+    data = to_bytes(align(base, hidden), "a", "b")
+    arrays = load(data)
+    text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["lineage"]
+    for part, array in change.items():
+        del arrays[f"block.0.heads.{part}"]
+        if array is not None:
+            arrays[f"block.0.heads.{part}"] = array
+    with pytest.raises(FormatError, match="no alignment"):
+        from_bytes(save(arrays, {"lineage": text}), "a", "b")
+
+
+def test_heads_are_found_wherever_they_were_turned() -> None:
+    base = llama(layers=7)
+    turned = heads_turned(base, 3)
+    hidden = {n: turned[n] if ".layers.6." in n else array for n, array in wide(base).items()}
+    found, undone = solved(base, hidden)
+    assert [block.heads.kind for block in found.blocks if block.heads] == ["same"] * 6 + ["rotated"]
+    assert furthest(base, undone) < 1e-5
+
+
+def test_a_wide_stream_is_looked_at_along_some_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = llama()
+    hidden = everything(base, 7)
+    for module, name, most in (
+        (turning, "_WIDE", 40), (heads, "_PROJECTED", 36), (heads, "_FEW", 8),
+        (heads, "_FITTED", 40),
+        (neurons, "_PROJECTED", 108), (neurons, "_MEASURED", 50), (neurons, "_AT_ONCE", 960),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, most)
+    found, undone = solved(base, hidden)
+    assert set(found.how) == {"rotated", "permuted", "rescaled"}
+    assert furthest(base, undone) < 1e-5
+    assert not solved(base, everything(llama(5), 7))[0].related
+
+
 def test_a_hidden_child_hangs_on_its_parent() -> None:
     base = llama()
     models = {
@@ -648,6 +719,36 @@ def test_the_command_says_what_was_undone(
     jsonschema.validate(document, {**SCHEMA, "$ref": "#/$defs/align"})
     assert document["stream"]["kind"] == "rotated"
     assert document["left"]["change"] < 1e-5
+
+
+def test_a_few_blocks_decide_and_nothing_else_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = llama(layers=7)
+    hidden = everything(base, 7)
+    for name in list(hidden):
+        if ".layers.1." in name or ".layers.3." in name:
+            hidden[name] = hidden[name] + np.float32(np.nan)  # no block that is asked about
+    paths = []
+    for name, model in {"a": base, "b": hidden, "c": everything(llama(5, layers=7), 3)}.items():
+        paths.append(str(tmp_path / f"{name}.safetensors"))
+        save_file(model, paths[-1])
+    a, b, c = paths
+    assert run(["align", a, b, "--decide", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, {**SCHEMA, "$ref": "#/$defs/align"})
+    assert [(block["b"], block["a"]) for block in document["blocks"]] == [
+        (0, 0), (2, 2), (4, 4), (6, 6),
+    ]  # fmt: skip
+    assert (document["how"], document["left"]) == (["rotated"], None)
+    assert run(["align", a, b, "--decide"]) == 0
+    text = capsys.readouterr().out
+    assert "has 100% of the looked-at blocks from a.safetensors" in text
+    assert "block 4 is 4\n" in text
+    assert run(["align", a, c, "--decide"]) == 3
+    assert "nothing of 4 blocks was found" in capsys.readouterr().out
+    assert run(["align", a, b, "--decide", "--write", str(tmp_path / "out")]) == 2
+    assert "no way to write" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

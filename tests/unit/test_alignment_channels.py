@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lineage.alignment import Chain, ChainAlignment, align, aligned, described, solve
+from lineage.alignment import (
+    Chain,
+    ChainAlignment,
+    align,
+    aligned,
+    channels,
+    described,
+    solve,
+)
 from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.artifacts import read
 from lineage.cli import run
@@ -469,3 +477,80 @@ def test_what_does_not_fit_is_refused() -> None:
     one, other = (described(read(w).items, name="w") for w in (residual(1), recurrent(1)))
     with pytest.raises(ArchitectureError):
         solve(one, other)
+
+
+def depthwise(seed: int) -> Weights:
+    """Return a network of MobileNet's kind: widened, filtered channel by channel, narrowed."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {}
+
+    def layer(stem: str, place: int, out: int, into: int, size: int) -> None:
+        weight = rng.normal(0, 1, (out, into, size, size)).astype("f4")
+        found[f"{stem}.{place}.weight"] = weight
+        found.update(_norm(rng, f"{stem}.{place + 1}", out))
+
+    layer("features.0", 0, 16, 3, 3)
+    for n, (into, out) in enumerate([(16, 24), (24, 24), (24, 32)], 1):
+        layer(f"features.{n}.conv.0", 0, 4 * into, into, 1)
+        layer(f"features.{n}.conv.1", 0, 4 * into, 1, 3)
+        layer(f"features.{n}.conv", 2, out, 4 * into, 1)
+    found["classifier.1.weight"] = rng.normal(0, 1, (10, 32)).astype("f4")
+    found["classifier.1.bias"] = rng.normal(0, 1, 10).astype("f4")
+    return found
+
+
+def _reordered(model: Weights, rng: np.random.Generator) -> Weights:
+    """Change the order of the inner channels of every block, and of the last ones."""
+    found = dict(model)
+    for n in (1, 2, 3):
+        stem = f"features.{n}.conv"
+        order = rng.permutation(len(model[f"{stem}.0.0.weight"]))
+        for name in model:
+            if name.startswith((f"{stem}.0.", f"{stem}.1.")):
+                found[name] = model[name][order]
+        found[f"{stem}.2.weight"] = found[f"{stem}.2.weight"][:, order]
+    order = rng.permutation(32)
+    for name in model:
+        if name.startswith(("features.3.conv.2.", "features.3.conv.3.")):
+            found[name] = found[name][order]
+    found["classifier.1.weight"] = model["classifier.1.weight"][:, order]
+    return found
+
+
+def test_filters_of_single_channels_go_with_their_channels() -> None:
+    base = depthwise(1)
+    hidden = _reordered(base, np.random.default_rng(2))
+    with read(base) as one, read(hidden) as other:
+        a, b = described(one.items, name="a"), described(other.items, name="b")
+        found = solve(a, b)
+        assert found.related
+        assert found.how == ("permuted",)
+        for item in aligned(a, b, found).items:
+            raw = item.source.piece(0, item.size_bytes, memoryview(bytearray(item.size_bytes)))
+            assert np.allclose(np.frombuffer(raw, "f4"), base[item.name].reshape(-1), atol=1e-6)
+
+
+def test_strangers_with_filters_of_single_channels_stay_strangers() -> None:
+    for seed in range(8):
+        with read(depthwise(1)) as one, read(depthwise(20 + seed)) as other:
+            a, b = described(one.items, name="a"), described(other.items, name="b")
+            found = solve(a, b)
+            assert not found.related
+            assert found.log10_p > -4
+
+
+def test_large_strangers_are_let_go_soon_and_relatives_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = {}
+    for limit in (channels._LARGE, 0):
+        monkeypatch.setattr(channels, "_LARGE", limit)
+        for seed in (1, 20):
+            other_model = _reordered(depthwise(seed), np.random.default_rng(2))
+            with read(depthwise(1)) as one, read(other_model) as other:
+                a, b = described(one.items, name="a"), described(other.items, name="b")
+                found = solve(a, b)
+                assert found.related == (seed == 1)
+                looked[limit > 0, seed] = found.agreement.looked
+    assert looked[False, 20] < looked[True, 20]
+    assert looked[False, 1] == looked[True, 1]
