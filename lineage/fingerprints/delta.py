@@ -20,7 +20,9 @@ import numpy as np
 from lineage import canonical
 from lineage.adapters.base import KINDS
 from lineage.adapters.names import slug
+from lineage.artifacts.base import MAX_VALUES
 from lineage.digest import blake3_digest, frame
+from lineage.errors import FormatError
 from lineage.fingerprints.folding import factors_of
 from lineage.fingerprints.sketch import SIDE, Layout, sign_bits
 
@@ -49,6 +51,13 @@ there are numbers, so that numbers which each cross a line of one grid leave som
 
 GROUPS = ("delta", "gain", "magnitude", "whole")
 """Changes of one group are measured by one norm, so that what is large hides nothing small."""
+
+_MOST_ENERGY = 2.0**200
+"""More than any weights have, less than the square of what float32 holds."""
+
+_ROUNDED = 1e-3
+"""How far features may be off those of cores that were rounded to float32: much more than rounding
+comes to, much less than another adapter's are off."""
 
 SCHEME = f"delta-v1/features={FEATURES}/fine={FINE}/norm={NORM}/coarse={COARSE}/codes={CODES}"
 
@@ -148,6 +157,70 @@ class Delta:
         return {"scheme": SCHEME, "family": self.family, "changes": rows, "says": dict(self.says)}
 
 
+def from_json(row: Any, cores: NDArray[np.float32], sums: NDArray[np.float64]) -> Delta:
+    """Read what `to_json` and `arrays_of` wrote; slips raise the built-in errors.
+
+    Raises:
+        KeyError: If something is missing.
+        TypeError: If something is of another type.
+        ValueError: If the parts disagree.
+    """
+    if row["scheme"] != SCHEME:
+        raise ValueError(f"it was made by {row['scheme']!r}, this version has {SCHEME}")
+    if not isinstance(row["family"], str) or not isinstance(row["says"], dict):
+        raise TypeError("its family is not text, or what it says no object")
+    if not all(isinstance(value, str) for value in row["says"].values()):
+        raise TypeError("what it says is not text")
+    if not (np.isfinite(cores).all() and np.isfinite(sums).all()):
+        raise ValueError("its numbers are not finite")
+    energies, features = sums[: len(row["changes"])], sums[len(row["changes"]) :]
+    changes, at = [], 0
+    for one, energy in zip(row["changes"], energies, strict=True):
+        change = _read(one, cores[at:], float(energy))
+        at += change.core.size
+        changes.append(change)
+    if at != cores.size:
+        raise ValueError("its cores are more than its changes ask for")
+    keys = [change.key for change in changes]
+    if keys != sorted(set(keys)):
+        raise ValueError("its changes are not in order, each once")
+    expected = features_of(changes)
+    if len(features) != len(expected):
+        raise ValueError("its features are not as many as it asks for")
+    if any(abs(x - y) > _ROUNDED for x, y in zip(features, expected, strict=True)):
+        raise ValueError("its features are not those of its cores")
+    return Delta(row["family"], tuple(changes), tuple(map(float, features)), row["says"])
+
+
+def arrays_of(delta: Delta) -> tuple[bytes, bytes]:
+    """Return an adapter's cores (float32), and its energies and features (float64)."""
+    cores = b"".join(change.core.astype("<f4").tobytes() for change in delta.changes)
+    energies = [change.energy for change in delta.changes]
+    return cores, np.array([*energies, *delta.features], "<f8").tobytes()
+
+
+def _read(row: Any, cores: NDArray[np.float32], energy: float) -> ChangePrint:
+    shape, rank, base = tuple(row["shape"]), row["rank"], row.get("base")
+    if not isinstance(row["name"], str) or not isinstance(base, str | None):
+        raise TypeError("a name is not text")
+    if row["kind"] not in KINDS or type(row.get("turned", False)) is not bool:
+        raise ValueError("a change is of no kind that is known")
+    is_shape = all(type(extent) is int and 0 < extent < 2**53 for extent in shape)
+    if not is_shape or len(shape) not in {1, 2} or math.prod(shape) > MAX_VALUES:
+        raise ValueError("a change has a shape that is none")
+    if rank is not None and not (type(rank) is int and 0 < rank < 2**53):
+        raise ValueError("a rank is not one")
+    height, width = Layout.of(shape).core_shape
+    if cores.size < height * width:
+        raise ValueError("its cores end too soon")
+    core = cores[: height * width].reshape(height, width).astype(np.float64)
+    if energy < 0 or (energy == 0 and core.any()):
+        raise ValueError("an energy is negative, or 0 beside a core that is not")
+    return ChangePrint(
+        row["name"], row["kind"], shape, rank, core, energy, row.get("turned", False), base
+    )
+
+
 def _digest(tag: str, modules: bytes, cells: Sequence[int]) -> bytes:
     numbers = b"".join(cell.to_bytes(8, "little", signed=True) for cell in cells)
     return blake3_digest(frame(tag, SCHEME.encode(), modules, numbers))
@@ -168,10 +241,8 @@ def _measured(change: Change) -> ChangePrint:
     layout = Layout.of(change.shape)
     core = matrix.folded(_Fold(layout.side))[: layout.core_shape[0], : layout.core_shape[1]]
     energy = matrix.energy()
-    if not math.isfinite(energy) or not np.isfinite(core).all():
-        from lineage.errors import FormatError
-
-        raise FormatError("its factors multiply to more than a number holds", tensor=change.name)
+    if not energy < _MOST_ENERGY:  # not a number, either
+        raise FormatError("its factors multiply to more than any weights", tensor=change.name)
     return ChangePrint(
         change.name, change.kind, change.shape, change.rank, core, energy, change.turned,
         change.base,
