@@ -92,7 +92,7 @@ class Settings:
         ranks = self._patterned(config, "rank_pattern", "r", module)
         said = _number(ranks, "r", self.where)
         if rank is not None and said is not None and said != rank:
-            reason = f"its rank is {rank}, but the configuration says {said:g}"
+            reason = f"its rank is {rank}, but {self.where} says {said:g}"
             raise FormatError(reason, file=group.file, tensor=tensor)
         if "alpha" in group.tensors:
             alpha: float | None = group.tensors["alpha"].number()

@@ -66,8 +66,13 @@ def fingerprint(
 @click.argument("b")
 @click.option("--explain", is_flag=True, help="Tell all that was looked at, with controls.")
 @click.option("--deep", is_flag=True, help=_DEEP)
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="X", help="Is this adapter in A, made of B?"
+)
 @json_option
-def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
+def compare(
+    a: str, b: str, *, explain: bool, deep: bool, adapters: tuple[str, ...], as_json: bool
+) -> int:
     """Say what two models are to each other, and why.
 
     A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
@@ -75,14 +80,23 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
     change compares with roundings, what the direction rests on, and, as controls, what the same
     test says of models made of B's numbers that are unrelated to A.
 
+    With --adapter, given once or more, A is a model with adapters merged into B, or an adapter
+    that was put together from B and others: told is which of them are in A, and with what weight.
+    Exit status 0 if one is, 1 if none is, 3 if it cannot be said.
+
     \b
     Example:
         lineage compare ./base ./my-model --explain
+        lineage compare ./merged ./base --adapter ./one-lora --adapter ./other-lora
     """
     from lineage.evidence import compare_fingerprints
 
     one, other = load(a, cache=True), load(b, cache=True)
     found = compare_fingerprints(one, other)
+    if adapters:
+        from lineage.cli.adapters import told_of
+
+        return told_of(a, b, adapters, one, other, found, as_json=as_json)
     if deep:
         from lineage.evidence.deeper import deepened
 

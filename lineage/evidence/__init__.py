@@ -9,6 +9,7 @@ from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Direction, Evidence, Layers
 from lineage.evidence.course import SHORT_COURSE, course
 from lineage.evidence.deeper import deepened
+from lineage.evidence.deltas import between
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
     CLEAR_SHARE,
@@ -85,12 +86,15 @@ def compare(
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     """Say what two models are to each other.
 
-    By their weights one by one, and where these tell nothing by units that are the same in other
-    coordinates, if both have a neuron sketch.
+    Two adapters by what they change. Models by their weights one by one, and where these tell
+    nothing by units that are the same in other coordinates, if both have a neuron sketch.
 
     Raises:
         SchemeError: If their sketches were made by two schemes.
     """
+    adapters = between(a, b) if a.root != b.root else None
+    if adapters is not None:
+        return adapters
     found = compare_weights(a, b)
     if found.related or found.relation is not None:
         return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lineage.artifacts import models_in
-from lineage.evidence.adapters import adapter_of, merged
+from lineage.evidence.adapters import merged
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
@@ -119,7 +119,7 @@ def _adapters(
     steps += [ends for open_ in unclear for ends in ((open_.a, open_.b), (open_.b, open_.a))]
     found = []
     for path in sorted(models):
-        adapter = adapter_of(models[path])
+        adapter = models[path].delta
         if adapter is None:
             continue
         for base, child in steps:

@@ -283,7 +283,7 @@ BROKEN: dict[str, tuple[Arrays, dict[str, Any] | None, str, str]] = {
     "NaN": (lora() | {A: np.full((4, 24), np.nan, np.float32)}, None, A, "NaN"),
     "an empty factor": (lora() | {A: np.zeros((0, 24), np.float32), B: np.zeros((40, 0), np.float32)}, None, A, "not that of a factor"),
     "a vector": (lora() | {A: random(4)}, None, A, "not that of a factor"),
-    "rank of the configuration": (lora(), {**LORA, "r": 8}, A, "configuration says 8"),
+    "rank of the configuration": (lora(), {**LORA, "r": 8}, A, "says 8"),
     "another family": (LOHA, LORA, "", "says LORA, but the tensors are those of loha"),
     "not a target": (lora(), {**LORA, "target_modules": ["k_proj"]}, A, "a target"),
     "not by the pattern": (lora(), {**LORA, "target_modules": ".*k_proj"}, A, "a target"),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineage.evidence.adapters import adapter_of, fits, merged
+from lineage.artifacts.dialects import canonical_name
+from lineage.evidence import compare
+from lineage.evidence.adapters import contained, fits, merged
+from lineage.evidence.deltas import combined
 from lineage.fingerprints import fingerprint
+from lineage.fingerprints.delta import Delta
 from lineage.graph import infer
 
 Arrays = dict[str, np.ndarray]
@@ -38,33 +42,34 @@ def with_merged(model: Arrays, low: Arrays, scale: float) -> Arrays:
     return found
 
 
-def test_an_adapter_is_known_by_its_factors() -> None:
-    found = adapter_of(fingerprint(adapter(0, 8)))
+def delta(model: Arrays) -> Delta:
+    found = fingerprint(model).delta
     assert found is not None
+    return found
+
+
+def test_an_adapter_is_known_by_its_factors() -> None:
+    found = delta(adapter(0, 8))
     assert found.rank == 8
-    assert set(found.deltas) == set(NAMES)
-    assert not found.has_more
-    assert adapter_of(fingerprint(base(0))) is None
+    assert {c.name for c in found.changes} == {canonical_name(f"{name}.weight") for name in NAMES}
+    assert fingerprint(base(0)).delta is None
 
 
 def test_the_core_of_the_product_is_the_product_of_the_cores() -> None:
-    low = adapter(1, 36)
-    found = adapter_of(fingerprint(low))
-    assert found is not None
+    low = adapter(1, 50)
+    cores = {change.name: change.core for change in delta(low).changes}
     for name in NAMES:
         a, b = (low[f"base_model.model.{name}.lora_{half}.weight"] for half in "AB")
         whole = fingerprint({"w": (b.astype(np.float64) @ a).astype(np.float32)}).tensors[0].sketch
         assert whole is not None
-        np.testing.assert_allclose(
-            found.deltas[name], whole.core, atol=1e-4 * np.abs(whole.core).max()
-        )
+        core = cores[canonical_name(f"{name}.weight")]
+        np.testing.assert_allclose(core, whole.core, atol=1e-5 * np.abs(whole.core).max())
 
 
 @pytest.mark.parametrize("scale", [0.25, 2.0])
 def test_the_merged_model_tells_base_and_scale(scale: float) -> None:
     low, start = adapter(2), base(2)
-    found = adapter_of(fingerprint(low))
-    assert found is not None
+    found = delta(low)
     child = fingerprint(with_merged(start, low, scale))
     seen = merged(found, fingerprint(start), child)
     assert seen is not None
@@ -76,8 +81,7 @@ def test_the_merged_model_tells_base_and_scale(scale: float) -> None:
 
 def test_others_are_not_merged() -> None:
     low, other = adapter(3), adapter(4)
-    found = adapter_of(fingerprint(low))
-    assert found is not None
+    found = delta(low)
     start = fingerprint(base(3))
     assert merged(found, start, fingerprint(with_merged(base(3), other, 1.0))) is None
     assert merged(found, start, fingerprint(base(5))) is None
@@ -85,20 +89,18 @@ def test_others_are_not_merged() -> None:
 
 
 def test_shapes_alone_say_what_it_fits() -> None:
-    found = adapter_of(fingerprint(adapter(5)))
-    assert found is not None
-    assert fits(found, fingerprint(base(6))) is not None
-    smaller = {name: value[:, :32] for name, value in base(6).items()}
-    assert fits(found, fingerprint(smaller)) is None
-    assert fits(found, fingerprint({"lm_head.weight": base(6)["lm_head.weight"]})) is None
+    found = delta(adapter(5))
+    assert fits(found, fingerprint(base(6))).is_whole
+    smaller = fits(found, fingerprint({name: value[:, :32] for name, value in base(6).items()}))
+    assert len(smaller.misshapen) == len(NAMES)
+    other = fits(found, fingerprint({"lm_head.weight": base(6)["lm_head.weight"]}))
+    assert len(other.missing) == len(NAMES)
 
 
 def test_wrapped_and_default_names_are_the_same_modules() -> None:
     plain = adapter(7, prefix="")
     renamed = {name.replace("lora_A.", "lora_A.default."): v for name, v in plain.items()}
-    found = adapter_of(fingerprint(renamed))
-    assert found is not None
-    assert set(found.deltas) == set(NAMES)
+    assert delta(renamed).id == delta(plain).id
 
 
 def test_infer_hangs_an_adapter_on_the_base_it_was_merged_into() -> None:
@@ -112,3 +114,108 @@ def test_infer_hangs_an_adapter_on_the_base_it_was_merged_into() -> None:
     }
     edges = [(e.parent, e.child) for e in infer(models).edges if e.relation == "adapter"]
     assert edges == [("base", "adapter")]
+
+
+def rotated(low: Arrays, dtype: str = "f4", seed: int = 0) -> Arrays:
+    """The same change in other factors."""
+    draw = np.random.default_rng(seed)
+    found = dict(low)
+    for name in NAMES:
+        down, up = (f"base_model.model.{name}.lora_{half}.weight" for half in "AB")
+        turn = np.linalg.qr(draw.standard_normal((low[down].shape[0],) * 2))[0]
+        found[up] = (low[up].astype("f8") @ turn).astype(dtype)
+        found[down] = (turn.T @ low[down].astype("f8")).astype(dtype)
+    return found
+
+
+def trained(low: Arrays, by: float, seed: int) -> Arrays:
+    """An adapter after more steps."""
+    draw = np.random.default_rng(seed)
+    return {
+        k: (v + by * v.std() * draw.standard_normal(v.shape)).astype(v.dtype)
+        for k, v in low.items()
+    }
+
+
+def joined(*weighted: tuple[float, Arrays]) -> Arrays:
+    """A weighted sum of adapters, their factors side by side."""
+    found = {}
+    for name in NAMES:
+        down, up = (f"base_model.model.{name}.lora_{half}.weight" for half in "AB")
+        found[down] = np.concatenate([low[down] for _, low in weighted])
+        found[up] = np.concatenate([np.float32(w) * low[up] for w, low in weighted], axis=1)
+    return found
+
+
+def test_what_adapters_are_to_each_other() -> None:
+    low = adapter(20)
+    same = compare(low, rotated(low))
+    assert (same.relation, same.how, same.related) == ("identical", "converted", True)
+    half = compare(low, rotated(low, "f2"))
+    assert (half.relation, half.how, half.direction) == ("quantized", "fp16", "a->b")
+    more = trained(low, 0.3, 1)
+    step = compare(low, more)
+    assert (step.relation, step.direction) == ("finetune", "a->b")
+    back = compare(more, low)
+    assert (back.relation, back.direction) == ("finetune", "b->a")
+    siblings = compare(trained(low, 0.5, 2), trained(low, 0.5, 3))
+    assert (siblings.related, siblings.relation) == (True, None)
+    assert compare(low, adapter(21)).related is False
+    twice = {k: v * (2 if "lora_B" in k else 1) for k, v in low.items()}
+    assert "times 2" in compare(low, twice).evidence[0].words
+    wide = compare(low, joined((0.5, low), (0.5, adapter(22))))
+    assert (wide.related, wide.relation) == (True, None)
+    elsewhere = {k.replace("layers", "others"): v for k, v in low.items()}
+    assert compare(low, elsewhere).related is None
+
+
+def test_a_step_of_one_in_a_hundred_is_no_rounding() -> None:
+    low = adapter(23)
+    found = compare(low, trained(low, 0.01, 1))
+    assert (found.related, found.relation) == (True, None)  # kin, and too near to tell the order
+    assert found.change == pytest.approx(0.014, rel=0.2)
+
+
+def test_a_sum_of_adapters_tells_its_weights() -> None:
+    low, other, third = adapter(24), adapter(25), adapter(26)
+    found = combined(
+        delta(joined((0.7, low), (0.3, other))), [delta(x) for x in (low, other, third)]
+    )
+    assert found is not None
+    assert [share.weight for share in found.shares] == pytest.approx([0.7, 0.3, 0], abs=1e-4)
+    assert [share.present for share in found.shares] == [True, True, False]
+    assert found.left < 1e-9
+    twins = combined(delta(low), [delta(low), delta(rotated(low))])
+    assert twins is not None
+    assert [share.present for share in twins.shares] == [None, None]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f2"])
+def test_a_merged_model_tells_which_adapters_are_in_it(dtype: str) -> None:
+    low, other, third = adapter(27, 16), adapter(28, 16), adapter(29, 16)
+    start = base(27)
+    grown = with_merged(with_merged(start, low, 0.8), other, 0.4)
+    one, model = (fingerprint({k: v.astype(dtype) for k, v in m.items()}) for m in (start, grown))
+    found = contained([delta(x) for x in (low, other, third)], one, model)
+    assert found is not None
+    assert [share.present for share in found.fit.shares] == [True, True, False]
+    weights = [share.weight for share in found.fit.shares]
+    error = 5 * max(share.error for share in found.fit.shares) + 1e-7
+    assert weights == pytest.approx([0.8, 0.4, 0], abs=error)
+    assert weights == pytest.approx([0.8, 0.4, 0], abs=0.02)
+    assert found.fit.left < 0.01
+    assert found.outside == 0
+    assert contained([delta(low)], fingerprint({"x": start["lm_head.weight"]}), model) is None
+    moved = {k: v * np.float32(3) if k == "lm_head.weight" else v for k, v in grown.items()}
+    elsewhere = contained([delta(low)], fingerprint(start), fingerprint(moved))
+    assert elsewhere is not None
+    assert elsewhere.outside > 0.01
+
+
+def test_an_adapter_that_is_not_in_a_model_is_not_found_there() -> None:
+    start = base(30)
+    model = fingerprint(with_merged(start, adapter(30), 1.0))
+    found = contained([delta(adapter(31))], fingerprint(start), model)
+    assert found is not None
+    assert found.fit.shares[0].present is False
+    assert found.fit.left > 0.9
