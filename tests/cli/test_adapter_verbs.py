@@ -133,7 +133,8 @@ def test_a_merge_of_one_adapter_proves_its_base(
     given = ["--merged", "only.safetensors"]
     found = printed(capsys, "verify-base", "one", "base.safetensors", *given)
     assert found["weight"] == pytest.approx(1, abs=1e-4)
-    printed(capsys, "verify-base", "one", "other.safetensors", *given, status=1)
+    found = printed(capsys, "verify-base", "one", "other.safetensors", *given, status=3)
+    assert found["left"] > 0.5
 
 
 def test_broken_adapters_are_refused_in_one_line(
