@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from importlib.resources import files
@@ -146,3 +147,26 @@ def test_broken_adapters_are_refused_in_one_line(
     error = capsys.readouterr().err
     assert "adapter_config.json says 4" in error
     assert "Traceback" not in error
+
+
+def test_a_claim_binds_the_delta_and_the_scale_beside_the_files(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, "key", "maker.key")
+    printed(capsys, "claim", "one", "--key", "maker.key", "-o", "one.json")
+    identity = printed(capsys, "fingerprint", "one")["fingerprints"][0]["delta_id"]
+    asked = ["verify", "one.json", "--key", "maker.key.pub", "--weights", "one"]
+    assert printed(capsys, *asked)["delta_id"] == identity
+    envelope = json.loads((here / "one.json").read_text())
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    assert statement["predicate"]["delta"]["changed"] == [
+        {"at": ["0", "1", "2", "3"], "kind": "delta", "name": name, "rank": "8"}
+        for name in ("blk.*.attn_q.weight", "blk.*.attn_v.weight")
+    ]
+    config = json.loads((here / "one" / "adapter_config.json").read_text())
+    path = here / "one" / "adapter_config.json"
+    path.write_text(json.dumps({**config, "lora_alpha": 17}))
+    found = printed(capsys, *asked, status=1)
+    assert "identity" in found["reason"]
+    path.unlink()
+    assert "identity" in printed(capsys, *asked, status=1)["reason"]
