@@ -90,5 +90,5 @@ def _loaded(group: Group, scale: float, start: int, stop: int) -> Matrix:
             one = one.T
             kernel = core.values().reshape(*core.shape[:2], -1)
             other = np.einsum("ijk,jr->irk", kernel, other).reshape(core.shape[0], -1)
-        products.append(Product(one[start:stop] * (scale if n == 1 else 1.0), other))
+        products.append(Product(one[start:stop], other, scale if n == 1 else 1.0))
     return Hadamard(*products)

@@ -96,7 +96,7 @@ def _loaded(
     if mid is not None:
         right = np.einsum("pqk,qi->pik", mid.values().reshape(*mid.shape[:2], -1), right)
         right = right.reshape(right.shape[0], -1)
-    return Product(left * scale, right)
+    return Product(left, right, scale)
 
 
 def _common_rank(down: Stored, up: Stored) -> int:
@@ -133,7 +133,7 @@ def _embedding(group: Group, scaling: Scaling) -> Iterator[Change]:
     (name,) = modules_of(group.module)
 
     def load() -> Matrix:
-        return Product(tokens.matrix().T * scale, width.matrix().T)
+        return Product(tokens.matrix().T, width.matrix().T, scale)
 
     shape = tokens.shape[1], width.shape[0]
     yield Change(f"{name}.weight", "delta", shape, rank, load)

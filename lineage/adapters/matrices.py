@@ -22,16 +22,42 @@ if TYPE_CHECKING:
 
 __all__ = ["Dense", "Hadamard", "Kronecker", "Product"]
 
+_ALONE = 1 << 18
+"""A product of so many multiplications is not shared among threads (OpenBLAS)."""
+
+_BLOCKS = 64
+"""Products of blocks that are held at once."""
+
 _VALUES = 1 << 20
 """So many values of a Hadamard product are there at once."""
 
 
+def _gram(tall: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return L'L, summed over blocks of rows.
+
+    Blocks are so small that BLAS keeps each to the thread it is called from: modules are measured
+    on several threads, and where each wants all cores they wait for one another.
+    """
+    rows, rank = tall.shape
+    step = max(1, _ALONE // rank**2)
+    whole = rows - rows % step
+    rest = tall[whole:]
+    gram: NDArray[np.float64] = rest.T @ rest
+    if whole:
+        blocks = tall[:whole].reshape(-1, step, rank)
+        for start in range(0, len(blocks), _BLOCKS):
+            some = blocks[start : start + _BLOCKS]
+            gram = gram + np.matmul(some.transpose(0, 2, 1), some).sum(axis=0)
+    return gram
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
-    """`left` times `right`: low rank."""
+    """`left` times `right`, times a scale: low rank."""
 
     left: NDArray[np.float64]
     right: NDArray[np.float64]
+    scale: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -40,12 +66,13 @@ class Product:
 
     def energy(self) -> float:
         """Return tr(L'L R R'), by the smaller Gram matrices."""
-        return max(0.0, float(np.vdot(self.left.T @ self.left, self.right @ self.right.T)))
+        inner = float(np.vdot(_gram(self.left), _gram(self.right.T)))
+        return max(0.0, self.scale**2 * inner)
 
     def folded(self, fold: Fold) -> NDArray[np.float64]:
         """Fold the left one's rows and the right one's columns."""
         core: NDArray[np.float64] = fold.rows(self.left) @ fold.cols(self.right)
-        return core
+        return self.scale * core
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +104,8 @@ class Hadamard:
         for start in range(0, self.shape[0], step):
             some = slice(start, start + step)
             first = self.one.left[some] @ self.one.right
-            yield start, first * (self.other.left[some] @ self.other.right)
+            second = self.other.left[some] @ self.other.right
+            yield start, self.one.scale * self.other.scale * first * second
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,8 @@ certain. `lineage/spec/delta-v1.md` says it in words, and what near-ties come to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,9 @@ there are numbers, so that numbers which each cross a line of one grid leave som
 
 GROUPS = ("delta", "gain", "magnitude", "whole")
 """Changes of one group are measured by one norm, so that what is large hides nothing small."""
+
+_THREADS = 2
+"""Modules that are loaded at once: as one is read, another is multiplied."""
 
 _MOST_ENERGY = 2.0**200
 """More than any weights have, less than the square of what float32 holds."""
@@ -227,12 +231,13 @@ def _digest(tag: str, modules: bytes, cells: Sequence[int]) -> bytes:
 
 
 def delta_of(adapter: Adapter) -> Delta:
-    """Measure an open adapter, one module at a time.
+    """Measure an open adapter, a few modules at a time.
 
     Raises:
         FormatError: If a factor holds what is no number, or a product is too large for one.
     """
-    prints = sorted((_measured(change) for change in adapter.changes), key=lambda c: c.key)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        prints = sorted(pool.map(_measured, adapter.changes), key=lambda c: c.key)
     return Delta(adapter.family, tuple(prints), features_of(prints), adapter.says)
 
 
@@ -281,20 +286,38 @@ class _Fold:
 
     def rows(self, matrix: NDArray[np.float64], start: int = 0) -> NDArray[np.float64]:
         """Fold rows; see `lineage.adapters.base.Fold`."""
-        return _folded(matrix.T, start, self.side).T
+        side, cols = self.side, matrix.shape[1]
+        core = np.zeros((side, cols))
+        for at, first, rows, signs in _runs(matrix.shape[0], start, side):
+            block = matrix[first : first + rows * signs.size]
+            shaped = block.reshape(signs.size, rows, cols)
+            core[at : at + rows] += np.einsum("g,gbc->bc", signs, shaped)
+        return core
 
     def cols(self, matrix: NDArray[np.float64], start: int = 0) -> NDArray[np.float64]:
         """Fold columns; see `lineage.adapters.base.Fold`."""
-        return _folded(matrix, start, SIDE)
+        rows = matrix.shape[0]
+        core = np.zeros((rows, SIDE))
+        for at, first, cols, signs in _runs(matrix.shape[1], start, SIDE):
+            block = matrix[:, first : first + cols * signs.size]
+            shaped = block.reshape(rows, signs.size, cols)
+            core[:, at : at + cols] += np.einsum("g,rgb->rb", signs, shaped)
+        return core
 
 
-def _folded(matrix: NDArray[np.float64], start: int, side: int) -> NDArray[np.float64]:
-    """Fold the columns of a matrix into `side` buckets."""
-    rows, cols = matrix.shape
-    first, skip = divmod(start, side)
-    groups = -(-(skip + cols) // side)
-    signs = factors_of(sign_bits(first + groups + 8), first, groups)
-    padded = np.zeros((rows, groups * side))
-    padded[:, skip : skip + cols] = matrix
-    found: NDArray[np.float64] = np.einsum("rgb,g->rb", padded.reshape(rows, groups, side), signs)
-    return found
+def _runs(count: int, start: int, side: int) -> Iterator[tuple[int, int, int, NDArray[np.float64]]]:
+    """Yield what is left of a first group, whole groups, and the beginning of a last one.
+
+    Each as its first bucket, its first place, how many places a group has, and the groups' signs.
+    """
+    group, skip = divmod(start, side)
+    signs = factors_of(sign_bits((start + count) // side + 8), group, (skip + count) // side + 1)
+    head = min(count, -skip % side)
+    if head:
+        yield skip, 0, head, signs[:1]
+    group = 1 if skip else 0
+    whole = (count - head) // side
+    if whole:
+        yield 0, head, side, signs[group : group + whole]
+    if tail := count - head - whole * side:
+        yield 0, count - tail, tail, signs[group + whole : group + whole + 1]
