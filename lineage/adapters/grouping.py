@@ -183,7 +183,8 @@ def _saved(stored: Stored, settings: Settings, *, is_peft: bool) -> Iterable[Cha
     name = _SAVED.sub("", _bared(stored.name))
     group = Group(name, {}, stored.file)
     module, _, leaf = name.rpartition(".")
-    asked = settings.said(group, "modules_to_save") or []
+    asked = settings.said(group, "modules_to_save")
+    asked = asked if isinstance(asked, list) else []
     words = f".{module}."
     is_asked = any(f".{one}." in words for one in asked if isinstance(one, str))
     is_bias = leaf == "bias" and settings.said(group, "bias") in {"all", "lora_only"}

@@ -31,6 +31,9 @@ SAYS = (
 
 _COMPONENT = re.compile(r"^(unet|transformer|text_encoder(?:_[23])?)\.")
 _MOST_BYTES = 1 << 24
+_LONGEST, _MOST = 1 << 14, 6
+_REPEATED, _OPEN = re.compile(r"\)[*+{]|\\\d"), re.compile(r"[*+]|\{\d*,")
+"""A repeated group or a reference to one may take exponential time, each open end multiplies it."""
 _INDEX = re.compile(r".*?\.[^.]*\.(\d+)\.")
 
 
@@ -117,11 +120,7 @@ class Settings:
         elif isinstance(targets, list) and all(isinstance(t, str) for t in targets):
             fine = any(f".{module}".endswith(f".{target}") for target in targets)
         elif isinstance(targets, str) and targets != "all-linear":
-            try:
-                fine = re.fullmatch(targets, module) is not None
-            except re.error as error:
-                reason = f"target_modules is no regular expression: {error}"
-                raise FormatError(reason, file=self.where) from error
+            fine = _regex(targets, "target_modules", self.where).fullmatch(module) is not None
         if not fine:
             reason = f"{self.where} does not name the module {printable(module)} a target"
             raise FormatError(reason, file=group.file, tensor=tensor)
@@ -137,13 +136,22 @@ class Settings:
         """Return what a configuration says of one module: by the first pattern that is its end."""
         table = config.get(patterns)
         for pattern, value in (table or {}).items() if isinstance(table, dict) else ():
-            try:
-                if re.match(rf"(.*\.)?({pattern})$", module):
-                    return value
-            except re.error as error:
-                reason = f"{patterns} has {printable(pattern, 40)}, no regular expression"
-                raise FormatError(reason, file=self.where) from error
+            if _regex(rf"(.*\.)?({pattern})$", patterns, self.where).match(module):
+                return value
         return config.get(key)
+
+
+def _regex(pattern: str, key: str, where: str) -> re.Pattern[str]:
+    """Compile a pattern that a file brought, unless it may take for ever."""
+    reason = None
+    if len(pattern) > _LONGEST or _REPEATED.search(pattern) or len(_OPEN.findall(pattern)) > _MOST:
+        reason = "is a regular expression that could take for ever"
+    else:
+        try:
+            return re.compile(pattern)
+        except (re.error, RecursionError, OverflowError):
+            reason = "is no regular expression"
+    raise FormatError(f"{key}: {printable(pattern, 60)} {reason}", file=where)
 
 
 def _number(value: Any, key: str, where: str) -> float | None:

@@ -43,11 +43,11 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
     if "b" not in of:
         return
     outer, inner, left, right = of["b"], of["d"], of["shared_B"], of["shared_A"]
-    rank, rows = right.shape[0], outer.shape[0]
-    if len(outer.shape) != 1 or len(left.shape) != 2 or rows > left.shape[0]:
+    if len(outer.shape) != 1 or len(left.shape) != 2 or outer.shape[0] > left.shape[0]:
         raise outer.fail(f"the shape {list(outer.shape)} does not fit one of {list(left.shape)}")
-    if inner.shape != (rank,) or len(right.shape) != 2 or left.shape[1] != rank:
+    if len(right.shape) != 2 or inner.shape != right.shape[:1] or left.shape[1:] != inner.shape:
         raise inner.fail(f"the shape {list(inner.shape)} does not fit one of {list(right.shape)}")
+    rank, rows = right.shape[0], outer.shape[0]
     scaling.of(group, rank, tensor=inner.name)
     (name,) = modules_of(group.module)
     load = partial(_loaded, outer, inner, left, right)

@@ -56,6 +56,9 @@ GROUPS = ("delta", "gain", "magnitude", "whole")
 _THREADS = 2
 """Modules that are loaded at once: as one is read, another is multiplied."""
 
+_SMALL = 1 << 20
+"""Weights that an adapter changes, below which threads cost more than they save."""
+
 _MOST_ENERGY = 2.0**200
 """More than any weights have, less than the square of what float32 holds."""
 
@@ -236,8 +239,12 @@ def delta_of(adapter: Adapter) -> Delta:
     Raises:
         FormatError: If a factor holds what is no number, or a product is too large for one.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        prints = sorted(pool.map(_measured, adapter.changes), key=lambda c: c.key)
+    if sum(math.prod(change.shape) for change in adapter.changes) < _SMALL:
+        measured = [_measured(change) for change in adapter.changes]
+    else:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            measured = list(pool.map(_measured, adapter.changes))
+    prints = sorted(measured, key=lambda change: change.key)
     return Delta(adapter.family, tuple(prints), features_of(prints), adapter.says)
 
 
