@@ -6,6 +6,7 @@ changes are compared, and no factor is looked at.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +77,7 @@ def between(first: Fingerprint, second: Fingerprint) -> Comparison | None:
     if a is None or b is None:
         return None
     apart = distance(a, b)
+    change = apart if isfinite(apart) else None
     if apart <= EXACT:
         words = f"the change is the same in all {len(a.changes)} tensors, whatever its factors"
         return Comparison(
@@ -89,7 +91,7 @@ def between(first: Fingerprint, second: Fingerprint) -> Comparison | None:
     if not shared:
         words = "the two adapters change no tensor of one name and shape in common"
         return Comparison(None, evidence=(Evidence("delta-v1", words),))
-    return _related(a, b, apart, shared)
+    return _related(a, b, change, shared)
 
 
 def _rounded(first: Fingerprint, second: Fingerprint, apart: float) -> Comparison:
@@ -114,7 +116,7 @@ def _dtype(model: Fingerprint) -> str:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def _related(a: Delta, b: Delta, apart: float, shared: Sequence[Key]) -> Comparison:
+def _related(a: Delta, b: Delta, change: float | None, shared: Sequence[Key]) -> Comparison:
     ours, theirs = _cores(a, "delta"), _cores(b, "delta")
     energy_a, energy_b = (sum(float(np.vdot(c, c)) for c in of.values()) for of in (ours, theirs))
     inner = sum(float(np.vdot(ours[key], theirs[key])) for key in shared)
@@ -125,7 +127,7 @@ def _related(a: Delta, b: Delta, apart: float, shared: Sequence[Key]) -> Compari
     seen = Evidence("delta-cosine-v1", words, cosine, log10_p, NULL)
     is_kin = cosine >= _SURE_COSINE or (cosine >= _KIN and log10_p <= _SURE_P)
     base = Comparison(
-        is_kin, change=apart, distance=apart * a.norm, score=max(0.0, min(1.0, cosine)),
+        is_kin, change=change, distance=(change or 0.0) * a.norm, score=max(0.0, min(1.0, cosine)),
         evidence=(seen,),
     )  # fmt: skip
     if not is_kin:

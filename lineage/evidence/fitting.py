@@ -93,6 +93,9 @@ def fit(
     energy = float(flat @ flat)
     if energy == 0:
         return None
+    norms = np.sqrt((table * table).sum(axis=1))
+    norms[norms == 0] = 1.0
+    table /= norms[:, None]  # so that small and large ones are told apart alike
     gram: NDArray[np.float64] = table @ table.T
     inverse = np.linalg.pinv(gram, rcond=_ALIKE, hermitian=True)
     weights = inverse @ (table @ flat)
@@ -113,8 +116,8 @@ def fit(
             shares.append(Share(0.0, math.inf, 0.0, None))
             continue
         leans = np.add.reduceat((rest + weights[place] * row) * alone, starts)
-        error = math.sqrt(max(0.0, float(variance[place, place])))
-        shares.append(_share(float(weights[place]), error, leans, left))
+        error = math.sqrt(max(0.0, float(variance[place, place]))) / float(norms[place])
+        shares.append(_share(float(weights[place] / norms[place]), error, leans, left))
     return Fit(tuple(shares), left)
 
 

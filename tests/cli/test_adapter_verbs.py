@@ -170,3 +170,13 @@ def test_a_claim_binds_the_delta_and_the_scale_beside_the_files(
     assert "identity" in found["reason"]
     path.unlink()
     assert "identity" in printed(capsys, *asked, status=1)["reason"]
+
+
+def test_an_adapter_is_claimed_of_its_base(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, "key", "maker.key")
+    made = ["claim", "one", "--parent", "base.safetensors", "--key", "maker.key"]
+    found = printed(capsys, *made, "--relation", "adapter", "-o", "one.json")
+    assert found["parents"][0]["relation"] == "adapter"
+    asked = ["verify", "one.json", "--key", "maker.key.pub", "--weights", "one"]
+    seen = printed(capsys, *asked, "--parent", "base.safetensors")
+    assert seen["delta_id"] == found["delta_id"]

@@ -219,3 +219,27 @@ def test_an_adapter_that_is_not_in_a_model_is_not_found_there() -> None:
     assert found is not None
     assert found.fit.shares[0].present is False
     assert found.fit.left > 0.9
+
+
+def test_small_and_large_adapters_are_told_apart_alike() -> None:
+    low, other = adapter(32), adapter(33)
+    tiny = {k: v * np.float32(1e-5 if "lora_B" in k else 1) for k, v in other.items()}
+    found = combined(delta(joined((1.0, low), (1.0, other))), [delta(low), delta(tiny)])
+    assert found is not None
+    assert [share.weight for share in found.shares] == pytest.approx([1, 1e5], rel=1e-3)
+    assert [share.present for share in found.shares] == [True, True]
+
+
+def test_adapters_of_two_kinds_are_far_apart() -> None:
+    low = adapter(34)
+    gains = {f"{name}.ia3_l": np.full((80, 1), 1.5, np.float32) for name in NAMES}
+    found = compare(low, gains)
+    assert (found.related, found.change) == (None, None)
+    more = {**low, **{f"base_model.model.{n}.diff_b": np.ones(80, np.float32) for n in NAMES}}
+    assert compare(low, more).related is True
+    magnitudes = {
+        f"base_model.model.{n}.lora_magnitude_vector": np.ones(80, np.float32) for n in NAMES
+    }
+    stronger = compare(low, {**low, **magnitudes})
+    assert stronger.change is None
+    assert stronger.to_json()["change"] is None
