@@ -70,8 +70,11 @@ def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | 
         if lacking is not None:
             return lacking
     changes: list[Change] = []
+    used: set[str] = set()
     for group in groups.values():
-        found = [c for f in families for c in _MODULES[f].changes(group, settings)]
+        by_family = {f: list(_MODULES[f].changes(group, settings)) for f in families}
+        found = [change for some in by_family.values() for change in some]
+        used |= {family for family, some in by_family.items() if some}
         if not found:
             stray = next(iter(group.tensors.values()))
             raise stray.fail("it has no factors beside it")
@@ -82,7 +85,7 @@ def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | 
     layers = None if config is None else layers_of(config, where=where)
     changes = [_on_base(change, layers, where) for change in changes]
     _check_distinct(changes, file)
-    return Adapter("+".join(f for f in FAMILIES if f in families), tuple(changes),
+    return Adapter("+".join(f for f in FAMILIES if f in used), tuple(changes),
                    _says(config, metadata))  # fmt: skip
 
 

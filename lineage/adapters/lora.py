@@ -58,7 +58,7 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
         yield from _embedding(group, scaling)
     elif "A" in of:
         yield from _product(group, scaling)
-    elif extra := next((of[role] for role in ("mid", "bias", "magnitude") if role in of), None):
+    elif extra := next((of[role] for role in ("mid", "bias") if role in of), None):
         raise extra.fail("it has no factors beside it")
 
 

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of, is_adapter
 from lineage.adapters.base import Adapter, Unread
+from lineage.adapters.matrices import Hadamard, Product
 from lineage.adapters.names import extents_of, modules_of, slug
 from lineage.artifacts import read
 from lineage.errors import FormatError
@@ -306,6 +307,24 @@ BROKEN: dict[str, tuple[Arrays, dict[str, Any] | None, str, str]] = {
     "loha without a half": ({k: v for k, v in LOHA.items() if k != "x.hada_w2_b"}, None, "x.hada_w1_a", "no hada_w2_b"),
     "loha of two shapes": (LOHA | {"x.hada_w2_a": random(8, 2)}, None, "x.hada_w1_a", "shapes"),
     "loha's ranks": (LOHA | {"x.hada_w2_a": random(9, 3)}, None, "x.hada_w2_a", "rank of 2"),
+    "loha with one core": (LOHA | {"x.hada_t1": random(2, 2, 3, 3)}, None, "x.hada_t1", "not both"),
+    "loha with bad cores": (LOHA | {f"x.hada_t{n}": random(3, 2, 3, 3) for n in (1, 2)}, None, "x.hada_t1", "between factors"),
+    "loha of vectors": (LOHA | {"x.hada_w1_a": random(9)}, None, "x.hada_w1_a", "not that of a factor"),
+    "loha of a fused module": ({k.replace("x.", "lora_unet_double_blocks_0_img_attn_qkv."): random(*(10, 2)[:: 1 if k.endswith("a") else -1]) for k in LOHA}, None, "", "10 rows are not those of the 3"),
+    "a core of another rank": (lora() | {f"{PEFT}{Q}.lora_mid.weight": random(3, 4, 3, 3)}, None, f"{PEFT}{Q}.lora_mid.weight", "between factors"),
+    "a kernel and a core": ({A: random(4, 6, 3, 3), B: random(9, 4, 1, 1), f"{PEFT}{Q}.lora_mid.weight": random(4, 4, 3, 3)}, None, A, "has a kernel"),
+    "a fused module of odd rows": ({f"lora_unet_double_blocks_0_img_attn_qkv.lora_{k}.weight": v for k, v in zip(("up", "down"), factors(), strict=True)}, None, "", "40 rows are not those of the 3"),
+    "a magnitude alone": (lora() | {"y.dora_scale": random(3)}, None, "y.dora_scale", "no factors"),
+    "a bias alone": (lora() | {"y.lora_B.bias": random(3)}, None, "y.lora_B.bias", "no factors"),
+    "a difference of a fused module": ({"lora_unet_double_blocks_0_img_attn_qkv.diff": random(9, 4)}, None, "", "3 tensors of a fused one"),
+    "a gain without its vector": ({"x.on_input": np.array(True)}, None, "x.on_input", "no weight"),
+    "a gain of a fused module's inputs": ({"lora_unet_double_blocks_0_img_attn_qkv.ia3_l": random(1, 9)}, None, "", "inputs of 3"),
+    "a dtype of no factors": (lora() | {A: np.ones((4, 24), np.uint8)}, None, A, "not a dtype"),
+    "lokr of a vector": (LOKR | {"x.lokr_w1": random(3)}, None, "x.lokr_w1", "not that of a factor"),
+    "lokr with two kernels": (LOKR | {"x.lokr_w1": random(3, 2, 3, 3)}, None, "", "has a kernel"),
+    "lokr of a vector of low rank": (LOKR | {"x.lokr_w2_a": random(4)}, None, "x.lokr_w2_a", "not that of a factor"),
+    "lokr with a bad core": (LOKR | {"x.lokr_t2": random(3, 2, 3, 3)}, None, "x.lokr_t2", "between factors"),
+    "lokr of a fused module": ({k.replace("x.", "lora_unet_double_blocks_0_img_attn_qkv."): v for k, v in LOKR.items()}, None, "", "3 tensors of a fused one"),
     "lokr without a half": ({k: v for k, v in LOKR.items() if k != "x.lokr_w2_b"}, None, "x.lokr_w1", "neither"),
     "lokr's ranks": (LOKR | {"x.lokr_w2_a": random(4, 3)}, None, "x.lokr_w2_a", "rank of 2"),
     "a gain that is a matrix": ({"x.ia3_l": random(3, 3)}, None, "x.ia3_l", "not that of a gain"),
@@ -330,3 +349,71 @@ def test_broken_adapters_are_refused_in_words(case: str, tmp_path: Path) -> None
     assert str(tmp_path) in str(caught.value)
     if tensor:
         assert caught.value.tensor == tensor
+
+
+def test_products_and_kernels_of_lycoris() -> None:
+    key = "denoiser.conv_in.weight", "delta"
+    name = "lora_unet_conv_in"
+    first, second, core = random(2, 9), random(2, 6, seed=1), random(2, 2, 3, 3)
+    tensors = {f"{name}.hada_w{n}_a": first.copy() for n in (1, 2)}
+    tensors |= {f"{name}.hada_w{n}_b": second.copy() for n in (1, 2)}
+    tensors |= {f"{name}.hada_t{n}": core.copy() for n in (1, 2)} | {f"{name}.dora_scale": random(9, 1)}
+    part = np.einsum("ijkl,ip,jr->prkl", core, first, second, dtype="f8").reshape(9, 54)
+    found = changes_of(tensors)
+    np.testing.assert_allclose(found[key], part * part, rtol=1e-5, atol=1e-5)
+    assert ("denoiser.conv_in.weight", "magnitude") in found
+    left, other = random(3, 2), random(2, 4)
+    tensors = {
+        f"{name}.lokr_w1_a": left, f"{name}.lokr_w1_b": other, f"{name}.lokr_w2_a": first,
+        f"{name}.lokr_w2_b": second, f"{name}.lokr_t2": core, f"{name}.dora_scale": random(27, 1),
+    }  # fmt: skip
+    found = changes_of(tensors)
+    expected = np.kron(left.astype("f8") @ other, part)
+    np.testing.assert_allclose(found[key], expected, rtol=1e-5, atol=1e-5)
+    assert ("denoiser.conv_in.weight", "magnitude") in found
+
+
+def test_biases_and_embeddings_of_fused_and_plain_modules() -> None:
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    found = changes_of({f"{name}.diff_b": random(60)})
+    assert {key for key, _ in found} == {
+        f"denoiser.transformer_blocks.0.attn.to_{head}.bias" for head in "qkv"
+    }
+    tensors = {
+        "model.embed_tokens.lora_embedding_A": random(2, 30),
+        "model.embed_tokens.lora_embedding_B": random(8, 2),
+        "model.embed_tokens.lora_magnitude_vector": random(30),
+    }
+    found = changes_of(tensors)
+    assert found["token_embd.weight", "delta"].shape == (30, 8)
+    assert ("token_embd.weight", "magnitude") in found
+
+
+def test_large_products_are_summed_in_blocks() -> None:
+    for rank, rows, cols in ((130, 300, 200), (64, 128, 4000), (600, 700, 20)):
+        up, down = (random(*shape).astype("f8") for shape in ((rows, rank), (rank, cols)))
+        found = Product(up, down, 0.5).energy()
+        assert found == pytest.approx(float(((0.5 * up @ down) ** 2).sum()), rel=1e-12)
+    one = Hadamard(Product(up, down, 0.5), Product(up, down))
+    expected = 0.5 * (up @ down) ** 2
+    np.testing.assert_allclose(one.folded(Plain(one.shape)), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_hadamard_products_come_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lineage.adapters.matrices._VALUES", 100)
+    up, down = random(30, 3).astype("f8"), random(3, 40).astype("f8")
+    one = Hadamard(Product(up, down), Product(up, down))
+    np.testing.assert_allclose(one.folded(Plain(one.shape)), (up @ down) ** 2)
+    assert one.energy() == pytest.approx(float(((up @ down) ** 4).sum()))
+
+
+def test_many_modules_measured_on_threads_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors: Arrays = {}
+    for layer in range(6):
+        tensors |= lora(Q.replace(".0.", f".{layer}."), seed=layer)
+    one = fingerprint(tensors).delta
+    monkeypatch.setattr("lineage.fingerprints.delta._SMALL", 0)
+    other = fingerprint(tensors).delta
+    assert one is not None
+    assert other is not None
+    assert one.features == other.features

@@ -243,3 +243,61 @@ def test_adapters_of_two_kinds_are_far_apart() -> None:
     stronger = compare(low, {**low, **magnitudes})
     assert stronger.change is None
     assert stronger.to_json()["change"] is None
+
+
+def test_a_base_may_keep_the_transpose_and_hold_modules_together() -> None:
+    """GPT-2 keeps the transpose; a fused base holds the query, key and value that are adapted."""
+    draw = np.random.default_rng(40)
+    up, down = draw.standard_normal((48, 4)), draw.standard_normal((4, 32))
+    low = {"h.0.mlp.c_fc.lora_B.weight": up, "h.0.mlp.c_fc.lora_A.weight": down}
+    start = {"h.0.mlp.c_fc.weight": draw.standard_normal((32, 48)) * 3}
+    grown = {"h.0.mlp.c_fc.weight": start["h.0.mlp.c_fc.weight"] + (up @ down).T}
+    seen = merged(delta(low), fingerprint(start), fingerprint(grown))
+    assert seen is not None
+    assert seen.scale == pytest.approx(1, abs=1e-5)
+    square = {"x.lora_B.weight": up[:32], "x.lora_A.weight": down}
+    start = {"x.weight": draw.standard_normal((32, 32)) * 3}
+    seen = merged(
+        delta(square),
+        fingerprint(start),
+        fingerprint({"x.weight": start["x.weight"] + (up[:32] @ down).T}),
+    )
+    assert seen is not None
+    assert seen.scale == pytest.approx(1, abs=1e-5)
+    fused = {"h.0.attn.qkv.weight": draw.standard_normal((96, 32)) * 3}
+    low = {"h.0.attn.q.lora_B.weight": up[:32], "h.0.attn.q.lora_A.weight": down}
+    grown = {"h.0.attn.qkv.weight": fused["h.0.attn.qkv.weight"].copy()}
+    grown["h.0.attn.qkv.weight"][:32] += up[:32] @ down
+    found = contained([delta(low)], fingerprint(fused), fingerprint(grown))
+    assert found is not None
+    assert found.fit.shares[0].weight == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_compared_is_not() -> None:
+    low, start = adapter(41), base(41)
+    one, model = fingerprint(start), fingerprint(with_merged(start, low, 1.0))
+    wider = {k: np.pad(v, ((0, 0), (0, 4))) for k, v in with_merged(start, low, 1.0).items()}
+    assert contained([delta(low)], one, fingerprint(wider)) is None
+    assert contained([delta(low)], one, fingerprint({"x": start["lm_head.weight"]})) is None
+    broken = {k: np.where(v > 0.1, np.nan, v).astype(np.float32) for k, v in start.items()}
+    assert contained([delta(low)], one, fingerprint(broken)) is None
+    gains = {f"{NAMES[0]}.ia3_l": np.full((80, 1), 1.5, np.float32)}
+    assert contained([delta(gains)], one, model) is None
+    assert combined(delta(gains), [delta(low)]) is None
+    assert fits(delta(gains), one).is_whole
+    inner = {f"{NAMES[0]}.ia3_l": np.full((1, 64), 1.5, np.float32)}
+    assert fits(delta(inner), one).is_whole
+
+
+def test_the_projections_of_vera_may_be_wider_than_a_base() -> None:
+    draw = np.random.default_rng(42)
+    name = NAMES[0]
+    tensors = {
+        f"{name}.vera_lambda_b": draw.standard_normal(80),
+        f"{name}.vera_lambda_d": draw.standard_normal(4),
+        "base_model.vera_A": draw.standard_normal((4, 100)),
+        "base_model.vera_B": draw.standard_normal((90, 4)),
+    }
+    found = delta(tensors)
+    assert fits(found, fingerprint(base(42))).is_whole
+    assert contained([found], fingerprint(base(42)), fingerprint(base(43))) is None
