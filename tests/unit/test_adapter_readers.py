@@ -357,7 +357,9 @@ def test_products_and_kernels_of_lycoris() -> None:
     first, second, core = random(2, 9), random(2, 6, seed=1), random(2, 2, 3, 3)
     tensors = {f"{name}.hada_w{n}_a": first.copy() for n in (1, 2)}
     tensors |= {f"{name}.hada_w{n}_b": second.copy() for n in (1, 2)}
-    tensors |= {f"{name}.hada_t{n}": core.copy() for n in (1, 2)} | {f"{name}.dora_scale": random(9, 1)}
+    tensors |= {f"{name}.hada_t{n}": core.copy() for n in (1, 2)} | {
+        f"{name}.dora_scale": random(9, 1)
+    }
     part = np.einsum("ijkl,ip,jr->prkl", core, first, second, dtype="f8").reshape(9, 54)
     found = changes_of(tensors)
     np.testing.assert_allclose(found[key], part * part, rtol=1e-5, atol=1e-5)
