@@ -117,7 +117,7 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     digest that the adapter declares proves it, and so does --merged: the model that has the adapter
     merged into this base. Exit status 0 if it is its base, 1 if it is not, 3 if it may be.
 
-    \\b
+    \b
     Example:
         lineage verify-base ./my-lora ./base --merged ./my-model
     """
