@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lineage.evidence import Comparison
-    from lineage.evidence.adapters import Contained, Fits
+    from lineage.evidence.contained import Contained, Fits
     from lineage.evidence.fitting import Fit
     from lineage.fingerprints import Fingerprint
     from lineage.fingerprints.delta import Delta
@@ -39,7 +39,7 @@ def told_of(
     Raises:
         FormatError: If one of them is no adapter.
     """
-    from lineage.evidence.adapters import contained
+    from lineage.evidence.contained import contained
     from lineage.evidence.deltas import combined
 
     deltas = [delta_of(path, load(path)) for path in adapters]
@@ -121,7 +121,7 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     Example:
         lineage verify-base ./my-lora ./base --merged ./my-model
     """
-    from lineage.evidence.adapters import contained, fits
+    from lineage.evidence.contained import contained, fits
 
     delta = delta_of(adapter, load(adapter))
     print_b = load(base, cache=True)

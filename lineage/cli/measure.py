@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lineage.audit import Verdict
+    from lineage.evidence import Comparison
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.graph import LineageGraph
@@ -66,19 +67,30 @@ def fingerprint(
 @click.argument("b")
 @click.option("--explain", is_flag=True, help="Tell all that was looked at, with controls.")
 @click.option("--deep", is_flag=True, help=_DEEP)
+@click.option("--base", metavar="BASE", help="Of an adapter and a model: what that was made from.")
 @click.option(
     "--adapter", "adapters", multiple=True, metavar="X", help="Is this adapter in A, made of B?"
 )
 @json_option
 def compare(
-    a: str, b: str, *, explain: bool, deep: bool, adapters: tuple[str, ...], as_json: bool
+    a: str,
+    b: str,
+    *,
+    explain: bool,
+    deep: bool,
+    base: str | None,
+    adapters: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Say what two models are to each other, and why.
 
     A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
     it cannot be said. With --explain it also tells what was looked for and was not there, how the
     change compares with roundings, what the direction rests on, and, as controls, what the same
-    test says of models made of B's numbers that are unrelated to A.
+    test says of models made of B's numbers that are unrelated to A. Where only parts of the two are
+    one, a layer, the embeddings, a tower, it says which and what share of each these are, and not
+    that the two are related (exit status 3). If one of the two is an adapter, --base names what the
+    other was made from; it then says whether the adapter was merged, or extracted from the model.
 
     With --adapter, given once or more, A is a model with adapters merged into B, or an adapter
     that was put together from B and others: told is which of them are in A, and with what weight.
@@ -92,12 +104,18 @@ def compare(
     from lineage.evidence import compare_fingerprints
 
     one, other = load(a, cache=True), load(b, cache=True)
-    found = compare_fingerprints(one, other)
+    if base is not None:
+        if explain or adapters:
+            given = "--explain" if explain else "--adapter"
+            raise click.UsageError(f"{given} does not go with --base: leave out --base")
+        found = _over_base(a, b, base, one, other, deep=deep)
+    else:
+        found = compare_fingerprints(one, other)
     if adapters:
         from lineage.cli.adapters import told_of
 
         return told_of(a, b, adapters, one, other, found, as_json=as_json)
-    if deep:
+    if deep and base is None:
         from lineage.evidence.deeper import deepened
 
         found = deepened(found, one, other, _weights({"a": a, "b": b}))
@@ -114,9 +132,23 @@ def compare(
     return {True: 0, False: 1, None: 3}[found.related]
 
 
+def _over_base(
+    a: str, b: str, base: str, one: Fingerprint, other: Fingerprint, *, deep: bool
+) -> Comparison:
+    from lineage.evidence.adapted import over_base
+
+    weights = _weights({"a": a, "b": b, "base": base}) if deep else None
+    try:
+        return over_base(one, other, load(base, cache=True), weights)
+    except ValueError as error:
+        raise click.UsageError(f"--base: {error}") from error
+
+
 def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: list[str]) -> str:
     first, second = printable(a), printable(b)
     verdict = {True: "related", False: "not related", None: "undetermined"}[found["related"]]
+    if found["related"] is None and found["relation"] is not None:
+        verdict = "related in parts"
     lines = [f"{first}  and  {second}: {verdict}"]
     if found["relation"] is not None:
         how = f" ({found['how']})" if found["how"] else ""
@@ -128,6 +160,18 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: 
         arrow = "the same weights" if found["relation"] == "identical" else arrow
         lines.append(f"  {found['relation']}{how}: {arrow}")
     lines += [f"  {printable(words)}" for words in told]
+    shares = found["shares"]
+    if shares is not None and shares["parts"]:
+        lines.append(
+            f"  share: {shares['share_b']:.1%} of {_name(b)}'s values are {_name(a)}'s, "
+            f"{shares['share_a']:.1%} of {_name(a)}'s are {_name(b)}'s"
+        )
+        if found["related"] is None:
+            lines += [
+                f"    {printable(part['b'])} is {printable(part['a'])}: "
+                + ("the same" if part["equal"] else f"cosine {part['cosine']:.3f}")
+                for part in shares["parts"]
+            ]
     if found["log10_p"] is not None:
         lines.append(f"  p = 10^{found['log10_p']:.1f} under {found['null']}")
     return "\n".join([*lines, *(f"  {printable(words)}" for words in more)])
@@ -180,7 +224,9 @@ def infer(
             what = "its card" if path in models else "the model"
             say.note(f"lineage: {what} is left out: {prints.described(error, path)}")
             status = 3
-    graph = infer_graph(models, weights=_weights({path: path for path in models}), deep=deep)
+    weights = _weights({path: path for path in models})
+    with say.watching("comparing") as watch:
+        graph = infer_graph(models, weights=weights, deep=deep, watch=watch)
     verdicts = judge(graph, declared_by)
     document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)

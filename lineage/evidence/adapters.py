@@ -1,8 +1,10 @@
-"""Whose adapter is this, and what is in that merged model? Adapters held against models.
+"""Whose adapter is this? A low-rank adapter held against models, from fingerprints alone.
 
-A merge adds s times an adapter's change to a base. Sketches are linear, so the sketch of the merged
-model is the base's plus s times the change's: which adapters are in a model, and with what weight,
-is a question about sketches, and nothing is left but rounding.
+An adapter holds B (out by r) and A (r by in) for each module it changes, and adds s B A to the
+module's weight. Rows of A and columns of B are folded into buckets in the same order with the same
+signs, and a rank of at most 36 needs no two in one bucket. So the sketch of the product is exactly
+the product of the sketches, and whether a model is another one with this adapter merged into it is
+a question about sketches: one factor s for every module, and nothing left but rounding.
 
 Without a merged model at hand, only names and shapes can be held against a base. They say which
 bases the adapter fits, never which of them it was trained on.
@@ -10,53 +12,63 @@ bases the adapter fits, never which of them it was trained on.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.adapters.names import modules_of, slug
-from lineage.evidence.fitting import Fit, fit
+from lineage.artifacts.dialects import canonical_name
 from lineage.evidence.matching import table
-from lineage.evidence.pairing import rounding_of
+from lineage.fingerprints.sketch import SIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from lineage.evidence.matching import Table
     from lineage.fingerprints import Fingerprint
-    from lineage.fingerprints.delta import ChangePrint, Delta
 
-__all__ = ["Contained", "Fits", "Merged", "contained", "fits", "merged"]
+__all__ = ["Adapter", "Merged", "adapter_of", "fits", "merged"]
+
+_FACTOR = re.compile(r"^(.*)\.(?:lora_(A|B|down|up)|(down|up))(?:\.\w+)?\.weight$")
+"""PEFT (`lora_A.weight`, `lora_A.default.weight`), kohya and diffusers (`lora_down`, `down`)."""
+
+_MAGNITUDE = re.compile(r"magnitude|dora_scale")
+"""What the norms of DoRA's columns are called."""
+
+_PREFIXES = ("base_model.model.", "base_model.")
 
 _MOST_LEFT = 0.02
 """Share of the difference's squared norm that may be left beside rounding: a rounded scale, a
 dropped module's worth of nothing."""
 
-_SAME = 1e-6
-"""Share of a matrix's squared norm by which it may differ and be called the same."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fits:
-    """How an adapter fits a base, by names and shapes.
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """A low-rank adapter's modules.
 
     Attributes:
-        places: Change's key -> place of the base's tensor in its table.
-        missing: Names of tensors that the base has not.
-        misshapen: Names of tensors that it has in another shape.
+        deltas: Module name -> the core of B A, float64; of modules of a rank of at most 36.
+        shapes: Module name -> (out, in).
+        ranks: Module name -> rank.
+        factors: Module name -> what B and A are called.
+        has_more: Whether it holds tensors besides: magnitudes, biases, whole modules.
+        has_magnitudes: Whether these are magnitudes (DoRA): then B A is not all that it adds.
     """
 
-    places: Mapping[tuple[str, str], int]
-    missing: tuple[str, ...]
-    misshapen: tuple[str, ...]
+    deltas: Mapping[str, NDArray[np.float64]]
+    shapes: Mapping[str, tuple[int, int]]
+    ranks: Mapping[str, int]
+    factors: Mapping[str, tuple[str, str]]
+    has_more: bool
+    has_magnitudes: bool
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the base has all that the adapter changes."""
-        return not (self.missing or self.misshapen)
+    def rank(self) -> int:
+        """The commonest rank."""
+        return int(np.bincount(list(self.ranks.values())).argmax())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ class Merged:
     """A model that is another one with an adapter merged into it.
 
     Attributes:
-        scale: What the change was multiplied with.
+        scale: What B A was multiplied with: alpha over rank, times a weight.
         left: Share of the difference's squared norm that this does not explain.
         modules: How many modules changed.
     """
@@ -74,155 +86,99 @@ class Merged:
     modules: int
 
 
-@dataclass(frozen=True, slots=True)
-class Contained:
-    """What adapters are in a model that was made of a base.
+def adapter_of(model: Fingerprint) -> Adapter | None:
+    """Return a model's adapter, or None where it is none: where most tensors are no such factors.
 
-    Attributes:
-        fit: Their weights.
-        modules: How many of the base's tensors they change.
-        outside: Share of the model's squared distance from the base that is in other tensors.
+    The sketches of ranks above 36 fold, so that their product's core is not known.
     """
-
-    fit: Fit
-    modules: int
-    outside: float
-
-
-def fits(adapter: Delta, model: Fingerprint) -> Fits:
-    """Hold an adapter's names and shapes against a model's."""
     of = table(model)
-    named = _named(of)
-    places, missing, misshapen = {}, [], []
-    for change in adapter.changes:
-        if change.energy == 0 or change.kind == "whole":
-            continue
-        place = named.get(slug(change.base or change.name))
-        if place is None:
-            missing.append(change.name)
-        elif not _has_shape(change, of, place, is_cut=adapter.family == "vera"):
-            misshapen.append(change.name)
-        else:
-            places[change.key] = place
-    return Fits(places, tuple(missing), tuple(misshapen))
+    halves: dict[str, dict[str, int]] = {}
+    used = 0
+    for place, name in enumerate(of.names[: of.whole]):
+        found = _FACTOR.match(name)
+        if found and of.usable[place] and len(of.shapes[place]) == 2:
+            half = "A" if (found[2] or found[3]) in {"A", "down"} else "B"
+            halves.setdefault(_module(found[1]), {})[half] = place
+            used += 1
+    whole = {m: pair for m, pair in halves.items() if len(pair) == 2 and _is_pair(of, pair)}
+    if not whole or 2 * used < of.whole:
+        return None
+    deltas, shapes, ranks, factors = {}, {}, {}, {}
+    for module, pair in whole.items():
+        rank = of.shapes[pair["A"]][0]
+        if rank <= SIDE:
+            one, other = of.matrix(pair["B"]), of.matrix(pair["A"])
+            deltas[module] = one.astype(np.float64) @ other.astype(np.float64)
+        shapes[module] = of.shapes[pair["B"]][0], of.shapes[pair["A"]][1]
+        ranks[module] = rank
+        factors[module] = of.names[pair["B"]], of.names[pair["A"]]
+    magnitudes = any(_MAGNITUDE.search(name) for name in of.names[: of.whole])
+    return Adapter(deltas, shapes, ranks, factors, used < of.whole, magnitudes)
 
 
-def _named(of: Table) -> dict[str, int]:
-    """Return the places of a model's tensors, and of those that fused ones hold, by slug."""
+def _module(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name.removesuffix(".lora")
+
+
+def _is_pair(of: Table, pair: Mapping[str, int]) -> bool:
+    return of.shapes[pair["A"]][0] == of.shapes[pair["B"]][1]
+
+
+def fits(adapter: Adapter, model: Fingerprint) -> dict[str, int] | None:
+    """Return the place of each module's weight in a model's table; None where one is missing."""
+    return _places(adapter, table(model))
+
+
+def _places(adapter: Adapter, of: Table) -> dict[str, int] | None:
+    named = {name: place for place, name in enumerate(of.names)}
+    in_words = {canonical_name(name): place for name, place in named.items()}
     found: dict[str, int] = {}
-    for place in reversed(range(len(of.names))):
-        stem, _, leaf = of.names[place].rpartition(".")
-        names = modules_of(stem or leaf)
-        if len(names) == 1:
-            found[slug(f"{names[0]}.{leaf}" if stem else names[0])] = place
+    for module, shape in adapter.shapes.items():
+        name = f"{module}.weight"
+        place = named.get(name, in_words.get(canonical_name(name)))
+        if place is None or of.shapes[place] not in {shape, shape[::-1]} or not of.usable[place]:
+            return None
+        found[module] = place
     return found
 
 
-def _has_shape(change: ChangePrint, of: Table, place: int, *, is_cut: bool) -> bool:
-    """Whether a tensor may be what is changed; of VeRA's projections it may use fewer columns."""
-    shape = of.shapes[place]
-    extents = shape[0] if shape else 1, int(np.prod(shape[1:]))
-    if is_cut:
-        (rows, cols), (here, across) = change.shape, extents
-        return (rows == here and across <= cols) or (rows == across and here <= cols)
-    if len(change.shape) == 2:
-        return change.shape in {extents, extents[::-1]}
-    if change.kind in {"gain_in", "magnitude"}:
-        return change.shape[0] in extents
-    return change.shape[0] == extents[0] or (
-        change.kind == "gain_out" and change.shape[0] in extents
-    )
-
-
-def merged(adapter: Delta, base: Fingerprint, model: Fingerprint) -> Merged | None:
+def merged(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Merged | None:
     """Say whether a model is `base` with the adapter merged into it.
 
-    What is left of the difference must be what rounding to the stored dtype leaves. For another
-    adapter of the same base the share left is 1.
-    """
-    found = contained([adapter], base, model)
-    if found is None or found.fit.left > _MOST_LEFT or found.fit.shares[0].weight == 0:
-        return None
-    return Merged(found.fit.shares[0].weight, found.fit.left, found.modules)
-
-
-def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) -> Contained | None:
-    """Say which adapters were merged into `base` to make a model, and with what weights.
-
-    Returns:
-        None where an adapter does not fit the base, the model is not laid out as the base is, or
-        nothing that they change differs between the two.
+    Derivation: least squares for the one factor s over all modules; what is left of the difference
+    must be what rounding to the stored dtype leaves, and every other matrix must be the same. For
+    another adapter of the same base the share left is 1, and s is 0 to within 1 / (rank * modules).
     """
     one, other = table(base), table(model)
-    twins = _named(other)
-    names = {place: name for name, place in _named(one).items()}
-    steps: dict[int, NDArray[np.float64]] = {}
-    noise: dict[int, float] = {}
-    parts: list[dict[int, NDArray[np.float64]]] = []
-    for adapter in adapters:
-        fitting = fits(adapter, base)
-        changes = {c.key: c for c in adapter.changes if c.kind == "delta" and c.energy > 0}
-        if not changes or not fitting.is_whole:
-            return None
-        part: dict[int, NDArray[np.float64]] = {}
-        for key, change in changes.items():
-            place = fitting.places[key]
-            twin = twins.get(names[place])
-            if twin is None or one.shapes[place] != other.shapes[twin]:
-                return None
-            if not (one.usable[place] and other.usable[twin]):
-                return None
-            if place not in steps:
-                steps[place] = other.matrix(twin).astype(np.float64) - one.matrix(place)
-                noise[place] = rounding_of(one, place) + rounding_of(other, twin)
-            if not _has_shape(change, one, place, is_cut=False):
-                return None
-            core = _laid_out(change, steps[place])
-            if core is None:
-                return None
-            part[place] = part[place] + core if place in part else core
-        parts.append(part)
-    found = fit(steps, parts, noise)
-    if found is None:
+    ours, theirs = _places(adapter, one), _places(adapter, other)
+    if ours is None or theirs is None:
         return None
-    inside = sum(float(np.vdot(step, step)) for step in steps.values())
-    outside = _outside(one, other, twins, names, steps)
-    return Contained(found, len(steps), outside / (inside + outside))
+    across = along = whole = 0.0
+    if adapter.deltas.keys() != adapter.shapes.keys():
+        return None
+    for module, delta in adapter.deltas.items():
+        i, j = ours[module], theirs[module]
+        if one.shapes[i] != other.shapes[j]:
+            return None
+        step = other.matrix(j).astype(np.float64) - one.matrix(i)
+        is_turned = one.shapes[i] != adapter.shapes[module] or _is_nearer_turned(step, delta)
+        core = delta.T if is_turned else delta
+        if core.shape != step.shape:
+            return None
+        across += float(np.vdot(core, step))
+        along += float(np.vdot(core, core))
+        whole += float(np.vdot(step, step))
+    if along == 0 or whole == 0:
+        return None
+    scale = across / along
+    left = max(0.0, 1 - across**2 / (along * whole))
+    return Merged(scale, left, len(adapter.deltas)) if left <= _MOST_LEFT else None
 
 
-def _laid_out(change: ChangePrint, step: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return a change's core as the base lies; a square weight may be stored either way."""
-    core = change.core
-    if change.turned or core.shape != step.shape:
-        return core.T if core.T.shape == step.shape else None
-    is_square = core.shape[0] == core.shape[1] and change.shape[0] == change.shape[-1]
-    if is_square and abs(float(np.vdot(core.T, step))) > 2 * abs(float(np.vdot(core, step))):
-        return core.T
-    return core
-
-
-def _outside(
-    one: Table,
-    other: Table,
-    twins: Mapping[str, int],
-    names: Mapping[int, str],
-    inside: Container[int],
-) -> float:
-    """Return the squared distance in matrices that no adapter changes, but for rounding."""
-    total = 0.0
-    for place, name in names.items():
-        twin = twins.get(name)
-        if place in inside or twin is None or not one.is_matrix[place]:
-            continue
-        if one.shapes[place] != other.shapes[twin]:
-            continue
-        if place < one.whole and place in one.parts:
-            continue  # its parts are counted
-        if not (one.usable[place] and other.usable[twin]):
-            continue
-        step = other.matrix(twin).astype(np.float64) - one.matrix(place)
-        energy = float(np.vdot(step, step))
-        rounded = rounding_of(one, place) + rounding_of(other, twin)
-        if energy > max(2 * rounded, _SAME * float(one.energy[place])):
-            total += energy
-    return total
+def _is_nearer_turned(step: NDArray[np.float64], delta: NDArray[np.float64]) -> bool:
+    """Whether the transpose explains more: a square weight may be stored either way."""
+    if step.shape != delta.shape or step.shape[0] != step.shape[1]:
+        return False
+    return abs(float(np.vdot(delta.T, step))) > abs(float(np.vdot(delta, step)))
