@@ -11,6 +11,7 @@ from lineage.evidence.contained import contained, fits, merged
 from lineage.evidence.deltas import combined
 from lineage.fingerprints import fingerprint
 from lineage.fingerprints.delta import Delta
+from lineage.graph import infer
 
 Arrays = dict[str, np.ndarray]
 NAMES = [f"model.layers.{k}.self_attn.{part}_proj" for k in range(3) for part in "qv"]
@@ -100,6 +101,25 @@ def test_wrapped_and_default_names_are_the_same_modules() -> None:
     plain = adapter(7, prefix="")
     renamed = {name.replace("lora_A.", "lora_A.default."): v for name, v in plain.items()}
     assert delta(renamed).id == delta(plain).id
+
+
+def test_infer_hangs_an_adapter_of_another_dialect_on_its_base() -> None:
+    low, start = adapter(8), base(8)
+    flat = {
+        f"lycoris_{name.replace('.', '_')}.lora_{flat_half}.weight": low[
+            f"base_model.model.{name}.lora_{half}.weight"
+        ]
+        for name in NAMES
+        for half, flat_half in (("A", "down"), ("B", "up"))
+    }
+    models = {
+        "base": start,
+        "child": with_merged(start, low, 1.0),
+        "adapter": flat,
+        "other": adapter(9),
+    }
+    edges = [(e.parent, e.child) for e in infer(models).edges if e.relation == "adapter"]
+    assert edges == [("base", "adapter")]
 
 
 def rotated(low: Arrays, dtype: str = "f4", seed: int = 0) -> Arrays:
