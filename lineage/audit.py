@@ -5,6 +5,7 @@ The trust wing takes measurements as plain values; this floor makes them from fi
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,12 +14,24 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from lineage import claims
-from lineage.claims import Claim, Dataset, Finding, Level, Measurement, ModelRef, Parent, Split
+from lineage.claims import (
+    Changed,
+    Claim,
+    Dataset,
+    DeltaRef,
+    Finding,
+    Level,
+    Measurement,
+    ModelRef,
+    Parent,
+    Split,
+)
 from lineage.errors import ContradictionError
 from lineage.evidence import compare_fingerprints
 from lineage.evidence.merging import linear_merge
 from lineage.evidence.stacked import stack
 from lineage.fingerprints import Fingerprint, fingerprint
+from lineage.fingerprints.delta import SCHEME
 from lineage.relation import DECLARED_ONLY, Relation
 
 if TYPE_CHECKING:
@@ -29,6 +42,9 @@ if TYPE_CHECKING:
     from lineage.evidence import Comparison
     from lineage.graph import LineageGraph
     from lineage.signing import Envelope
+
+
+_NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +169,7 @@ def verify(
     # The signature comes first: nothing is measured for a claim nobody vouches for.
     unmeasured = claims.Policy(policy.keys, policy.threshold, policy.audience)
     claim = claims.verify(envelope, unmeasured, subject_root=child.root).claim
+    _check_delta(claim.delta, child)
     named = {parent.model.root for parent in claim.parents}
     given = {found.root: found for found in map(fingerprint, parents) if found.root in named}
     weighed = [p for p in claim.parents if p.relation not in DECLARED_ONLY]
@@ -213,7 +230,37 @@ def draft(
         findings=tuple(findings),
         datasets=tuple(datasets),
         audience=audience,
+        delta=delta_of(child),
     )
+
+
+def delta_of(model: Fingerprint) -> DeltaRef | None:
+    """Return in the trust wing's words what an adapter changes; None of a model that is none."""
+    if model.delta is None:
+        return None
+    found: dict[tuple[str, str, int | None], list[str]] = {}
+    for change in model.delta.changes:
+        words = change.name.split(".")
+        name = ".".join("*" if _NUMBER.fullmatch(word) else word for word in words)
+        numbers = ".".join(word for word in words if _NUMBER.fullmatch(word))
+        found.setdefault((name, change.kind, change.rank), []).append(numbers)
+    changed = [Changed(name, tuple(at), kind, rank) for (name, kind, rank), at in found.items()]
+    return DeltaRef(SCHEME, model.delta.id, tuple(changed))
+
+
+def _check_delta(stated: DeltaRef | None, model: Fingerprint) -> None:
+    """Raise where a claim's delta is not the one measured: the scale is in no tensor."""
+    if stated is None:
+        return
+    found = delta_of(model)
+    if found is None:
+        raise ContradictionError("the claim is of an adapter, and no adapter was measured")
+    if stated.scheme == found.scheme and stated != found:
+        differs = "its identity" if stated.id != found.id else "what it changes"
+        raise ContradictionError(
+            f"the files are those claimed, but {differs} is not: the configuration beside them "
+            "may be another"
+        )
 
 
 def _reference(name: str, of: Fingerprint) -> ModelRef:

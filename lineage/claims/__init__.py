@@ -8,8 +8,10 @@ from __future__ import annotations
 from lineage.claims import statement
 from lineage.claims.base import (
     ANYONE,
+    Changed,
     Claim,
     Dataset,
+    DeltaRef,
     Finding,
     Level,
     ModelRef,
@@ -30,8 +32,10 @@ from lineage.signing import Envelope, Signer, sign_payload
 
 __all__ = [
     "ANYONE",
+    "Changed",
     "Claim",
     "Dataset",
+    "DeltaRef",
     "Edge",
     "Finding",
     "Level",

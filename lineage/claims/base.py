@@ -17,7 +17,10 @@ from lineage.relation import HOW, Relation
 
 MAX_PARENTS = 64
 MAX_ITEMS = 256
+MAX_CHANGED, MAX_PLACES, MAX_RANK = 1024, 4096, 2**31
 ANYONE = "any"
+KINDS = ("delta", "gain_in", "gain_out", "magnitude", "whole")
+"""What an adapter may do to a tensor, as `delta-v1.md` has it."""
 
 
 class Level(StrEnum):
@@ -138,6 +141,65 @@ class Finding:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """Tensors of one name but for its numbers, which an adapter changes in one way.
+
+    Args:
+        name: The tensors' name, a `*` in place of each number that is a word of it.
+        at: The numbers of each tensor, joined by dots; one empty text where the name has none.
+        kind: What is done to them, one of `KINDS`.
+        rank: Of the factors, where there are any.
+    """
+
+    name: str
+    at: tuple[str, ...]
+    kind: str
+    rank: int | None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        object.__setattr__(self, "at", tuple(self.at))
+        fields.name(self.name, "name")
+        if self.kind not in KINDS:
+            raise FormatError("kind: expected one of the kinds of changes")
+        if self.rank is not None and (type(self.rank) is not int or not 0 < self.rank < MAX_RANK):
+            raise FormatError("rank: expected a whole number above 0")
+        stars = self.name.split(".").count("*")
+        if not 1 <= len(self.at) <= MAX_PLACES:
+            raise FormatError(f"at: expected 1 to {MAX_PLACES} places")
+        for place in self.at:
+            fields.numbers(place, "at", stars)
+        _distinct(list(self.at), "at", "one place twice")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DeltaRef:
+    """What an adapter changes: its identity, and which tensors by what rank.
+
+    Args:
+        scheme: The scheme of the identity.
+        id: The identity, 64 hexadecimal digits; see `delta-v1.md`.
+        changed: Every tensor that is changed, each in one way once.
+    """
+
+    scheme: str
+    id: str
+    changed: tuple[Changed, ...]
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        object.__setattr__(self, "changed", tuple(self.changed))
+        fields.name(self.scheme, "scheme")
+        fields.hexadecimal(self.id, "id", 64)
+        if len(self.changed) > MAX_CHANGED:
+            raise FormatError(f"changed: more than {MAX_CHANGED}")
+        seen = [f"{one.name}\n{one.kind}\n{place}" for one in self.changed for place in one.at]
+        _distinct(seen, "changed", "one tensor twice in one way")
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """Data that shaped the subject, by the SHA-256 of its manifest; declared, never inferred."""
 
@@ -173,6 +235,7 @@ class Claim:
         issued: When it was signed, RFC 3339 in UTC; nothing is decided by it.
         nonce: 32 hexadecimal digits that make two alike claims two.
         audience: The log origin or party it is for, or `any`.
+        delta: What the subject changes, if it is an adapter.
     """
 
     subject: ModelRef
@@ -184,6 +247,7 @@ class Claim:
     findings: tuple[Finding, ...] = ()
     datasets: tuple[Dataset, ...] = ()
     audience: str = ANYONE
+    delta: DeltaRef | None = None
 
     def __post_init__(self) -> None:
         """Check what the fields say together."""

@@ -22,6 +22,8 @@ _HEX = re.compile(r"[0-9a-f]*")
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,20}(?:\.\d{1,8}|/\d{1,19})?", re.ASCII)
 _DECIMAL = re.compile(r"-?\d{1,32}(?:\.\d{1,32})?(?:e-?\d{1,8})?", re.ASCII)
+_NUMBERS = re.compile(r"(?:(?:0|[1-9]\d{0,8})(?:\.(?:0|[1-9]\d{0,8})){0,15})?", re.ASCII)
+_COUNT = re.compile(r"[1-9]\d{0,9}", re.ASCII)
 _UNSAFE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
@@ -71,6 +73,20 @@ def utc(text: str, field: str) -> None:
         real = None
     if not real:
         raise FormatError(f"{field}: expected a time like 2026-01-31T09:30:00Z")
+
+
+def numbers(text: str, field: str, count: int) -> None:
+    """Require so many whole numbers joined by dots."""
+    string(text, field)
+    if not _NUMBERS.fullmatch(text) or len(text.split(".") if text else []) != count:
+        raise FormatError(f"{field}: expected {count} numbers joined by dots")
+
+
+def count(text: object, field: str) -> int:
+    """Read a whole number above 0 from the one spelling it has."""
+    if not isinstance(text, str) or not _COUNT.fullmatch(text):
+        raise FormatError(f"{field}: expected a whole number above 0 in a string")
+    return int(text)
 
 
 def statistic(text: str, field: str) -> None:

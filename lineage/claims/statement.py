@@ -11,7 +11,17 @@ from typing import Any, TypeVar
 
 from lineage import canonical
 from lineage.claims import fields
-from lineage.claims.base import Claim, Dataset, Finding, Level, ModelRef, Parent, Split
+from lineage.claims.base import (
+    Changed,
+    Claim,
+    Dataset,
+    DeltaRef,
+    Finding,
+    Level,
+    ModelRef,
+    Parent,
+    Split,
+)
 from lineage.errors import FormatError
 from lineage.relation import Relation
 
@@ -73,6 +83,7 @@ def to_bytes(claim: Claim) -> bytes:
                 "issued": claim.issued,
                 "nonce": claim.nonce,
                 "audience": claim.audience,
+                **({} if claim.delta is None else {"delta": _write_delta(claim.delta)}),
             },
         }
     )
@@ -105,11 +116,10 @@ def _read_claim(value: Any) -> Claim:
     subjects = _each(body["subject"], "subject", _read_model)
     if len(subjects) != 1:
         raise FormatError(f"subject: expected one model, found {len(subjects)}")
-    predicate = _members(
-        body["predicate"],
-        "predicate",
-        "parents splits rate findings datasets issued nonce audience",
-    )
+    known = "parents splits rate findings datasets issued nonce audience"
+    if isinstance(body["predicate"], dict) and "delta" in body["predicate"]:
+        known += " delta"
+    predicate = _members(body["predicate"], "predicate", known)
     with fields.within("predicate"):
         return Claim(
             subject=subjects[0],
@@ -121,7 +131,40 @@ def _read_claim(value: Any) -> Claim:
             issued=predicate["issued"],
             nonce=predicate["nonce"],
             audience=predicate["audience"],
+            delta=_read_delta(predicate["delta"]) if "delta" in predicate else None,
         )
+
+
+def _write_delta(delta: DeltaRef) -> dict[str, Any]:
+    return {
+        "scheme": delta.scheme,
+        "id": delta.id,
+        "changed": [
+            {
+                "name": one.name,
+                "at": list(one.at),
+                "kind": one.kind,
+                "rank": None if one.rank is None else str(one.rank),
+            }
+            for one in delta.changed
+        ],
+    }
+
+
+def _read_delta(value: Any) -> DeltaRef:
+    with fields.within("delta"):
+        body = _members(value, "delta", "scheme id changed")
+        return DeltaRef(
+            body["scheme"], body["id"], _each(body["changed"], "changed", _read_changed)
+        )
+
+
+def _read_changed(value: Any) -> Changed:
+    body = _members(value, "change", "name at kind rank")
+    if not isinstance(body["at"], list):
+        raise FormatError("at: expected a list")
+    rank = None if body["rank"] is None else fields.count(body["rank"], "rank")
+    return Changed(body["name"], tuple(body["at"]), body["kind"], rank)
 
 
 def _write_model(model: ModelRef) -> dict[str, Any]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "lineage.cli.measure",
     "infer": "lineage.cli.measure",
     "align": "lineage.cli.align",
+    "verify-base": "lineage.cli.adapters",
     "key": "lineage.cli.trust",
     "claim": "lineage.cli.prove",
     "verify": "lineage.cli.prove",

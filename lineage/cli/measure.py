@@ -68,8 +68,20 @@ def fingerprint(
 @click.option("--explain", is_flag=True, help="Tell all that was looked at, with controls.")
 @click.option("--deep", is_flag=True, help=_DEEP)
 @click.option("--base", metavar="BASE", help="Of an adapter and a model: what that was made from.")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="X", help="Is this adapter in A, made of B?"
+)
 @json_option
-def compare(a: str, b: str, *, explain: bool, deep: bool, base: str | None, as_json: bool) -> int:
+def compare(
+    a: str,
+    b: str,
+    *,
+    explain: bool,
+    deep: bool,
+    base: str | None,
+    adapters: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Say what two models are to each other, and why.
 
     A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
@@ -82,19 +94,29 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, base: str | None, as_j
     names what the other was made from; it then says whether the adapter was merged, or extracted
     from the model.
 
+    With --adapter, given once or more, A is a model with adapters merged into B, or an adapter
+    that was put together from B and others: told is which of them are in A, and with what weight.
+    Exit status 0 if one is, 1 if none is, 3 if it cannot be said.
+
     \b
     Example:
         lineage compare ./base ./my-model --explain
+        lineage compare ./merged ./base --adapter ./one-lora --adapter ./other-lora
     """
     from lineage.evidence import compare_fingerprints
 
     one, other = load(a, cache=True), load(b, cache=True)
     if base is not None:
-        if explain:
-            raise click.UsageError("--explain tells nothing of adapters: leave out --base")
+        if explain or adapters:
+            given = "--explain" if explain else "--adapter"
+            raise click.UsageError(f"{given} does not go with --base: leave out --base")
         found = _over_base(a, b, base, one, other, deep=deep)
     else:
         found = compare_fingerprints(one, other)
+    if adapters:
+        from lineage.cli.adapters import told_of
+
+        return told_of(a, b, adapters, one, other, found, as_json=as_json)
     if deep and base is None:
         from lineage.evidence.deeper import deepened
 

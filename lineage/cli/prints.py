@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.delta import Delta
 
 _FLAGS = {
     "--digests": "digests",
@@ -104,10 +105,29 @@ def fingerprint(
                 "warnings": list(made.warnings),
             }
         )
+        if made.delta is not None:
+            rows[-1] |= delta_json(made.delta)
         if digests:
             rows[-1]["digests"] = _digests(path)
     say.result({"fingerprints": rows}, lambda: _fingerprint_text(rows), as_json=as_json)
     return status
+
+
+def delta_json(delta: Delta) -> dict[str, Any]:
+    """Return what is printed of what an adapter changes."""
+    return {
+        "delta_id": delta.id,
+        "delta_codes": list(delta.codes),
+        "delta": {
+            "family": delta.family,
+            "norm": float(f"{delta.norm:.6g}"),
+            "changes": [
+                {"name": c.name, "kind": c.kind, "shape": list(c.shape), "rank": c.rank}
+                for c in delta.changes
+            ],
+            "says": dict(delta.says),
+        },
+    }
 
 
 def _digests(path: str) -> dict[str, Any]:
@@ -121,6 +141,13 @@ def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         size = _size(row["bytes"])
         lines.append(f"{row['id']}  {printable(row['path'])}  {row['tensors']} tensors, {size}")
+        if "delta_id" in row:
+            changes = row["delta"]["changes"]
+            ranks = sorted({c["rank"] for c in changes if c["rank"] is not None})
+            said = ""
+            if ranks:
+                said = f" of rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")
+            lines.append(f"  delta {row['delta_id']}  {len(changes)} changes{said}")
         found = row.get("digests", {"files": []})
         lines += [f"  sha256 {f['sha256']}  {printable(f['name'])}" for f in found["files"]]
         if found.get("oms"):
@@ -130,6 +157,7 @@ def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
 
 def timed(path: str, tier: str, *, neurons: bool = False, cache: bool) -> tuple[Fingerprint, float]:
     """Fingerprint a model or load a saved one, with a bar and warnings on stderr; and seconds."""
+    from lineage.adapters import is_adapter
     from lineage.fingerprints import fingerprint as make
 
     started = time.perf_counter()
@@ -137,6 +165,9 @@ def timed(path: str, tier: str, *, neurons: bool = False, cache: bool) -> tuple[
         made = make(path, tier=tier, neurons=neurons, cache=cache, progress=advance)
     for line in made.warnings:
         say.note(f"{printable(path)}: {printable(line)}")
+    if made.delta is None and is_adapter(tensor.name for tensor in made.tensors):
+        reason = "there are factors among its tensors, but no adapter whose change can be told"
+        say.note(f"{printable(path)}: {reason}")
     if neurons and made.neurons is None:
         say.note(f"{printable(path)}: no stream is known by names and shapes; no neuron sketch")
     return made, time.perf_counter() - started

@@ -97,6 +97,8 @@ def claim(
             for parent in made.parents
         ],
     }
+    if made.delta is not None:
+        document["delta_id"] = made.delta.id
     say.result(document, lambda: _claim_text(document), as_json=as_json)
 
 
@@ -107,6 +109,8 @@ def _claim_text(document: dict[str, Any]) -> str:
         how = f" ({parent['how']})" if parent["how"] else ""
         share = "" if parent["coefficient"] is None else f" {parent['coefficient']:.3f}"
         lines.append(f"  {parent['relation']}{how}{share} of {printable(parent['name'])}")
+    if "delta_id" in document:
+        lines.append(f"  delta {document['delta_id']}")
     return "\n".join([*lines, f"signed by {document['key_id']}", f"wrote {document['path']}"])
 
 
@@ -178,6 +182,7 @@ def _verified_json(
             "id": found.claim.subject.root,
             "recomputed": weights is not None and not weights.endswith(".lineage"),
         },
+        **({} if found.claim.delta is None else {"delta_id": found.claim.delta.id}),
         "parents": [
             {
                 "name": parent.model.name,
@@ -198,6 +203,8 @@ def _verified_text(document: dict[str, Any]) -> str:
         f"  signed by {', '.join(document['key_ids'])}",
         f"  fingerprint {how}",
     ]
+    if "delta_id" in document:
+        lines.append(f"  delta {document['delta_id']}")
     for parent in document["parents"]:
         by = "saved fingerprints" if document["trusts_saved"] else "the weights"
         seen = f"confirmed by {by}" if parent["confirmed"] else "as claimed, not confirmed"

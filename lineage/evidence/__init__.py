@@ -13,6 +13,7 @@ from lineage.evidence.counters import counted, counts
 from lineage.evidence.counters import evidence as counters
 from lineage.evidence.course import SHORT_COURSE, course
 from lineage.evidence.deeper import deepened
+from lineage.evidence.deltas import between
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
     CLEAR_SHARE,
@@ -95,12 +96,15 @@ def compare(
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     """Say what two models are to each other.
 
-    By their weights one by one, and where these tell nothing by units that are the same in other
-    coordinates, if both have a neuron sketch.
+    Two adapters by what they change. Models by their weights one by one, and where these tell
+    nothing by units that are the same in other coordinates, if both have a neuron sketch.
 
     Raises:
         SchemeError: If their sketches were made by two schemes.
     """
+    adapters = between(a, b) if a.root != b.root else None
+    if adapters is not None:
+        return adapters
     found = compare_weights(a, b)
     if found.related or found.relation is not None:
         is_asked = bool(found.related) and found.shares is None

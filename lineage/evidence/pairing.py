@@ -188,6 +188,12 @@ def _resized(first: Table, i: int, second: Table, j: int) -> list[Resized]:
     return [Resized(i, j, differs[0], extents[differs[0]], cross)]
 
 
+def rounding_of(of: Table, place: int) -> float:
+    """Return the squared norm of the error that storing a tensor in its dtype leaves."""
+    noise: float = (ROUNDING_RMS * _rounding(of, place)) ** 2 * float(of.energy[place])
+    return noise
+
+
 def _rounding(of: Table, place: int) -> float:
     return ROUNDING.get(of.tensors[place].dtype, 2.0**-24)
 

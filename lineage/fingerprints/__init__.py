@@ -79,8 +79,23 @@ def fingerprint(
             entry = Cache(artifact, TIERS[tier])
             passed.keep = entry.save
             passed.done.update(entry.load())
-        made = passed.over(artifact)
+        made = _with_delta(passed.over(artifact), artifact, source)
         return _with_neurons(made, artifact, source) if neurons else made
+
+
+def _with_delta(made: Fingerprint, artifact: Artifact, source: Any) -> Fingerprint:
+    """Add what an adapter changes, if it is one."""
+    from lineage.adapters import adapter_of
+    from lineage.adapters.base import Adapter
+
+    adapter = adapter_of(artifact, source)
+    if not isinstance(adapter, Adapter):
+        return made
+    from lineage.fingerprints.delta import delta_of
+
+    found = delta_of(adapter)
+    artifact.check_unchanged()
+    return replace(made, delta=found)
 
 
 def _with_neurons(made: Fingerprint, artifact: Artifact, source: Any) -> Fingerprint:

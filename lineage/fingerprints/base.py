@@ -13,6 +13,7 @@ from lineage.fingerprints.lattice import NO_LATTICE, Lattice
 
 if TYPE_CHECKING:
     from lineage.artifacts.dialects import Part
+    from lineage.fingerprints.delta import Delta
     from lineage.fingerprints.neurons import Neurons
     from lineage.fingerprints.sketch import Sketch
 
@@ -82,12 +83,14 @@ class Fingerprint:
         size_bytes: Bytes of all tensors as stored.
         neurons: What finds relatives in other coordinates, where it was asked for and there is a
             stream that is known by names and shapes; no digest covers it.
+        delta: What an adapter changes, where it is one whose change can be told.
     """
 
     tensors: tuple[TensorPrint, ...]
     scheme: str
     size_bytes: int
     neurons: Neurons | None = None
+    delta: Delta | None = None
 
     @cached_property
     def root(self) -> str:

@@ -16,6 +16,7 @@ from lineage.artifacts.base import BITS, BLOCKS, MAX_EXTENTS, MAX_VALUES
 from lineage.artifacts.dialects import Part
 from lineage.errors import FormatError, SchemeError, printable
 from lineage.fingerprints.base import Fingerprint, PartPrint, TensorPrint
+from lineage.fingerprints.delta import from_json as delta_of
 from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.narrowing import ROUNDED
 from lineage.fingerprints.neurons import BLOCKS as MOST_BLOCKS
@@ -63,6 +64,8 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
     }
     if "neurons" in head:
         expected["neurons"] = "uint8"
+    if "delta" in head:
+        expected |= {"delta_cores": "float32", "delta_sums": "float64"}
     if {name: array.dtype.name for name, array in arrays.items()} != expected:
         raise fail(f"not a fingerprint: its arrays are not {', '.join(expected)}")
     rows = canonical.loads(arrays["manifest"].tobytes(), file=file)
@@ -88,7 +91,13 @@ def from_bytes(data: bytes, *, file: object = None) -> Fingerprint:
             neurons = _neurons(head["neurons"], arrays["neurons"])
         except (KeyError, TypeError, ValueError) as error:
             raise fail(f"its neuron sketch is none: {printable(str(error))}") from error
-    fingerprint = Fingerprint(tuple(tensors), scheme, int(head["size_bytes"]), neurons)
+    delta = None
+    if "delta" in head:
+        try:
+            delta = delta_of(head["delta"], arrays["delta_cores"], arrays["delta_sums"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise fail(f"its delta is none: {printable(str(error))}") from error
+    fingerprint = Fingerprint(tuple(tensors), scheme, int(head["size_bytes"]), neurons, delta)
     if fingerprint.root != head.get("root"):
         raise fail("its root is not the root of its leaves")
     return fingerprint

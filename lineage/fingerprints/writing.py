@@ -69,6 +69,13 @@ def chunks_of(fingerprint: Fingerprint) -> list[bytes]:
     if fingerprint.neurons is not None:
         arrays.append(("neurons", "U8", [fingerprint.neurons.raw]))
         head["neurons"] = fingerprint.neurons.to_json()
+    if fingerprint.delta is not None:
+        from lineage.fingerprints.delta import arrays_of
+
+        cores, sums_of_changes = arrays_of(fingerprint.delta)
+        arrays.insert(1, ("delta_sums", "F64", [sums_of_changes]))
+        arrays.insert(2, ("delta_cores", "F32", [cores]))
+        head["delta"] = fingerprint.delta.to_json()
     return _container(arrays, {"lineage": canonical.dumps(head).decode()})
 
 

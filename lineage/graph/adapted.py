@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
+from lineage.evidence import contained
 from lineage.evidence.adapted import CLEARLY_MERGED
-from lineage.evidence.adapters import Adapter, adapter_of, merged
+from lineage.evidence.adapters import Adapter, adapter_of, fits, merged
 from lineage.evidence.extraction import Held, changes_more, extracted, in_weights, is_told
 from lineage.graph.base import Edge
 from lineage.relation import Relation
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.delta import Delta
     from lineage.graph.base import Undetermined
 
 __all__ = ["adapter_edges"]
@@ -74,8 +76,12 @@ def adapter_edges(
     found = []
     for path in sorted(models):
         adapter = adapter_of(models[path])
-        if adapter is None:
-            continue
+        if adapter is None or not any(fits(adapter, models[base]) for base, _ in steps):
+            base = _held_in(models[path].delta, models, steps)
+            if base is not None:
+                found.append(Edge(base, path, Relation.ADAPTER, None, None, _SURE))
+            if base is not None or adapter is None:
+                continue
         base = _merged_into(adapter, models, steps)
         if base is not None:
             found.append(Edge(base, path, Relation.ADAPTER, None, None, _SURE))
@@ -86,6 +92,17 @@ def adapter_edges(
             found.append(Edge(pair.base, path, Relation.ADAPTER, None, None, sure))
             found.append(Edge(pair.model, path, Relation.ADAPTER, "extracted", None, sure))
     return found
+
+
+def _held_in(
+    delta: Delta | None, models: Mapping[str, Fingerprint], steps: Iterable[tuple[str, str]]
+) -> str | None:
+    """Return the model into which an adapter of another dialect was merged to give another."""
+    for base, child in steps:
+        seen = None if delta is None else contained.merged(delta, models[base], models[child])
+        if seen is not None and seen.scale > 0:
+            return base
+    return None
 
 
 def _merged_into(

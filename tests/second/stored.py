@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import rfc8785
+from second.delta import check_stored
 from second.fingerprint import (
     FULL,
     ROUNDED,
@@ -23,6 +24,8 @@ from second.fingerprint import (
 from second.neurons import SCHEME as NEURONS
 
 ARRAYS = {"cores": "F32", "energies": "F32", "sums": "F64", "manifest": "U8"}
+
+MORE = {"neurons": "U8", "delta_cores": "F32", "delta_sums": "F64"}
 
 
 class RefusedError(ValueError):
@@ -41,10 +44,12 @@ def to_bytes(made: dict[str, Any]) -> bytes:
     }
     if "neurons" in made:
         held["neurons"] = made["neurons"]["data"]
+    if "delta" in made:
+        held["delta_cores"], held["delta_sums"] = made["delta"]["arrays"]
     return write_safetensors(
         {
             name: (dtype, [len(held[name]) // {"F32": 4, "F64": 8, "U8": 1}[dtype]], held[name])
-            for name, dtype in (ARRAYS | {"neurons": "U8"}).items()
+            for name, dtype in (ARRAYS | MORE).items()
             if name in held
         },
         {"lineage": rfc8785.dumps(metadata_of(made)).decode()},
@@ -58,7 +63,7 @@ def metadata_of(made: dict[str, Any]) -> dict[str, Any]:
         "root": made["root"],
         "scheme": made["scheme"],
         "size_bytes": str(made["size_bytes"]),
-        **({"neurons": made["neurons"]["entry"]} if "neurons" in made else {}),
+        **{key: made[key]["entry"] for key in ("neurons", "delta") if key in made},
     }
 
 
@@ -87,6 +92,9 @@ def from_bytes(file: bytes) -> dict[str, Any]:
     check(metadata["_type"] == TYPE, "another type")
     check(metadata["scheme"] in SCHEMES.values(), "a scheme it does not know")
     neurons = neurons_of(metadata.get("neurons"), held.pop("neurons", None))
+    changes = check_stored(
+        metadata.get("delta"), held.pop("delta_cores", None), held.pop("delta_sums", None)
+    )
     check({name: dtype for name, (dtype, *_) in held.items()} == ARRAYS, "other arrays")
     names = [entry["name"].encode() for entry in manifest]
     check(names == sorted(set(names)) != [], "names out of order, repeated or none")
@@ -100,7 +108,7 @@ def from_bytes(file: bytes) -> dict[str, Any]:
     check(found["root"] == metadata["root"], "a root that is not the root of the leaves")
     size = int(metadata["size_bytes"])
     made = {"scheme": metadata["scheme"], "size_bytes": size, "tensors": tensors, **found}
-    return made | neurons
+    return made | neurons | ({"changed": changes} if changes else {})
 
 
 def neurons_of(entry: Any, held: Any) -> dict[str, Any]:

@@ -26,8 +26,10 @@ from strategies import (
 
 from lineage import canonical
 from lineage.claims import (
+    Changed,
     Claim,
     Dataset,
+    DeltaRef,
     Finding,
     Level,
     Measurement,
@@ -69,6 +71,14 @@ WHOLE = Claim(
     findings=(Finding(root_of(2), Level.INFERRED, "pair-v1/seed=7", Relation.FINETUNE, "-12.5"),),
     datasets=(Dataset("letters", "ef" * 32),),
     audience="example.com/log",
+    delta=DeltaRef(
+        "delta-v1",
+        "0f" * 32,
+        (
+            Changed("blk.*.attn_q.weight", ("0", "1", "12"), "delta", 16),
+            Changed("score.weight", ("",), "whole", None),
+        ),
+    ),
 )
 
 
@@ -431,3 +441,44 @@ def test_signatures_come_before_everything() -> None:
     good = sign(CHILD, KEY)
     with pytest.raises(SignatureError):
         verify(Envelope(good.payload_type, good.payload + b" ", good.signatures), POLICY)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: d.update(id="0F" * 32), "hexadecimal"),
+        (lambda d: d.pop("scheme"), "'scheme' is missing"),
+        (lambda d: d.update(codes=[]), "'codes' is not known"),
+        (lambda d: d.update(changed={}), "expected a list"),
+        (lambda d: d["changed"][0].update(rank=16), "in a string"),
+        (lambda d: d["changed"][0].update(rank="016"), "in a string"),
+        (lambda d: d["changed"][0].update(rank="9999999999"), "above 0"),
+        (lambda d: d["changed"][0].update(kind="product"), "kinds of changes"),
+        (lambda d: d["changed"][0].update(at=[]), "places"),
+        (lambda d: d["changed"][0].update(at="0"), "expected a list"),
+        (lambda d: d["changed"][0].update(at=["0", "0"]), "one place twice"),
+        (lambda d: d["changed"][0].update(at=["0.1"]), "1 numbers"),
+        (lambda d: d["changed"][0].update(at=[0]), "string"),
+        (lambda d: d["changed"][0].update(at=["00"]), "numbers joined"),
+        (lambda d: d["changed"][1].update(at=["0"]), "0 numbers"),
+        (lambda d: d["changed"].append(d["changed"][1]), "one tensor twice"),
+    ],
+)
+def test_a_delta_that_is_none_is_refused(change: Callable[[Any], Any], reason: str) -> None:
+    found = document()
+    change(found["predicate"]["delta"])
+    with pytest.raises(FormatError, match=reason):
+        statement.from_bytes(canonical.dumps(found))
+
+
+def test_a_delta_has_no_more_changes_than_a_claim_may() -> None:
+    one = Changed("x", ("",), "delta", 1)
+    with pytest.raises(FormatError, match="more than 1024"):
+        DeltaRef("delta-v1", "0f" * 32, (one,) * 1025)
+
+
+def test_a_claim_without_a_delta_has_no_such_key() -> None:
+    plain = dataclasses.replace(WHOLE, delta=None)
+    data = statement.to_bytes(plain)
+    assert b"delta" not in data.replace(b"delta-v1", b"")
+    assert statement.from_bytes(data) == plain

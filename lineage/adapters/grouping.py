@@ -1,0 +1,224 @@
+"""Sorts an adapter's tensors by module and asks each module's family what it changes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib import import_module
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+from lineage import canonical
+from lineage.adapters import FAMILIES
+from lineage.adapters.base import Adapter, Change, Group, Unread
+from lineage.adapters.names import modules_of, slug
+from lineage.adapters.settings import SAYS, Settings, layers_of
+from lineage.adapters.tensors import Stored
+from lineage.adapters.vectors import tensor as whole
+from lineage.artifacts.dialects import canonical_name, layered
+from lineage.artifacts.hub import located
+from lineage.artifacts.opened import OpenFile
+from lineage.artifacts.safetensors import read_header
+from lineage.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from lineage.artifacts import Artifact
+
+CONFIG = "adapter_config.json"
+_MOST_BYTES = 1 << 24
+
+_MODULES = {family: import_module(f"lineage.adapters.{family}") for family in FAMILIES}
+_ENDINGS = [
+    (re.compile(f"(?P<module>.*){ending}", re.DOTALL), family, role)
+    for family, module in _MODULES.items()
+    for ending, role in module.ROLES.items()
+] + [(re.compile(r"(?P<module>.*)\.alpha", re.DOTALL), "", "alpha")]
+_WRAPPERS = ("base_model.model.", "base_model.")
+
+_PEFT_TYPES = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr", "IA3": "ia3", "VERA": "vera"}
+"""What a configuration calls a family. Adapters of other types have no weights of which a change
+follows, or need the base's for it."""
+
+_EMBEDDINGS = {"token_embd", "output"}
+"""Modules that peft saves whole, without being told to, where their vocabulary has grown."""
+
+_SAVED = re.compile(r"\.(?:modules_to_save|original_module)\.\w+(?=\.)|\.base_layer(?=\.\w+$)")
+
+
+def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | Unread | None:
+    """Return the adapter that an artifact is; see `adapter_of`."""
+    config, where = _config(source)
+    metadata = _metadata(artifact)
+    file = artifact.path
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if isinstance(kind, str) and kind not in _PEFT_TYPES:
+        reason = f"what an adapter of the type {printable(kind, 40)} changes is not in its file"
+        return Unread(reason)
+    settings = Settings.read(config, metadata, file=file, where=where)
+    groups, families, others = _sorted(artifact)
+    if not families or (config is None and 2 * len(others) > len(artifact.items)):
+        return None
+    if isinstance(kind, str) and _PEFT_TYPES[kind] not in families:
+        reason = (
+            f"{where} says {kind}, but the tensors are those of {' and '.join(sorted(families))}"
+        )
+        raise FormatError(reason, file=file)
+    if "vera" in families:
+        lacking = _shared(groups)
+        if lacking is not None:
+            return lacking
+    changes: list[Change] = []
+    used: set[str] = set()
+    for group in groups.values():
+        by_family = {f: list(_MODULES[f].changes(group, settings)) for f in families}
+        found = [change for some in by_family.values() for change in some]
+        used |= {family for family, some in by_family.items() if some}
+        if not found:
+            stray = next(iter(group.tensors.values()))
+            raise stray.fail("it has no factors beside it")
+        settings.check_targets(group, tensor=next(iter(group.tensors.values())).name)
+        changes += found
+    for stored in others:
+        changes += _saved(stored, settings, is_peft=config is not None)
+    layers = None if config is None else layers_of(config, where=where)
+    changes = [_on_base(change, layers, where) for change in changes]
+    _check_distinct(changes, file)
+    return Adapter("+".join(f for f in FAMILIES if f in used), tuple(changes),
+                   _says(config, metadata))  # fmt: skip
+
+
+def _config(source: Any) -> tuple[Any, str]:
+    """Return the configuration beside the weights, or None, and what to call it."""
+    if not isinstance(source, str | PathLike):
+        return None, "memory"
+    path = located(source)
+    file = (path if path.is_dir() else path.parent) / CONFIG
+    if not file.is_file():
+        return None, fspath(source)
+    opened = OpenFile.open(file, label=str(file))
+    try:
+        if opened.size > _MOST_BYTES:
+            raise FormatError(f"{opened.size} bytes, more than any configuration has", file=file)
+        data = opened.read(0, opened.size)
+    finally:
+        opened.close()
+    return canonical.loads(data, file=file, floats=True), str(file)
+
+
+def _metadata(artifact: Artifact) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in artifact.watched:
+        if isinstance(file, OpenFile) and file.location.suffix == ".safetensors":
+            found |= read_header(file)[1]
+    return found
+
+
+def _sorted(artifact: Artifact) -> tuple[dict[str, Group], list[str], list[Stored]]:
+    """Return the modules' tensors, the families they are of, and the tensors that are of none.
+
+    Raises:
+        FormatError: If a module has two tensors of one role.
+    """
+    file = artifact.path
+    found: dict[str, dict[str, Stored]] = {}
+    families: set[str] = set()
+    others: list[Stored] = []
+    for item in artifact.items:
+        stored = Stored(item, file)
+        known = _known(item.name)
+        if known is None:
+            others.append(stored)
+            continue
+        module, family, role = known
+        families |= {family} - {""}
+        tensors = found.setdefault(module, {})
+        if role in tensors:
+            raise stored.fail(f"'{tensors[role].name}' is the same factor of the same module")
+        tensors[role] = stored
+    for stored in list(others):  # LyCORIS' gains are called `weight`
+        module = _bared(stored.name.removesuffix(".weight"))
+        if "on_input" in found.get(module, {}) and stored.name.endswith(".weight"):
+            found[module]["weight"] = stored
+            others.remove(stored)
+    groups = {module: Group(module, tensors, file) for module, tensors in found.items()}
+    return groups, [family for family in FAMILIES if family in families], others
+
+
+def _known(name: str) -> tuple[str, str, str] | None:
+    """Return the module, family and role that a tensor's name tells; None where no table has it."""
+    for ending, family, role in _ENDINGS:
+        match = ending.fullmatch(name)
+        if match is not None:
+            return _bared(match["module"]), family, role
+    return None
+
+
+def _bared(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name.removesuffix(".base_layer")
+
+
+def _shared(groups: dict[str, Group]) -> Unread | None:
+    """Give every module the projections that all share; say so where they were not saved."""
+    shared: dict[str, Stored] = {}
+    for module in list(groups):
+        roles = groups[module].tensors
+        if any(role in roles for role in ("shared_A", "shared_B")):
+            shared |= groups.pop(module).tensors
+    if not {"shared_A", "shared_B"} <= shared.keys():
+        return Unread(
+            "its projections were not saved with it (save_projection), nor is their width"
+        )
+    for module, group in groups.items():
+        groups[module] = replace(group, tensors={**group.tensors, **shared})
+    return None
+
+
+def _saved(stored: Stored, settings: Settings, *, is_peft: bool) -> Iterable[Change]:
+    """Yield a tensor that peft saves whole.
+
+    Raises:
+        FormatError: If nothing says why it is there.
+    """
+    name = _SAVED.sub("", _bared(stored.name))
+    group = Group(name, {}, stored.file)
+    module, _, leaf = name.rpartition(".")
+    asked = settings.said(group, "modules_to_save")
+    asked = asked if isinstance(asked, list) else []
+    words = f".{module}."
+    is_asked = any(f".{one}." in words for one in asked if isinstance(one, str))
+    is_bias = leaf == "bias" and settings.said(group, "bias") in {"all", "lora_only"}
+    is_grown = canonical_name(f"{module}.weight").removesuffix(".weight") in _EMBEDDINGS
+    if not is_peft or not (is_asked or is_bias or is_grown or "token_adapter" in name):
+        raise stored.fail("no table of adapters knows it, and no configuration asks for it")
+    (canonical_module,) = modules_of(module)[:1]
+    return whole(stored, f"{canonical_module}.{leaf}", "whole")
+
+
+def _on_base(change: Change, layers: tuple[int, ...] | None, where: str) -> Change:
+    """Say which of the base's tensors a repeated layer's is."""
+    at = None if layers is None else layered(change.name)
+    if layers is None or at is None:
+        return change
+    if at.number >= len(layers):
+        reason = f"layer_replication makes {len(layers)} layers, and it is of layer {at.number}"
+        raise FormatError(reason, file=where, tensor=change.name)
+    stack = f"{at.stack}." if at.stack else ""
+    return replace(change, base=f"{stack}{layers[at.number]}.{at.role}")
+
+
+def _check_distinct(changes: Iterable[Change], file: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for change in changes:
+        key = slug(change.name), change.kind
+        if key in seen:
+            raise FormatError(f"it changes {printable(change.name)} twice", file=file)
+        seen.add(key)
+
+
+def _says(config: Any, metadata: Mapping[str, str]) -> dict[str, str]:
+    said = {**metadata, **(config if isinstance(config, dict) else {})}
+    return {key: said[key] for key in SAYS if isinstance(said.get(key), str) and said[key]}

@@ -1,0 +1,185 @@
+"""What is said beside an adapter's factors: its configuration, its file's metadata, its alphas.
+
+Sources: `LoraConfig` and `get_pattern_key` of peft, `lora_adapter_metadata` of diffusers,
+`ss_network_args` of kohya and LyCORIS.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lineage import canonical
+from lineage.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lineage.adapters.base import Group
+
+__all__ = ["SAYS", "Settings", "layers_of"]
+
+SAYS = (
+    "base_model_name_or_path", "revision", "peft_type",
+    "ss_base_model_version", "ss_sd_model_name", "ss_sd_model_hash", "ss_new_sd_model_hash",
+    "ss_output_name", "ss_network_module", "modelspec.architecture", "modelspec.title",
+    "modelspec.hash_sha256", "sshs_model_hash",
+)  # fmt: skip
+"""What is kept, of a configuration and of metadata, of what an adapter declares."""
+
+_COMPONENT = re.compile(r"^(unet|transformer|text_encoder(?:_[23])?)\.")
+_MOST_BYTES = 1 << 24
+_LONGEST, _MOST = 1 << 14, 6
+_REPEATED, _OPEN = re.compile(r"\)[*+{]|\\\d"), re.compile(r"[*+]|\{\d*,")
+"""A repeated group or a reference to one may take exponential time, each open end multiplies it."""
+_INDEX = re.compile(r".*?\.[^.]*\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Configurations by the part of a pipeline that they are of; `""` is the whole's.
+
+    Attributes:
+        configs: Part -> what peft would be given.
+        where: What errors call the configuration.
+        is_stabilized: Whether LyCORIS was told to divide alpha by the root of the rank.
+    """
+
+    configs: Mapping[str, Mapping[str, Any]]
+    where: str
+    is_stabilized: bool = False
+
+    @classmethod
+    def read(cls, config: Any, metadata: Mapping[str, str], *, file: str, where: str) -> Settings:
+        """Make them of a configuration file's JSON, or None, and of a weight file's metadata.
+
+        Raises:
+            FormatError: If either is not what it should be.
+        """
+        if config is not None:
+            if not isinstance(config, dict):
+                raise FormatError("the configuration is not a JSON object", file=where)
+            return cls({"": config}, where)
+        arguments = metadata.get("ss_network_args", "")
+        is_stabilized = bool(re.search(r'"rs_lora"\s*:\s*"?true', arguments, re.IGNORECASE))
+        text = metadata.get("lora_adapter_metadata")
+        if text is None:
+            return cls({}, file, is_stabilized)
+        where = f"{file}: lora_adapter_metadata"
+        said = canonical.loads(text.encode(), file=where, max_bytes=_MOST_BYTES, floats=True)
+        if not isinstance(said, dict):
+            raise FormatError("not a JSON object", file=where)
+        configs: dict[str, dict[str, Any]] = {}
+        for key, value in said.items():
+            found = _COMPONENT.match(key)
+            part = found[1] if found else ""
+            configs.setdefault(part, {})[key[found.end() :] if found else key] = value
+        return cls(configs, where)
+
+    def said(self, group: Group, key: str) -> Any:
+        """Return what the configuration that a module is under says; see `Scaling`."""
+        return self._config(group)[0].get(key)
+
+    def _config(self, group: Group) -> tuple[Mapping[str, Any], str]:
+        """Return the configuration of a module, and the module's name in it."""
+        found = _COMPONENT.match(group.module)
+        if found and found[1] in self.configs:
+            return self.configs[found[1]], group.module[found.end() :]
+        return self.configs.get("", {}), group.module
+
+    def of(self, group: Group, rank: int | None, *, tensor: str) -> float:
+        """Return the scale of a module's product; see `Scaling`."""
+        config, module = self._config(group)
+        ranks = self._patterned(config, "rank_pattern", "r", module)
+        said = _number(ranks, "r", self.where)
+        if rank is not None and said is not None and said != rank:
+            reason = f"its rank is {rank}, but {self.where} says {said:g}"
+            raise FormatError(reason, file=group.file, tensor=tensor)
+        if "alpha" in group.tensors:
+            alpha: float | None = group.tensors["alpha"].number()
+        else:
+            name = "lora_alpha" if "lora_alpha" in config else "alpha"
+            given = self._patterned(config, "alpha_pattern", name, module)
+            alpha = _number(given, name, self.where)
+        rank = int(said) if rank is None and said is not None else rank
+        if alpha is None or rank is None:
+            return 1.0
+        if config.get("use_rslora") is True or self.is_stabilized:
+            return alpha / math.sqrt(rank)
+        return alpha / rank
+
+    def check_targets(self, group: Group, *, tensor: str) -> None:
+        """Raise `FormatError` where a module is none that the configuration names."""
+        config, module = self._config(group)
+        targets, layers = config.get("target_modules"), config.get("layers_to_transform")
+        fine = True
+        if config.get("target_parameters"):
+            fine = True
+        elif isinstance(targets, list) and all(isinstance(t, str) for t in targets):
+            fine = any(f".{module}".endswith(f".{target}") for target in targets)
+        elif isinstance(targets, str) and targets != "all-linear":
+            fine = _regex(targets, "target_modules", self.where).fullmatch(module) is not None
+        if not fine:
+            reason = f"{self.where} does not name the module {printable(module)} a target"
+            raise FormatError(reason, file=group.file, tensor=tensor)
+        chosen = [layers] if isinstance(layers, int) else layers
+        if not isinstance(chosen, list) or not chosen:
+            return
+        found = _INDEX.match(f".{module}.")
+        if found is not None and int(found[1]) not in chosen:
+            reason = f"{self.where} transforms the layers {chosen}, not {found[1]}"
+            raise FormatError(reason, file=group.file, tensor=tensor)
+
+    def _patterned(self, config: Mapping[str, Any], patterns: str, key: str, module: str) -> Any:
+        """Return what a configuration says of one module: by the first pattern that is its end."""
+        table = config.get(patterns)
+        for pattern, value in (table or {}).items() if isinstance(table, dict) else ():
+            if _regex(rf"(.*\.)?({pattern})$", patterns, self.where).match(module):
+                return value
+        return config.get(key)
+
+
+def _regex(pattern: str, key: str, where: str) -> re.Pattern[str]:
+    """Compile a pattern that a file brought, unless it may take for ever."""
+    reason = None
+    if len(pattern) > _LONGEST or _REPEATED.search(pattern) or len(_OPEN.findall(pattern)) > _MOST:
+        reason = "is a regular expression that could take for ever"
+    else:
+        try:
+            return re.compile(pattern)
+        except (re.error, RecursionError, OverflowError):
+            reason = "is no regular expression"
+    raise FormatError(f"{key}: {printable(pattern, 60)} {reason}", file=where)
+
+
+def _number(value: Any, key: str, where: str) -> float | None:
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or (key == "r" and value < 1):
+        raise FormatError(
+            f"{key} is {printable(repr(value), 40)}, not a number of its kind", file=where
+        )
+    return float(value)
+
+
+def layers_of(config: Mapping[str, Any], *, where: str) -> tuple[int, ...] | None:
+    """Return the base's layer of each layer that an adapter was trained on, if it repeats some.
+
+    Raises:
+        FormatError: If `layer_replication` is no list of ranges.
+    """
+    ranges = config.get("layer_replication")
+    if not ranges:
+        return None
+    layers: list[int] = []
+    for one in ranges if isinstance(ranges, list) else [None]:
+        if not (
+            isinstance(one, list) and len(one) == 2 and all(type(n) is int for n in one)
+            and 0 <= one[0] < one[1] <= 1 << 16
+        ):  # fmt: skip
+            raise FormatError("layer_replication is no list of [first, end]", file=where)
+        layers += range(*one)
+    return tuple(layers)

@@ -1,0 +1,209 @@
+"""What is asked of adapters: which are in a model (`compare --adapter`), and `verify-base`."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lineage.cli import say
+from lineage.cli.measure import load
+from lineage.cli.options import json_option
+from lineage.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lineage.evidence import Comparison
+    from lineage.evidence.contained import Contained, Fits
+    from lineage.evidence.fitting import Fit
+    from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.delta import Delta
+
+_SHOWN = 3
+
+
+def told_of(
+    a: str,
+    b: str,
+    adapters: Sequence[str],
+    one: Fingerprint,
+    other: Fingerprint,
+    found: Comparison,
+    *,
+    as_json: bool,
+) -> int:
+    """Print which of some adapters are in `a`, and return the exit status.
+
+    Raises:
+        FormatError: If one of them is no adapter.
+    """
+    from lineage.evidence.contained import contained
+    from lineage.evidence.deltas import combined
+
+    deltas = [delta_of(path, load(path)) for path in adapters]
+    names = list(adapters)
+    made: Contained | None = None
+    if one.delta is not None and other.delta is not None:
+        names, deltas = [b, *names], [other.delta, *deltas]
+        fit = combined(one.delta, deltas)
+    else:
+        made = contained(deltas, other, one)
+        fit = None if made is None else made.fit
+    document = {"a": a, "b": b, **found.to_json(), "adapters": _json(names, fit, made)}
+    say.result(document, lambda: _text(a, b, document["adapters"]), as_json=as_json)
+    if fit is None:
+        return 3
+    present = [share.present for share in fit.shares]
+    return 0 if True in present else (3 if None in present else 1)
+
+
+def delta_of(path: str, made: Fingerprint) -> Delta:
+    """Return an adapter's delta.
+
+    Raises:
+        FormatError: If it has none.
+    """
+    if made.delta is None:
+        raise FormatError("it is no adapter whose change can be told", file=path)
+    return made.delta
+
+
+def _json(names: Sequence[str], fit: Fit | None, made: Contained | None) -> dict[str, Any]:
+    if fit is None:
+        return {"shares": None, "left": None, "outside": None}
+    return {
+        "shares": [
+            {
+                "path": name,
+                "present": share.present,
+                "weight": float(f"{share.weight:.6g}"),
+                "error": float(f"{share.error:.3g}") if share.error < float("inf") else None,
+                "log10_p": float(f"{share.log10_p:.6g}"),
+            }
+            for name, share in zip(names, fit.shares, strict=True)
+        ],
+        "left": float(f"{fit.left:.6g}"),
+        "outside": None if made is None else float(f"{made.outside:.6g}"),
+    }
+
+
+def _text(a: str, b: str, found: dict[str, Any]) -> str:
+    first, second = printable(PurePath(a).name), printable(PurePath(b).name)
+    if found["shares"] is None:
+        return f"{first} and {second}: the adapters do not fit, or nothing that they change differs"
+    lines = [f"{first} beside {second}:"]
+    for share in found["shares"]:
+        verdict = {True: "in it", False: "not in it", None: "not told"}[share["present"]]
+        error = "" if share["error"] is None else f" +- {share['error']:.2g}"
+        name = printable(PurePath(share["path"]).name)
+        lines.append(f"  {name}: {verdict}, with a weight of {share['weight']:.4g}{error}")
+    lines.append(f"  {found['left']:.1%} of the change is neither they nor rounding")
+    if found["outside"]:
+        lines.append(f"  {found['outside']:.1%} of the change is in tensors that they leave alone")
+    return "\n".join(lines)
+
+
+@click.command("verify-base")
+@click.argument("adapter")
+@click.argument("base")
+@click.option("--merged", metavar="MODEL", help="A model that is said to be the two merged.")
+@json_option
+def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -> int:
+    """Say whether an adapter is one of a base.
+
+    Names and shapes can deny a base and never prove one: any model of its architecture fits. A
+    digest that the adapter declares proves it, and so does --merged: the model that has the adapter
+    merged into this base. Exit status 0 if it is its base, 1 if it is not, 3 if it may be.
+
+    \b
+    Example:
+        lineage verify-base ./my-lora ./base --merged ./my-model
+    """
+    from lineage.evidence.contained import contained, fits
+
+    delta = delta_of(adapter, load(adapter))
+    print_b = load(base, cache=True)
+    seen = fits(delta, print_b)
+    declared = _declared(delta, base)
+    verdict: bool | None = None
+    reason = "it fits by names and shapes, as it fits any model of this architecture"
+    made = None
+    if not seen.is_whole:
+        verdict, reason = _misfit(seen, len(delta.changes))
+    elif any(one["agrees"] for one in declared):
+        verdict, reason = True, "the adapter declares the digest of this base"
+    elif merged is not None:
+        made = contained([delta], print_b, load(merged, cache=True))
+        verdict, reason = _by_weights(made)
+    if verdict is not False and any(one["agrees"] is False for one in declared):
+        say.note(f"{printable(adapter)}: it declares another base than {printable(base)}")
+    document = {
+        "adapter": adapter,
+        "base": base,
+        "is_base": verdict,
+        "reason": reason,
+        "missing": list(seen.missing),
+        "misshapen": list(seen.misshapen),
+        "declared": declared,
+        "weight": None if made is None else float(f"{made.fit.shares[0].weight:.6g}"),
+        "left": None if made is None else float(f"{made.fit.left:.6g}"),
+    }
+    say.result(document, lambda: _base_text(document), as_json=as_json)
+    return {True: 0, False: 1, None: 3}[verdict]
+
+
+def _misfit(seen: Fits, changes: int) -> tuple[bool | None, str]:
+    if len(seen.missing) == changes:
+        return None, "no tensor that it changes is known in the base by name"
+    if seen.misshapen:
+        shown = ", ".join(map(printable, seen.misshapen[:_SHOWN]))
+        return False, f"{len(seen.misshapen)} tensors have another shape in the base ({shown})"
+    shown = ", ".join(map(printable, seen.missing[:_SHOWN]))
+    return False, f"the base has not {len(seen.missing)} tensors that it changes ({shown})"
+
+
+def _by_weights(made: Contained | None) -> tuple[bool | None, str]:
+    if made is None:
+        return None, "the merged model is not laid out as the base is, or not changed"
+    share = made.fit.shares[0]
+    words = f"the merged model is the base and {share.weight:.4g} times the adapter"
+    if share.present and made.fit.left <= _MOST_LEFT:
+        return True, f"{words}, {made.fit.left:.1%} left"
+    if share.present:
+        return None, f"{words}, but {made.fit.left:.1%} of their difference is something else"
+    return False, f"the merged model is not the base and this adapter: {made.fit.left:.0%} is left"
+
+
+_MOST_LEFT = 0.02
+"""Share of the difference that may be something else than the adapter: a module that was left out,
+a merge that was rounded twice."""
+
+
+def _declared(delta: Delta, base: str) -> list[dict[str, Any]]:
+    """Hold the digests that an adapter declares of its base against the base's files."""
+    found: list[dict[str, Any]] = []
+    digest = delta.says.get("ss_new_sd_model_hash", "").removeprefix("0x").lower()
+    if digest:
+        agrees = None
+        if len(digest) == 64 and not base.endswith(".lineage"):
+            from lineage.artifacts.digests import file_digests
+
+            agrees = any(file.sha256 == digest for file in file_digests(base).files)
+        found.append({"key": "ss_new_sd_model_hash", "value": digest[:64], "agrees": agrees})
+    names = [key for key in ("base_model_name_or_path", "ss_sd_model_name") if key in delta.says]
+    found += [{"key": key, "value": delta.says[key], "agrees": None} for key in names]
+    return found  # a name proves nothing
+
+
+def _base_text(found: dict[str, Any]) -> str:
+    adapter, base = (printable(Path(found[key]).name) for key in ("adapter", "base"))
+    verdict = {True: "is its base", False: "is not its base", None: "may be its base"}
+    lines = [f"{base} {verdict[found['is_base']]} ({adapter}): {found['reason']}"]
+    lines += [
+        f"  declared: {one['key']} {printable(one['value'], 80)}"
+        + {True: " (agrees)", False: " (another)", None: ""}[one["agrees"]]
+        for one in found["declared"]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,241 @@
+"""What the real packages write is read as what they compute: peft's adapters, diffusers' tables."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from lineage.adapters import adapter_of
+from lineage.adapters.base import Adapter
+from lineage.adapters.names import modules_of
+from lineage.artifacts import read
+from lineage.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+
+
+class Plain:
+    """A fold that folds nothing: it only puts blocks where they belong."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+
+    def rows(self, matrix: Any, start: int = 0) -> Any:
+        whole = np.zeros((self.shape[0], matrix.shape[1]))
+        whole[start : start + matrix.shape[0]] = matrix
+        return whole
+
+    def cols(self, matrix: Any, start: int = 0) -> Any:
+        return type(self)(self.shape[::-1]).rows(matrix.T, start).T
+
+
+def dense(source: Any) -> dict[tuple[str, str], Any]:
+    """Every change as a dense matrix."""
+    with read(source) as artifact:
+        found = adapter_of(artifact, source)
+        assert isinstance(found, Adapter)
+        matrices = {(c.name, c.kind): c.load() for c in found.changes}
+        return {key: m.folded(Plain(m.shape)) for key, m in matrices.items()}
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    module = torch.nn.Module()
+    module.emb = torch.nn.Embedding(50, 24)
+    module.q = torch.nn.Linear(24, 40)
+    module.up = torch.nn.Linear(40, 24)
+    module.conv = torch.nn.Conv2d(8, 12, 3)
+    module.point = torch.nn.Conv2d(8, 12, 1)
+    module.head = torch.nn.Linear(24, 5)
+    return module
+
+
+ALL = ["q", "up", "conv", "point"]
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "patterns": (
+        "LoraConfig",
+        {
+            "r": 4, "lora_alpha": 6, "target_modules": [*ALL, "emb"], "use_rslora": True,
+            "rank_pattern": {"up": 3}, "alpha_pattern": {"q": 5}, "bias": "lora_only",
+            "modules_to_save": ["head"],
+        },
+    ),
+    "dora": ("LoraConfig", {"r": 4, "target_modules": ["q", "conv"], "use_dora": True}),
+    "biases": ("LoraConfig", {"r": 4, "target_modules": ["q", "up"], "lora_bias": True}),
+    "loha": ("LoHaConfig", {"r": 4, "alpha": 6, "target_modules": ALL}),
+    "loha with cores": (
+        "LoHaConfig", {"r": 4, "alpha": 6, "target_modules": ALL, "use_effective_conv2d": True},
+    ),
+    "lokr": ("LoKrConfig", {"r": 2, "alpha": 6, "target_modules": ALL, "decompose_both": True}),
+    "lokr with cores": (
+        "LoKrConfig", {"r": 1, "alpha": 6, "target_modules": ALL, "use_effective_conv2d": True},
+    ),
+    "lokr of full factors": (
+        "LoKrConfig", {"r": 100, "alpha": 6, "target_modules": ALL, "rank_pattern": {"q": 2}},
+    ),
+    "vera": ("VeraConfig", {"r": 4, "target_modules": ["q"], "save_projection": True}),
+}  # fmt: skip
+
+
+def saved(config: Any, folder: Path) -> Any:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(network(), config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn_like(parameter) * 0.3
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_peft_computes_what_is_read(case: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    kind, settings = CONFIGS[case]
+    model = saved(getattr(peft, kind)(**settings), tmp_path)
+    modules = dict(model.base_model.model.named_modules())
+    found = dense(tmp_path)
+    for name in settings["target_modules"]:
+        expected = modules[name].get_delta_weight("default").detach().double().numpy()
+        change = found[f"{name}.weight", "delta"]
+        expected = expected.reshape(change.shape)
+        np.testing.assert_allclose(change, expected, atol=1e-6 * np.abs(expected).max())
+    kinds = {kind for _, kind in found}
+    assert ("magnitude" in kinds) == bool(settings.get("use_dora"))
+    assert ("whole" in kinds) == ("modules_to_save" in settings)
+    assert (("q.bias", "delta") in found) == bool(settings.get("lora_bias"))
+    assert fingerprint(tmp_path).delta is not None
+
+
+def test_gains_of_peft(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.IA3Config(target_modules=["q", "up"], feedforward_modules=["up"])
+    model = saved(config, tmp_path)
+    gains = {n: p for n, p in model.named_parameters() if "ia3_l" in n}
+    found = dense(tmp_path)
+    for (name, kind), module in ((("q.weight", "gain_out"), "q"), (("up.weight", "gain_in"), "up")):
+        (gain,) = (p for n, p in gains.items() if f".{module}." in n)
+        expected = gain.detach().double().numpy().reshape(-1) - 1
+        np.testing.assert_allclose(found[name, kind].reshape(-1), expected)
+
+
+def test_the_bin_of_older_versions_is_the_same(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q"])
+    model = saved(config, tmp_path / "new")
+    model.save_pretrained(tmp_path / "old", safe_serialization=False)
+    one, other = fingerprint(tmp_path / "new").delta, fingerprint(tmp_path / "old").delta
+    assert one is not None
+    assert other is not None
+    assert one.id == other.id
+
+
+def converters() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+
+
+def kohya(modules: dict[str, tuple[int, int]], rank: int = 4) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, (rows, cols) in modules.items():
+        found[f"{name}.lora_down.weight"] = torch.randn(rank, cols, generator=generator)
+        found[f"{name}.lora_up.weight"] = torch.randn(rows, rank, generator=generator)
+        found[f"{name}.alpha"] = torch.tensor(2.0)
+    return found
+
+
+def copied(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Converters scale in place."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def assert_same(ours: dict[tuple[str, str], Any], theirs: dict[tuple[str, str], Any]) -> None:
+    assert ours.keys() == theirs.keys()
+    for key, change in ours.items():
+        np.testing.assert_allclose(change, theirs[key], rtol=1e-5, atol=1e-5)
+
+
+def test_flux_as_diffusers_converts_it() -> None:
+    width = 3072
+    shapes = {"img_attn_qkv": 3 * width, "img_attn_proj": width, "txt_attn_qkv": 3 * width,
+              "txt_attn_proj": width, "img_mlp_0": 4 * width, "txt_mlp_0": 4 * width,
+              "img_mod_lin": 6 * width, "txt_mod_lin": 6 * width}  # fmt: skip
+    modules = {f"lora_unet_double_blocks_0_{name}": (rows, width) for name, rows in shapes.items()}
+    modules |= {"lora_unet_double_blocks_0_img_mlp_2": (width, 4 * width),
+                "lora_unet_double_blocks_0_txt_mlp_2": (width, 4 * width),
+                "lora_unet_single_blocks_5_linear1": (7 * width, width),
+                "lora_unet_single_blocks_5_linear2": (width, 5 * width),
+                "lora_unet_single_blocks_5_modulation_lin": (3 * width, width)}  # fmt: skip
+    original = kohya(modules, rank=1)
+    converted = converters()._convert_kohya_flux_lora_to_diffusers(copied(original))
+    one, other = fingerprint(original).delta, fingerprint(copied(converted)).delta
+    assert one is not None
+    assert other is not None
+    assert [c.key for c in one.changes] == [c.key for c in other.changes]
+    assert one.id == other.id
+    assert len(one.changes) == 20
+
+
+def test_wan_as_diffusers_converts_it() -> None:
+    names = [f"blocks_0_{a}_attn_{o}" for a in ("self", "cross") for o in "qkvo"]
+    names += ["blocks_0_cross_attn_k_img", "blocks_0_cross_attn_v_img"]
+    modules = {f"lora_unet_{name}": (24, 24) for name in names}
+    modules |= {"lora_unet_blocks_0_ffn_0": (96, 24), "lora_unet_blocks_0_ffn_2": (24, 96)}
+    original = kohya(modules)
+    converted = converters()._convert_musubi_wan_lora_to_diffusers(copied(original))
+    assert_same(dense(original), dense(converted))
+    dotted = {
+        f"diffusion_model.{key.replace('lora_unet_', '').replace('_attn_', '_attn.')}": value
+        for key, value in original.items()
+    }
+    dotted = {
+        k.replace("blocks_0_", "blocks.0.").replace("ffn_", "ffn."): v for k, v in dotted.items()
+    }
+    converted = converters()._convert_non_diffusers_wan_lora_to_diffusers(copied(dotted))
+    assert_same(dense(dotted), dense(converted))
+    assert_same(dense(dotted), dense(original))
+
+
+SD = [
+    "input_blocks_4_1_transformer_blocks_0_attn1_to_q", "input_blocks_4_1_proj_in",
+    "middle_block_1_transformer_blocks_3_ff_net_0_proj", "input_blocks_3_0_op",
+    "output_blocks_5_1_transformer_blocks_0_attn2_to_out_0", "input_blocks_1_0_in_layers_2",
+    "output_blocks_2_0_out_layers_3", "output_blocks_2_0_skip_connection",
+    "middle_block_2_emb_layers_1",
+]  # fmt: skip
+
+
+def test_sdxl_as_diffusers_converts_it() -> None:
+    class Unet:
+        layers_per_block = 2
+
+    modules = {f"lora_unet_{name}": (24, 24) for name in SD}
+    modules |= {f"lora_te1_text_model_encoder_layers_0_{name}": (24, 24)
+                for name in ("self_attn_q_proj", "self_attn_out_proj", "mlp_fc1")}  # fmt: skip
+    original = kohya(modules)
+    library = converters()
+    mapped = library._maybe_map_sgm_blocks_to_diffusers(copied(original), Unet())
+    converted, alphas = library._convert_non_diffusers_lora_to_diffusers(mapped)
+    for name, alpha in alphas.items():
+        module = name.removesuffix(".alpha").removesuffix(".down.weight")
+        module = module.removesuffix(".lora").removesuffix(".lora_linear_layer")
+        converted[f"{module}.alpha"] = torch.tensor(float(alpha))
+    assert_same(dense(original), dense(converted))
+
+
+def test_names_that_diffusers_writes_are_names_already() -> None:
+    utils = pytest.importorskip("diffusers.utils.state_dict_utils")
+    for theirs, new in utils.UNET_TO_DIFFUSERS.items():
+        if ".lora_" in theirs:
+            continue
+        module = f"unet.mid_block.attentions.0{theirs.rsplit('.', 1)[0]}"
+        expected = f"unet.mid_block.attentions.0{new.rsplit('.', 1)[0]}"
+        assert modules_of(module) == modules_of(expected)
