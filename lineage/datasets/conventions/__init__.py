@@ -1,0 +1,1 @@
+"""Other conventions for describing data sets, and the digests that they hold."""
