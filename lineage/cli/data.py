@@ -314,7 +314,7 @@ def _proven(path: Path) -> dict[str, Any]:
 
     with path.open("rb") as file:
         data = file.read(MAX_PROOF_BYTES + 1)
-    found = manifests.check(data.removesuffix(b"\n"), file=path)
+    found = manifests.check(data, file=path)
     document: dict[str, Any] = {"path": str(path), "valid": True, "kind": found.kind}
     if found.file is not None:
         document["file"] = found.file

@@ -125,6 +125,8 @@ def _check(data: bytes) -> Proven:
     value = canonical.loads(data, max_bytes=MAX_PROOF_BYTES)
     if not isinstance(value, dict) or value.get("_type") != TYPE:
         raise FormatError(f"_type: expected {TYPE}")
+    if canonical.dumps(value) != data.removesuffix(b"\n"):
+        raise FormatError("the proof is not in canonical form (RFC 8785)")
     kind = value.get("kind")
     if kind not in KINDS:
         raise FormatError(f"kind: expected one of {', '.join(KINDS)}")
