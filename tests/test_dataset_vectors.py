@@ -1,4 +1,4 @@
-"""Two implementations of a data set's manifest agree: on the vectors, and on records drawn at random."""
+"""Two implementations of a data set's manifest agree: on the vectors, and on drawn records."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_records_are_what_the_vectors_say(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(make_dataset.BAD))
 def test_bad_records_are_refused_with_their_line(name: str) -> None:
     path = VECTORS / f"{name}_fail" / "records.jsonl"
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever the second implementation says
+    with pytest.raises(ValueError):
         second.lines(path.read_bytes())
     with pytest.raises(FormatError, match=r"records\.jsonl: line 1: "):
         build([path])

@@ -45,6 +45,10 @@ MAX_SKIPPED = 1000
 """Bad records that are listed; all are counted."""
 
 
+WORTH_PROCESSES = 64 << 20
+"""Bytes from which starting processes is worth it, where there are no compiled loops."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -143,7 +147,7 @@ def _cores() -> int:
 
 def _workers(size: int) -> Executor:
     """Return threads where the compiled loops leave the lock; else processes, if it is worth it."""
-    if kernel.compiled is None and size > 64 << 20:
+    if kernel.compiled is None and size > WORTH_PROCESSES:
         return ProcessPoolExecutor(_cores(), multiprocessing.get_context("spawn"))
     return ThreadPoolExecutor(_cores())
 

@@ -87,10 +87,9 @@ def _text(value: str) -> Any:
     return pa.scalar(value, pa.large_string())
 
 
-def _joined(*parts: Any, between: str = "", skip: bool = False) -> Any:
-    compute = library().compute
-    handling = "skip" if skip else "emit_null"
-    return compute.binary_join_element_wise(*parts, _text(between), null_handling=handling)
+def _joined(*parts: Any) -> Any:
+    """Return the parts of every row as one text; null where a part is."""
+    return library().compute.binary_join_element_wise(*parts, _text(""))
 
 
 def _objects(names: list[str], columns: list[Any], count: int) -> Any:
@@ -99,16 +98,15 @@ def _objects(names: list[str], columns: list[Any], count: int) -> Any:
     if len(set(names)) != len(names):
         raise FormatError("two columns have one name")
     order = sorted(range(len(names)), key=lambda i: names[i].encode("utf-16-be"))
+    # A text that skips nulls while it joins loses rows of nothing else, so each brings its comma.
     members = [
-        _joined(_text(encode_basestring(names[i]) + ":"), _named(names[i], columns[i]))
+        _joined(_text(encode_basestring(names[i]) + ":"), _named(names[i], columns[i]), _text(","))
         for i in order
     ]
     if not members:
         return pa.array(["{}"] * count, pa.large_string())
-    inner = (
-        members[0].fill_null("") if len(members) == 1 else _joined(*members, between=",", skip=True)
-    )
-    return _joined(_text("{"), inner, _text("}"))
+    inner = _joined(*(member.fill_null("") for member in members))
+    return _joined(_text("{"), pa.compute.ascii_rtrim(inner, ","), _text("}"))
 
 
 def _named(name: str, column: Any) -> Any:

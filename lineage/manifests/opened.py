@@ -131,4 +131,3 @@ def _join(left: _Side, right: _Side) -> _Side:
     if right[0] == _VOID and left[0] != _INNER:
         return left
     return _INNER, node(left[1], right[1])
-

@@ -1,12 +1,13 @@
 """A second reader of data set manifests and proofs, written from `dataset-manifest-v1.md` alone.
 
-It is slow and short, and shares nothing with `lineage`: trees are built from bit strings, proofs are
-read into nested tuples first, and JSON is checked on the text's own terms.
+It is slow and short, and shares nothing with `lineage`: trees are built from bit strings, proofs
+are read into nested tuples first, and JSON is checked on the text's own terms.
 """
 
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 from collections import Counter
@@ -180,7 +181,7 @@ def manifest(data: bytes) -> dict[str, Any]:
     at = f + 32 * n
     entries = [rest[at + 40 * i : at + 40 * i + 40] for i in range(m)]
     digests = [entry[:32] for entry in entries]
-    require(all(a < b for a, b in zip(digests, digests[1:], strict=False)))
+    require(all(a < b for a, b in itertools.pairwise(digests)))
     counts = {e[:32]: int.from_bytes(e[32:], "little") for e in entries}
     require(all(counts.values()) and sum(counts.values()) == n)
     require(root(counts).hex() == header["root"])

@@ -123,8 +123,8 @@ def of_two(
 DIGESTS = [second.record(f'{{"n":{n}}}') for n in range(40)]
 SET = {digest: 1 + n % 3 for n, digest in enumerate(DIGESTS[:30])}
 FEWER = {d: c for n, (d, c) in enumerate(SET.items()) if n not in (4, 9)} | {DIGESTS[2]: 1}
-MORE = SET | {d: 1 for d in DIGESTS[30:34]} | {DIGESTS[0]: 5}
-SOME = {d: 1 for d in DIGESTS[3:6]}
+MORE = SET | dict.fromkeys(DIGESTS[30:34], 1) | {DIGESTS[0]: 5}
+SOME = dict.fromkeys(DIGESTS[3:6], 1)
 SECRET = bytes(range(32))
 SALTS = {digest: second.salt(SECRET, digest) for digest in DIGESTS}
 HIDDEN = {second.hidden(SALTS[digest], digest): count for digest, count in SET.items()}

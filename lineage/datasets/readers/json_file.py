@@ -97,7 +97,7 @@ def _items(text: Iterator[str], path: Path) -> Iterator[str]:
             break
         end = _end_of(buffer, at)
         after = _skip(buffer, end) if end else 0
-        if not end or (after == len(buffer) and not is_over):  # a number may go on
+        if not end or (not is_over and (after == len(buffer) or _goes_on(buffer, at, end))):
             more = "" if is_over else _next(text)
             if more:
                 buffer, at = buffer[at:] + more, 0
@@ -125,6 +125,11 @@ def _items(text: Iterator[str], path: Path) -> Iterator[str]:
             buffer, at = buffer[at:], 0
     if _skip(buffer, at + 1) != len(buffer) or any(_SPACE.fullmatch(t) is None for t in text):
         raise FormatError("something follows the list", file=path)
+
+
+def _goes_on(buffer: str, at: int, end: int) -> bool:
+    """Whether what was read is a number that was cut where its fraction or exponent begins."""
+    return buffer[at] in "-0123456789" and buffer[end] in ".eE+-0123456789"
 
 
 def _next(text: Iterator[str]) -> str:
