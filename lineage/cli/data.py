@@ -12,6 +12,7 @@ import click
 from lineage.cli import say
 from lineage.cli.options import json_option
 from lineage.errors import FormatError, printable
+from lineage.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +38,10 @@ KINDS = ("arrow", "bytes", "csv", "image", "json", "jsonl", "parquet", "text", "
 @click.option(
     "--private", type=FILE, metavar="SECRET", help="Hide the records; made if it is not there."
 )
+@click.option(
+    "--against", type=FILE, help="Another description of the files to hold them to: Croissant, ..."
+)
+@click.option("--croissant", type=FILE, help="Where to write a Croissant description.")
 @click.option("--near", is_flag=True, help="Sketch records too, for near-duplicates.")
 @json_option
 def manifest(
@@ -47,32 +52,42 @@ def manifest(
     licence: str | None,
     source: str | None,
     private: Path | None,
+    against: Path | None,
+    croissant: Path | None,
     near: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Say what a data set is: one root over its records, whatever their order, files and format.
 
     PATHs are files or folders: JSON lines, JSON, CSV, TSV, text, Parquet, Arrow, WebDataset, what
-    `datasets` saved; any other file is one record. A saved manifest is held to its roots.
+    `datasets` saved; any other file is one record. A saved manifest is held to its roots. Exit
+    status 1 if the files are not what another description says (--against).
 
     \b
     lineage manifest train.jsonl
     lineage manifest ./data -o data.manifest
     """
     from lineage import datasets
+    from lineage.datasets import conventions
 
     if len(paths) == 1 and datasets.is_manifest(Path(paths[0])):
         found = datasets.load(paths[0])
         rows = list(found.skipped)
         document = {**found.header.to_json(), "sha256": found.sha256, "skipped_records": rows}
         say.result(document, lambda: _manifest_text(document), as_json=as_json)
-        return
-    if private is not None and near:
-        raise click.UsageError("--near tells what --private hides")
+        return 0
+    if private is not None and (near or croissant is not None):
+        raise click.UsageError("--near and --croissant tell what --private hides")
     for path in paths:
         if not Path(path).exists():
             raise FormatError("no such file or folder", file=path)
-    options = datasets.Options(kind, skip_bad_records, licence, source, _secret(private), near)
+    described = None if against is None else conventions.read(against)
+    wanted = {"sha256"} if croissant is not None else set()
+    if described is not None:
+        wanted |= set(conventions.algorithms_of(described))
+    options = datasets.Options(
+        kind, skip_bad_records, licence, source, _secret(private), near, tuple(wanted)
+    )
     started = time.perf_counter()
     with _progress(paths) as advance:
         built = datasets.build([Path(path) for path in paths], output, options, advance)
@@ -80,7 +95,14 @@ def manifest(
     made["seconds"] = round(time.perf_counter() - started, 4)
     if output is not None:
         made["path"] = str(output)
+    if croissant is not None:
+        called = Path(paths[0]).resolve().name
+        write_whole(croissant, conventions.croissant.write(built, called))
+    held = None if described is None else conventions.hold(described, built)
+    if held is not None:
+        made["against"] = held.to_json()
     say.result(made, lambda: _manifest_text(made), as_json=as_json)
+    return 0 if held is None or held.holds else 1
 
 
 def _document(built: Built) -> dict[str, Any]:
@@ -109,6 +131,11 @@ def _manifest_text(document: dict[str, Any]) -> str:
         for row in document["skipped_records"][:20]:
             where = f"{printable(row['file'])}: {row['where']}"
             lines.append(f"    {where}: {printable(row['reason'])}")
+    if "against" in document:
+        held = document["against"]
+        words = ", ".join(f"{len(held[key])} {key}" for key in ("differ", "missing", "unchecked"))
+        lines.append(f"  against {held['convention']}: {held['agree']} files agree, {words}")
+        lines += [f"    {key}: {n}" for key in ("differ", "missing") for n in held[key][:20]]
     if "path" in document:
         lines.append(f"wrote {document['path']}")
     return "\n".join(lines)
@@ -192,7 +219,6 @@ def prove(
     """
     from lineage import datasets
     from lineage.datasets import proving
-    from lineage.files import write_whole
 
     asked = [value for value in (record, blob, digest, name) if value is not None]
     if len(asked) != (newer is None):

@@ -61,6 +61,7 @@ class Options:
         source: Where the data are from.
         secret: 32 bytes that salt every digest, for a manifest that does not tell what is in it.
         near: Whether to sketch records for near-duplicates.
+        digests: Other hashes of the files to take: `md5`, `sha256`, ...
     """
 
     kind: str | None = None
@@ -69,6 +70,7 @@ class Options:
     source: str | None = None
     secret: bytes | None = None
     near: bool = False
+    digests: tuple[str, ...] = ()
 
 
 @final
@@ -81,12 +83,14 @@ class Built:
         sha256: SHA-256 of its header's line.
         skipped: The first bad records left out.
         rows: Its files.
+        digests: The files' digests by name, with those of other hashes that were asked for.
     """
 
     header: Header
     sha256: str
     skipped: tuple[dict[str, Any], ...]
     rows: tuple[dict[str, Any], ...]
+    digests: dict[str, dict[str, str]]
 
 
 def build(
@@ -165,6 +169,7 @@ class _Work:
 
             self.near = sketches
         self.rows: list[dict[str, Any]] = []
+        self.digests: dict[str, dict[str, str]] = {}
         self.skipped: list[dict[str, Any]] = []
         self.skipped_count = 0
         self.columns: dict[str, None] = {}
@@ -237,7 +242,8 @@ class _Work:
             parts = (self.folder / name for name in ("order", "set", "near"))
             pieces = (piece for part in parts for piece in pieces_of(part))
             write_all(output, _chained([line, files], pieces))
-        return Built(header, sha256_digest(line).hex(), tuple(self.skipped), tuple(self.rows))
+        skipped, rows = tuple(self.skipped), tuple(self.rows)
+        return Built(header, sha256_digest(line).hex(), skipped, rows, self.digests)
 
     def _sorted(self, path: Path | None) -> tuple[bytes, int]:
         """Merge all runs; return the tree's hash and the number of distinct digests."""
@@ -277,9 +283,10 @@ def _read(
     if source.path is None:
         _collect(source, using.jobs(None, source, work.near), work, pool)  # type: ignore[arg-type]
         return
-    with WatchedFile(source.path, progress) as file:
+    with WatchedFile(source.path, progress, work.how.digests) as file:
         _collect(source, using.jobs(file, source, work.near), work, pool)
         digest = file.finish()
+        work.digests[source.name] = file.digests()
     if work.how.secret is not None:
         digest = hidden_digest(salt_of(work.how.secret, digest), digest)
     work.rows.append(

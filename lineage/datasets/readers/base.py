@@ -8,6 +8,7 @@ record is told, not raised: whoever collects the jobs decides whether a bad reco
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import zlib
@@ -103,13 +104,20 @@ class WatchedFile:
     Args:
         path: The file.
         progress: Told of every byte read.
+        also: Other hashes of the file to take.
     """
 
-    def __init__(self, path: Path, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        progress: Callable[[int], None] | None = None,
+        also: tuple[str, ...] = (),
+    ) -> None:
         self.path = path
         self.size = 0
         self._progress = progress
         self._hasher = blake3()
+        self._also = {n: hashlib.new(n, usedforsecurity=False) for n in also if n != "blake3"}
         self._file = path.open("rb", buffering=0)
         self._before = _state(os.fstat(self._file.fileno()))
         self.expected = self._before[0]
@@ -130,6 +138,8 @@ class WatchedFile:
         data = self._file.read(size)
         self.size += len(data)
         self._hasher.update(data)
+        for hasher in self._also.values():
+            hasher.update(data)
         if self._progress is not None and data:
             self._progress(len(data))
         return data
@@ -153,6 +163,11 @@ class WatchedFile:
         if now != [self._before, self._before] or self.size != self.expected:
             raise FormatError("the file changed while it was read", file=self.path)
         return self._hasher.digest()
+
+    def digests(self) -> dict[str, str]:
+        """Return the hexadecimal digests of the whole file, by the names of their hashes."""
+        found = {name: hasher.hexdigest() for name, hasher in self._also.items()}
+        return {"blake3": self._hasher.hexdigest(), **found}
 
 
 def _state(stat: os.stat_result) -> tuple[int, int, int, int]:
