@@ -34,6 +34,8 @@ COMMANDS = {
     "prove": "lineage.cli.data",
     "check-proof": "lineage.cli.data",
     "overlap": "lineage.cli.data",
+    "contribute": "lineage.cli.sharing",
+    "shares": "lineage.cli.sharing",
 }
 """Each verb and the module that holds its `click` command of the same name, imported when asked."""
 

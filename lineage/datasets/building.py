@@ -280,13 +280,16 @@ def _read(
     """Read one file: its records, and its row."""
     using = reader(source.kind)
     before = work.records
-    if source.path is None:
+    if source.path is None:  # what is in memory counts as an empty file
         _collect(source, using.jobs(None, source, work.near), work, pool)  # type: ignore[arg-type]
-        return
-    with WatchedFile(source.path, progress, work.how.digests) as file:
-        _collect(source, using.jobs(file, source, work.near), work, pool)
-        digest = file.finish()
-        work.digests[source.name] = file.digests()
+        digest, size = blake3_digest(b""), 0
+        work.digests[source.name] = {"blake3": digest.hex()}
+    else:
+        with WatchedFile(source.path, progress, work.how.digests) as file:
+            _collect(source, using.jobs(file, source, work.near), work, pool)
+            digest = file.finish()
+            size = file.size
+            work.digests[source.name] = file.digests()
     if work.how.secret is not None:
         digest = hidden_digest(salt_of(work.how.secret, digest), digest)
     work.rows.append(
@@ -295,7 +298,7 @@ def _read(
             "kind": source.kind,
             "split": source.split,
             "blake3": digest.hex(),
-            "bytes": file.size,
+            "bytes": size,
             "records": work.records - before,
         }
     )

@@ -68,7 +68,8 @@ def find(paths: Iterable[Any], kind: str | None) -> Found:
     sources.sort(key=lambda found: found.name.encode())
     for number, value in enumerate(in_memory):
         for split, part in _splits_of(value):
-            sources.append(Source(f"memory-{number}", None, "memory", split, part))
+            called = f"memory-{number}" + (f"/{split}" if isinstance(value, dict) else "")
+            sources.append(Source(called, None, "memory", split, part))
     if not sources:
         raise FormatError(
             "no records to read in what was given", file=folders[0] if folders else None

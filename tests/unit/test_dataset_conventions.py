@@ -174,6 +174,7 @@ def test_a_croissant_goes_out_and_comes_back(
     assert run(["manifest", "data", "--private", "s", "--croissant", "x"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_mlcroissant_takes_what_is_written(data: Path) -> None:
     library = pytest.importorskip("mlcroissant")
     built = build([data], options=Options(digests=("sha256",), licence="mit"))
