@@ -16,7 +16,9 @@ from typing import Any
 _HERE = Path(__file__).resolve()
 
 
-def run(files: dict[str, Path], rounds: int, folder: Path) -> dict[str, Any]:
+def run(
+    files: dict[str, Path], rounds: int, folder: Path, *, one_core: bool = False
+) -> dict[str, Any]:
     """Return the seconds and the peak memory of every contender, and our roots."""
     cores = len(os.sched_getaffinity(0))
     commands: dict[str, list[str]] = {}
@@ -29,7 +31,8 @@ def run(files: dict[str, Path], rounds: int, folder: Path) -> dict[str, Any]:
             str(path),
             str(cores),
         ]
-        commands[f"parser alone, {kind}, one core"] = [sys.executable, parser, str(path), "1"]
+        if one_core:
+            commands[f"parser alone, {kind}, one core"] = [sys.executable, parser, str(path), "1"]
         ours = [sys.executable, "-m", "lineage", "manifest", str(path), "--json"]
         commands[f"lineage manifest, {kind}"] = ours
         saved = [*ours, "-o", str(folder / f"{kind}.manifest")]

@@ -19,10 +19,10 @@ from lineage.datasets.readers.base import Done, Near
 from lineage.errors import FormatError, printable
 from lineage.manifests.records import Typed, canonical, decimal_text
 
-ROW_BYTES = 16 << 20
+ROW_BYTES = 8 << 20
 """About what a job gets."""
 
-MAX_ROWS = 1 << 16
+MAX_ROWS = 1 << 15
 
 _SCALES = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
@@ -98,22 +98,26 @@ def _objects(names: list[str], columns: list[Any], count: int) -> Any:
     if len(set(names)) != len(names):
         raise FormatError("two columns have one name")
     order = sorted(range(len(names)), key=lambda i: names[i].encode("utf-16-be"))
-    # A text that skips nulls while it joins loses rows of nothing else, so each brings its comma.
-    members = [
-        _joined(_text(encode_basestring(names[i]) + ":"), _named(names[i], columns[i]), _text(","))
-        for i in order
-    ]
-    if not members:
+    names = [encode_basestring(names[i]) + ":" for i in order]
+    values = [_named(name, columns[i]) for name, i in zip(names, order, strict=True)]
+    if not values:
         return pa.array(["{}"] * count, pa.large_string())
-    inner = _joined(*(member.fill_null("") for member in members))
-    return _joined(_text("{"), pa.compute.ascii_rtrim(inner, ","), _text("}"))
+    if not any(value.null_count for value in values):
+        marks = ["{", *[","] * (len(values) - 1)]
+        begins = [_text(mark + name) for mark, name in zip(marks, names, strict=True)]
+        parts = [part for pair in zip(begins, values, strict=True) for part in pair]
+        return _joined(*parts, _text("}"))
+    # Arrow loses rows of nothing but nulls where it skips nulls, so each member brings its comma.
+    pairs = zip(names, values, strict=True)
+    members = [_joined(_text(name), value, _text(",")).fill_null("") for name, value in pairs]
+    return _joined(_text("{"), pa.compute.ascii_rtrim(_joined(*members), ","), _text("}"))
 
 
 def _named(name: str, column: Any) -> Any:
     try:
         return _values(column)
     except FormatError as error:
-        raise FormatError(f"column '{printable(name, 80)}': {error.reason}") from error
+        raise FormatError(f"column {printable(name[:-1], 80)}: {error.reason}") from error
 
 
 def _values(column: Any) -> Any:
@@ -131,7 +135,7 @@ def _values(column: Any) -> Any:
     if types.is_integer(kind):
         return _integers(column)
     if types.is_floating(kind):
-        return _each(column.cast(pa.float64()), lambda value: canonical(value).decode())
+        return _floats(column.cast(pa.float64()))
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return _strings(column.cast(pa.large_string()))
     if (
@@ -200,6 +204,17 @@ def _integers(column: Any) -> Any:
     if compute.all(is_json).as_py() in (True, None):
         return texts
     return compute.if_else(is_json, texts, _joined(_text('!int"'), texts, _text('"')))
+
+
+def _floats(column: Any) -> Any:
+    """Return Arrow's own texts, but for exponents, NaN, infinities and -0."""
+    pa = library()
+    compute = pa.compute
+    texts = column.cast(pa.large_string())
+    is_odd = compute.match_substring_regex(texts, "[en]|^-0$").fill_null(False)
+    values = column.filter(is_odd).to_pylist()
+    spelled = pa.array([canonical(value).decode() for value in values], pa.large_string())
+    return compute.replace_with_mask(texts, is_odd, spelled)
 
 
 def _strings(column: Any) -> Any:
