@@ -8,11 +8,10 @@ from typing import Any, final
 import numpy as np
 
 from lineage.datasets.near import THRESHOLD, Near, near_duplicates
-from lineage.datasets.proving import shared_by
+from lineage.datasets.proving import Compared, shared_by
 from lineage.datasets.stored import Manifest
 from lineage.digest import SIZE
 from lineage.errors import FormatError
-from lineage.manifests.opened import Leaf
 
 _AT_ONCE = 1 << 20
 
@@ -30,7 +29,7 @@ class Overlap:
         near_b: The reverse.
     """
 
-    shared: tuple[Leaf, ...]
+    shared: Compared
     a_records: int
     b_records: int
     near_a: Near | None
@@ -48,15 +47,15 @@ def overlap(a: Manifest, b: Manifest, threshold: float = THRESHOLD) -> Overlap:
     shared = shared_by(a.entries, b.entries)
     has_near = a.header.near is not None and a.header.near == b.header.near
     return Overlap(
-        tuple(shared),
-        sum(leaf.before for leaf in shared),
-        sum(leaf.after for leaf in shared),
+        shared,
+        int(shared.before.astype(object).sum()),
+        int(shared.after.astype(object).sum()),
         near_duplicates(a.near, b.near, threshold) if has_near else None,
         near_duplicates(b.near, a.near, threshold) if has_near else None,
     )
 
 
-def places(manifest: Manifest, shared: tuple[Leaf, ...], limit: int) -> list[dict[str, Any]]:
+def places(manifest: Manifest, shared: Compared, limit: int) -> list[dict[str, Any]]:
     """Return where in a data set the records are that both have: file and number from 0.
 
     Args:
@@ -64,18 +63,18 @@ def places(manifest: Manifest, shared: tuple[Leaf, ...], limit: int) -> list[dic
         shared: What both have.
         limit: The most to return.
     """
-    wanted = {leaf.digest for leaf in shared}
-    firsts = np.array([int.from_bytes(digest[:8], "big") for digest in wanted], np.uint64)
+    firsts = shared.digests[:, :8].copy().view(">u8").reshape(-1).astype(np.uint64)
     found: list[dict[str, Any]] = []
     for start in range(0, len(manifest.order), _AT_ONCE):
         rows = manifest.order[start : start + _AT_ONCE]
         keys = np.ascontiguousarray(rows[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
         for index in np.flatnonzero(np.isin(keys, firsts)):
-            digest = rows[index, :SIZE].tobytes()
-            if digest not in wanted:
-                continue
             if len(found) == limit:
                 return found
+            digest = rows[index, :SIZE].tobytes()
+            alike = shared.digests[np.searchsorted(firsts, keys[index]) :][:64]
+            if not any(row.tobytes() == digest for row in alike):  # 64 bits alike, and no more
+                continue
             found.append({**place(manifest, start + int(index)), "digest": digest.hex()})
     return found
 

@@ -21,11 +21,12 @@ def hold_parts(whole: Manifest, parts: Sequence[Manifest]) -> None:
         if part.header.hidden != whole.header.hidden:
             raise FormatError("one manifest is private and the other is not", file=part.path)
     together = merged([part.entries for part in parts])
-    over = [leaf for leaf in changes_between(together, whole.entries) if leaf.before > leaf.after]
-    unknown = sum(not leaf.after for leaf in over)
+    changes = changes_between(together, whole.entries)
+    over = changes.part(changes.before > changes.after)
+    unknown = int((over.after == 0).sum())
     if unknown:
         raise VerificationError(f"{unknown} distinct records of the parts are not in the data set")
-    if over:
+    if len(over):
         raise VerificationError(
             f"{len(over)} distinct records are claimed more often than the data set has them"
         )

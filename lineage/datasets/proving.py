@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
+import numpy.typing as npt
 
 from lineage.datasets.sorting import Entries, counts_of, grouped
 from lineage.datasets.stored import Manifest, halves, set_hash
 from lineage.digest import SIZE
 from lineage.errors import FormatError, VerificationError, printable
 from lineage.manifests import opened, proofs
-from lineage.manifests.opened import ADDED, NODE, NOTHING, SHARED, Leaf, encode_leaf
+from lineage.manifests.opened import ADDED, NODE, NOTHING, SHARED, encode_leaf
 from lineage.manifests.records import hidden_digest, salt_of
 from lineage.manifests.tree import bit
 
@@ -63,9 +66,9 @@ def prove_change(old: Manifest, new: Manifest) -> tuple[str, bytes]:
     """
     _alike(old, new)
     changes = changes_between(old.entries, new.entries)
-    if all(leaf.after > leaf.before for leaf in changes):
+    if (changes.after > changes.before).all():
         kind = "append"
-    elif all(leaf.after < leaf.before for leaf in changes):
+    elif (changes.after < changes.before).all():
         kind = "removal"
     else:
         kind = "change"
@@ -81,7 +84,7 @@ def prove_subset(old: Manifest, new: Manifest) -> bytes:
     """
     _alike(old, new)
     changes = changes_between(old.entries, new.entries)
-    lost = sum(leaf.before > leaf.after for leaf in changes)
+    lost = int((changes.before > changes.after).sum())
     if lost:
         raise VerificationError(f"no subset: {lost} distinct records are missing there, or fewer")
     tree = _both(old.entries, new.entries, changes, 0, is_subset=True)
@@ -93,21 +96,61 @@ def _alike(old: Manifest, new: Manifest) -> None:
         raise FormatError("one manifest is private and the other is not", file=new.path)
 
 
-def changes_between(old: Entries, new: Entries) -> list[Leaf]:
-    """Return the digests whose counts differ, in order."""
-    return [leaf for leaf in _compared(old, new, 0, is_same=False) if leaf.before != leaf.after]
+@final
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Digests of two data sets with their counts in both, in digest order.
+
+    Args:
+        digests: [n, 32].
+        before: How often the older has each.
+        after: How often the newer has it.
+    """
+
+    digests: npt.NDArray[np.uint8]
+    before: npt.NDArray[np.uint64]
+    after: npt.NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.digests)
+
+    def part(self, rows: slice | npt.NDArray[np.bool_]) -> Compared:
+        """Return some of them."""
+        return Compared(self.digests[rows], self.before[rows], self.after[rows])
+
+    def halves(self, depth: int) -> tuple[Compared, Compared]:
+        """Cut where bit `depth` of the digest turns from 0 to 1."""
+        low = len(halves(self.digests, depth)[0])
+        return self.part(slice(low)), self.part(slice(low, None))
 
 
-def shared_by(old: Entries, new: Entries) -> list[Leaf]:
-    """Return the digests that are in both, in order."""
-    return _compared(old, new, 0, is_same=True)
+def changes_between(old: Entries, new: Entries) -> Compared:
+    """Return the digests whose counts differ."""
+    return _joined(_compared(old, new, 0, is_same=False))
 
 
-def _compared(old: Entries, new: Entries, depth: int, *, is_same: bool) -> list[Leaf]:
+def shared_by(old: Entries, new: Entries) -> Compared:
+    """Return the digests that are in both."""
+    return _joined(_compared(old, new, 0, is_same=True))
+
+
+def _joined(parts: list[Compared]) -> Compared:
+    if not parts:
+        nothing = np.zeros(0, np.uint64)
+        return Compared(np.zeros((0, SIZE), np.uint8), nothing, nothing)
+    return Compared(
+        np.concatenate([part.digests for part in parts]),
+        np.concatenate([part.before for part in parts]),
+        np.concatenate([part.after for part in parts]),
+    )
+
+
+def _compared(old: Entries, new: Entries, depth: int, *, is_same: bool) -> list[Compared]:
     """Return digests that are in both, or whose counts differ, part by part."""
     if len(old) + len(new) > PART and depth < 64:
         pairs = zip(halves(old, depth), halves(new, depth), strict=True)
-        return [leaf for a, b in pairs for leaf in _compared(a, b, depth + 1, is_same=is_same)]
+        return [part for a, b in pairs for part in _compared(a, b, depth + 1, is_same=is_same)]
     if not len(old) + len(new):
         return []
     rows = np.concatenate([old[:, :SIZE], new[:, :SIZE]])
@@ -116,12 +159,7 @@ def _compared(old: Entries, new: Entries, depth: int, *, is_same: bool) -> list[
     before = np.add.reduceat(np.concatenate([counts_of(old), nothing[1]])[order], starts)
     after = np.add.reduceat(np.concatenate([nothing[0], counts_of(new)])[order], starts)
     wanted = (before > 0) & (after > 0) if is_same else before != after
-    found = np.flatnonzero(wanted)
-    digests = rows[order[starts[found]]]
-    return [
-        Leaf(digest.tobytes(), int(a), int(b))
-        for digest, a, b in zip(digests, before[found], after[found], strict=True)
-    ]
+    return [Compared(rows[order[starts[wanted]]], before[wanted], after[wanted])]
 
 
 def _opened(entries: Entries, digests: Sequence[bytes], depth: int) -> bytes:
@@ -142,24 +180,16 @@ def _side(digests: Sequence[bytes], depth: int, wanted: int) -> list[bytes]:
     return [digest for digest in digests if bit(digest, depth) == wanted]
 
 
-def _both(
-    old: Entries, new: Entries, changes: Sequence[Leaf], depth: int, *, is_subset: bool
-) -> bytes:
+def _both(old: Entries, new: Entries, changes: Compared, depth: int, *, is_subset: bool) -> bytes:
     """Open two trees at once where they differ; for a subset, what is new alone may stay shut."""
-    if not changes:
+    if not len(changes):
         return _opened(old, (), depth)
     if is_subset and not len(old) and len(new) > 1:
         return bytes([ADDED]) + set_hash(new, depth)
     if len(changes) == 1 and len(old) < 2 and len(new) < 2:
-        only = changes[0]
-        if all(part[0, :SIZE].tobytes() == only.digest for part in (old, new) if len(part)):
-            return encode_leaf(only.digest, only.before, only.after)
-    low = 0
-    high = len(changes)
-    while low < high:
-        middle = (low + high) // 2
-        is_right = bit(changes[middle].digest, depth)
-        low, high = (low, middle) if is_right else (middle + 1, high)
-    sides = zip(halves(old, depth), halves(new, depth), (changes[:low], changes[low:]), strict=True)
+        only = changes.digests[0].tobytes()
+        if all(part[0, :SIZE].tobytes() == only for part in (old, new) if len(part)):
+            return encode_leaf(only, int(changes.before[0]), int(changes.after[0]))
+    sides = zip(halves(old, depth), halves(new, depth), changes.halves(depth), strict=True)
     parts = [_both(a, b, c, depth + 1, is_subset=is_subset) for a, b, c in sides]
     return bytes([NODE]) + parts[0] + parts[1]
