@@ -19,7 +19,7 @@ from lineage import manifests
 from lineage.datasets import build, kernel, load
 from lineage.datasets.near import sketches
 from lineage.errors import FormatError, VerificationError
-from lineage.manifests import canonical, parse_json, proofs, record_digest, tree
+from lineage.manifests import canonical, opened, parse_json, proofs, record_digest, tree
 from lineage.manifests.records import hidden_digest, salt_of
 
 VECTORS = Path(__file__).parent / "vectors" / "dataset" / "v1"
@@ -202,3 +202,56 @@ def test_a_proof_with_a_changed_byte_proves_nothing_else(data: st.DataObject) ->
     # What is left may still be true of other words: a kind that asks less.
     expected = proofs.check(whole)
     assert (found.old, found.new, found.changes) == (expected.old, expected.new, expected.changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": {"name": "a"}}, {"file": {"name": 1, "blake3": "", "bytes": 0, "records": 0}},
+        {"index": 7}, {"index": -1}, {"files": True}, {"path": "none"}, {"path": [1]},
+        {"files_root": "AB" * 32},
+    ],
+)  # fmt: skip
+def test_file_proofs_of_another_outline_are_refused(change: dict[str, Any]) -> None:
+    value = make_dataset.PROOFS["file_first"][1] | change
+    with pytest.raises(FormatError):
+        manifests.check(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tree": 7}, {"digest": "ab"}, {"salt": "ab"}, {"of": []}, {"of": {"root": 1}}],
+)
+def test_record_proofs_of_another_outline_are_refused(change: dict[str, Any]) -> None:
+    value = make_dataset.PROOFS["inclusion"][1] | change
+    with pytest.raises(FormatError):
+        manifests.check(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+    with pytest.raises(FormatError, match=r"p\.json: the proof is not in canonical form"):
+        manifests.check(json.dumps(make_dataset.PROOFS["inclusion"][1]).encode(), file="p.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({1: 2}, "a name that is no string"),
+        ({"\ud800": 1}, "half of a surrogate pair"),
+        ({"a": {1, 2}}, "a value of type set has no canonical form"),
+        ("\ud800", "half of a surrogate pair"),
+    ],
+)
+def test_values_without_a_text_are_refused(value: Any, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        canonical(value)
+
+
+def test_depth_without_end_is_refused() -> None:
+    with pytest.raises(FormatError, match="nested more than 128 deep"):
+        canonical(parse_json(b"[" * 100_000))
+    with pytest.raises(FormatError, match="nested more than 128 deep"):
+        canonical(parse_json(b"[" * 200 + b"]" * 200))
+
+
+def test_an_opened_tree_ends_at_the_last_bit() -> None:
+    step = bytes([opened.NODE])
+    with pytest.raises(FormatError, match="no step of an opened tree"):
+        opened.read(step * 300 + b"\0" * 301)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,12 @@ from lineage.manifests import Head
 from lineage.relation import Relation
 from lineage.settlement import Terms, settle
 from lineage.signing import Envelope
+
+SCHEMA = json.loads((files("lineage") / "spec" / "commands-v1.schema.json").read_text())
+
+
+def fits(command: str, document: Any) -> None:
+    jsonschema.validate(document, {**SCHEMA, "$ref": f"#/$defs/{command}"})
 
 
 def head_of(records: int) -> Head:
@@ -126,6 +134,8 @@ def test_labellers_are_paid_by_a_model_trained_on_their_records(
         assert run(["manifest", f"{name}.jsonl", "-o", f"{name}.manifest"]) == 0
     for name in ("ann", "bob", "owner"):
         assert run(["key", f"{name}.key"]) == 0
+    bad = ["--payee", "ann", "--role", "labeller", "--weight", "0", "--key", "ann.key", "-o", "x"]
+    assert run(["contribute", "ann.manifest", *bad]) == 2
     for name, weight in (("ann", "1"), ("bob", "1.5")):
         words = ["--payee", name, "--role", "labeller", "--weight", weight, "--key", f"{name}.key"]
         assert run(["contribute", f"{name}.manifest", *words, "-o", f"{name}.json"]) == 0
@@ -138,11 +148,14 @@ def test_labellers_are_paid_by_a_model_trained_on_their_records(
     capsys.readouterr()
     assert run([*given_, "--sign", "owner.key", "--rate", "0.2", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
+    fits("shares", made)
     assert made["splits"] == [
         {"payee": "ann", "role": "labeller", "share": "0.375"},
         {"payee": "bob", "role": "labeller", "share": "0.375"},
         {"payee": "owner", "role": "curator", "share": "0.25"},
     ]
+    assert run([*given_]) == 0
+    assert "0.375  ann, labeller" in capsys.readouterr().out
     assert run(["shares", "whole.manifest", *parts]) == 1  # the rest is nobody's
     assert run([*given_[:-1], "owner"]) == 2
     swapped = [
