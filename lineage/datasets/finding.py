@@ -12,6 +12,7 @@ from typing import Any, final
 from lineage import canonical
 from lineage.datasets.readers import kind_of
 from lineage.datasets.readers.base import Source
+from lineage.datasets.stored import is_manifest
 from lineage.errors import FormatError, printable
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -111,6 +112,8 @@ def _in_folder(folder: Path, base: Path, kind: str | None) -> list[Source]:
         for file in files:
             path = here / file
             if file.startswith(".") or file.lower() in _TOLD or not path.is_file():
+                continue
+            if is_manifest(path):  # of this folder, as likely as not
                 continue
             name = _name(path, base)
             found.append(Source(name, path, kind or kind_of(file), split_of(name)))

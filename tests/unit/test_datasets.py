@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import sys
 import tarfile
 from decimal import Decimal
 from pathlib import Path
@@ -305,6 +306,21 @@ def test_files_in_folders_have_names_splits_and_kinds(tmp_path: Path) -> None:
     assert second.manifest(output.read_bytes())["header"]["root"] == built.header.head.root.hex()
     both = build([data / "b-test", data / "train-00000-of-1.jsonl"])
     assert [row["name"] for row in both.rows] == ["b-test/x.jsonl", "train-00000-of-1.jsonl"]
+
+
+def test_a_manifest_inside_its_folder_is_none_of_the_data(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [1, 2])
+    first = build([tmp_path], tmp_path / "data.manifest")
+    assert build([tmp_path], tmp_path / "data.manifest") == first
+
+
+def test_without_pyarrow_columnar_files_say_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa.parquet.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
+    monkeypatch.setattr(columns, "library", columns.library.__wrapped__)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refused(tmp_path / "a.parquet", r"needs pyarrow: pip install 'model-lineage\[data\]'")
 
 
 def test_a_blob_is_one_record_whatever_its_name(tmp_path: Path) -> None:
