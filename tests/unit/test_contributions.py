@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from strategies import ISSUED, KEY, OTHER_KEY, POLICY, claim_of
 
 from lineage import claims
@@ -180,8 +182,15 @@ def test_labellers_are_paid_by_a_model_trained_on_their_records(
     assert run(["shares", "whole.manifest", *stranger]) == 1
     data = Envelope.from_bytes(Path("whole.claim.json").read_bytes())
     said_of_data = claims.read(data)
-    model = claim_of(1, (Parent(said_of_data.subject, Relation.TRAINED_ON),))
-    signed = claims.sign(model, KEY)
+    save_file({"w": np.ones((4, 4), np.float32)}, "model.safetensors")
+    capsys.readouterr()
+    words = ["--key", "owner.key", "--trained-on", "whole.manifest", "--split", "maker:trainer:1"]
+    assert run(["claim", "model.safetensors", *words, "--json"]) == 0
+    fits("claim", json.loads(capsys.readouterr().out))
+    signed = Envelope.from_bytes(Path("model.claim.json").read_bytes())
+    model = claims.read(signed)
+    assert model.parents == (Parent(said_of_data.subject, Relation.TRAINED_ON),)
+    assert [d.sha256 for d in model.datasets] == [said_of_data.subject.manifest_sha256]
     owner = claims.Policy((POLICY.keys[0], load_public("owner.key.pub")))
     verified = [claims.verify(envelope, owner) for envelope in (data, signed)]
     done = settle(
@@ -192,7 +201,7 @@ def test_labellers_are_paid_by_a_model_trained_on_their_records(
         terms=Terms(accept_asserted=True),
     )
     paid = {payout.payee: payout.amount for payout in done.payouts}
-    assert paid == {"ann": 300, "bob": 300, "owner": 200, "payee-1": 3200}
+    assert paid == {"ann": 300, "bob": 300, "owner": 200, "maker": 3200}
 
 
 def load_public(path: str) -> Any:
