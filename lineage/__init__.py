@@ -51,7 +51,7 @@ _HOMES = {
     "LineageGraph": "graph",
     "Relation": "relation",
     "Split": "claims",
-    "compare": "evidence",
+    "compare": "graph",
     "fingerprint": "fingerprints",
     "infer": "graph",
     "read": "artifacts",

@@ -102,7 +102,9 @@ def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) 
         direction=_direction(seen) if tells else None,
         words=first.told("the parent", "the child"),
     )
-    return Parentage(measurement, None, first.detector, first.statistic)
+    is_part = seen.relation is Relation.MERGE and seen.shares is not None
+    share = seen.shares.share_b if is_part and seen.shares is not None else None
+    return Parentage(measurement, share, first.detector, first.statistic)
 
 
 def _leans_back(seen: Comparison) -> bool:

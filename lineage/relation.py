@@ -32,6 +32,7 @@ HOW: dict[Relation, tuple[str, ...]] = {
     Relation.IDENTICAL: ("same", "renamed", "cast", "converted"),
     Relation.QUANTIZED: ("bf16", "fp16", "fp8", "int8", "int4", "int3", "int2"),
     Relation.FINETUNE: ("full", "partial", "low_rank", "continued"),
+    Relation.ADAPTER: ("extracted",),
     Relation.MERGE: ("linear", "slerp", "ties", "dare", "task_arithmetic", "passthrough"),
     Relation.PRUNED: ("unstructured", "depth", "width"),
     Relation.EXPANDED: ("vocabulary", "depth", "experts"),

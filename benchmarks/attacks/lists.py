@@ -38,10 +38,19 @@ class Row:
         return "+".join((*start, *self.steps, *end)) or "plain"
 
 
-def disguised(names: Sequence[str], alone: Sequence[str]) -> list[Row]:
+def disguised(worn: Sequence[tuple[str, ...]], alone: Sequence[str]) -> list[Row]:
     """Return every disguise with every follow-up; those of `alone` with none."""
-    rows = [Row("disguise", (name,), after) for name in names for after in FOLLOW_UPS]
+    rows = [Row("disguise", steps, after) for steps in worn for after in FOLLOW_UPS]
     return rows + [Row("disguise", (name,)) for name in alone]
+
+
+TOGETHER = (
+    ("channels-permuted", "channels-rescaled"),
+    ("channels-permuted", "norms-folded"),
+    ("channels-rescaled", "norms-folded"),
+    ("norms-folded", "channels-rescaled"),
+)
+"""Disguises that are also worn two at a time, in order, where there are few."""
 
 
 SHAPES = (

@@ -24,7 +24,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import fetch  # noqa: E402 - from the folder above
 from drawn import drawn  # noqa: E402 - needs the paths above
-from recipes import FAMILIES, Family, small  # noqa: E402 - needs the paths above
+from named import FAMILIES, small  # noqa: E402 - needs the paths above
+from recipes import Family  # noqa: E402 - needs the paths above
 
 
 def main() -> int:

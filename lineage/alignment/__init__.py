@@ -7,6 +7,7 @@ they are the same model at all, and writes the one in the coordinates of the oth
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lineage.alignment import solving
@@ -15,6 +16,7 @@ from lineage.alignment.base import Aligned, Alignment, BlockMatch, ChainAlignmen
 from lineage.alignment.chain import Chain
 from lineage.alignment.channels import solved
 from lineage.alignment.rewired import rewired
+from lineage.alignment.turning import unturned
 from lineage.artifacts import read
 from lineage.artifacts.tokens import tokens_of
 from lineage.errors import ArchitectureError, printable
@@ -39,6 +41,7 @@ __all__ = [
     "aligned",
     "can_be_written",
     "described",
+    "in_token_order",
     "solve",
 ]
 
@@ -129,6 +132,23 @@ def aligned(a: Stream | Chain, b: Stream | Chain, found: Aligned) -> Artifact:
     if isinstance(found, Alignment) and isinstance(a, Stream) and isinstance(b, Stream):
         return restreamed(a, b, found)
     raise ArchitectureError("the alignment is of models of another make", "b")
+
+
+def in_token_order(a: Stream | Chain, b: Stream | Chain, found: Aligned) -> Artifact | None:
+    """Return b with its tokens in a's order and nothing else done; None if they are already.
+
+    Args:
+        a: The model whose tokens' order is taken.
+        b: The model that is written.
+        found: `solve(a, b)`, whatever it found.
+    """
+    if not (isinstance(found, Alignment) and isinstance(a, Stream)) or found.tokens is None:
+        return None
+    if not can_be_written(a, b):
+        return None
+    blocks = tuple(replace(block, a=None, mlps=(), heads=None) for block in found.blocks)
+    plain = replace(found, turn=unturned(a.width), scale=1.0, blocks=blocks)
+    return aligned(a, b, plain)
 
 
 def _name(source: object) -> str:

@@ -14,6 +14,7 @@ from lineage.errors import printable
 if TYPE_CHECKING:
     from lineage.alignment import Aligned, Alignment, ChainAlignment
     from lineage.evidence import Comparison
+    from lineage.evidence.base import Copied
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -40,14 +41,15 @@ def align(
     rescaled, feed-forward units that were, attention heads that were or that were turned, and
     layers in other places; of convolutions and recurrent layers, channels that were permuted or
     rescaled, gates in another order and norms that were folded. B may have been trained, rounded
-    or pruned afterwards. Exit status 0 if parts of B are A's, 3 if nothing was found, which is no
-    proof of anything.
+    or pruned afterwards. Where only parts of B are A's, a layer, the embeddings, a tower, it says
+    which and what share of B's values these are, and not that the two are related. Exit status 0
+    if parts of B are A's, 3 if nothing was found, which is no proof of anything.
 
     \b
     Example:
         lineage align ./base ./suspect --write suspect-as-base.safetensors
     """
-    from lineage.alignment import aligned, can_be_written, described, solve
+    from lineage.alignment import aligned, can_be_written, described, in_token_order, solve
     from lineage.alignment.certificate import check, from_bytes, to_bytes
     from lineage.alignment.writing import chunks_of
     from lineage.artifacts import read
@@ -67,33 +69,46 @@ def align(
         else:
             found = from_bytes(given.read_bytes(), *roots, file=given)
             check(found, one, other, file=given)
-        left = None
+        left = shares = None
         if found.related and can_be_written(one, other):
             moved = aligned(one, other, found)
             left = compare_fingerprints(print_a, Pass("full").over(moved))
+            shares = left.shares
+            if shares is not None and _is_turned(found):
+                shares = shares.inside()
+        elif not found.related:  # nor in other coordinates, but a part may be copied as it is
+            plain = in_token_order(one, other, found)
+            print_b = fingerprint(b, cache=True) if plain is None else Pass("full").over(plain)
+            shares = compare_fingerprints(print_a, print_b).shares
         if certificate is not None:
             write_whole(certificate, to_bytes(found, *roots))
             say.note(f"wrote {certificate}")
         if write is not None:
             write_all(write, chunks_of(aligned(one, other, found)))
             say.note(f"wrote {write}")
-    document = {"a": a, "b": b, **to_json(found, left)}
+    document = {"a": a, "b": b, **to_json(found, left, shares)}
     say.result(document, lambda: _text(a, b, document), as_json=as_json)
-    return 0 if found.related else 3
+    return 0 if found.related or document["shares"] is not None else 3
 
 
-def to_json(found: Aligned, left: Comparison | None) -> dict[str, Any]:
+def to_json(
+    found: Aligned, left: Comparison | None, shares: Copied | None = None
+) -> dict[str, Any]:
     """Return an alignment as JSON, without the two models' names."""
     from lineage.alignment import Alignment
 
+    is_partial = shares is not None and shares.is_partial
     return {
-        "related": True if found.related else None,
+        "related": True if found.related and not is_partial else None,
         "how": list(found.how),
         "share": round(found.share, 6),
         "units_share": round(found.agreement.share, 6),
         "log10_p": float(f"{found.log10_p:.6g}"),
         "null": "the partners that two looks at a unit find are independent (Poisson)",
         **(_stream(found) if isinstance(found, Alignment) else _chain(found)),  # type: ignore[arg-type]
+        "shares": {**shares.to_json(), "of": "layers" if _is_turned(found) else "all"}
+        if shares is not None and shares.parts
+        else None,
         "left": None
         if left is None
         else {
@@ -103,6 +118,11 @@ def to_json(found: Aligned, left: Comparison | None) -> dict[str, Any]:
             "change": None if left.change is None else float(f"{left.change:.6g}"),
         },
     }
+
+
+def _is_turned(found: Aligned) -> bool:
+    """Whether a turn was fitted to labelled vectors: then these say nothing by being alike."""
+    return "rotated" in found.how
 
 
 def _stream(found: Alignment) -> dict[str, Any]:
@@ -154,6 +174,8 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
     first, second = printable(PurePath(a).name), printable(PurePath(b).name)
     kind = "blocks" if "blocks" in found else "channels"
     blocks = found[kind]
+    if found["related"] is None and found["shares"] is not None:
+        return "\n".join(_in_parts(first, second, found["shares"]))
     if found["related"] is None:
         kind = kind if kind == "blocks" else "groups of channels"
         return (
@@ -176,6 +198,8 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
             f"  block {block['b']} is {block['a']}: {agreed} of {looked} units agree{heads}"
         )
     lines.append(f"  p = 10^{found['log10_p']:.1f} if {found['null']}")
+    if found["shares"] is not None:  # the blocks are told already
+        lines += _in_parts(first, second, {**found["shares"], "parts": []})
     left = found["left"]
     if left is None:
         lines.append("  the streams have two widths: what is left was not measured")
@@ -186,6 +210,16 @@ def _text(a: str, b: str, found: dict[str, Any]) -> str:
         detail = f" ({left['how']})" if left["how"] else ""
         lines.append(f"  once undone: {left['relation']}{detail}{change}")
     return "\n".join(lines)
+
+
+def _in_parts(first: str, second: str, shares: dict[str, Any]) -> list[str]:
+    """Say what share of the second's values is the first's, part by part."""
+    outside = "" if shares["of"] == "all" else "; outside of layers it is not told"
+    lines = [f"{second} has {shares['share_b']:.1%} of its values from {first}{outside}"]
+    for part in shares["parts"]:
+        like = "the same" if part["equal"] else f"cosine {part['cosine']:.3f}"
+        lines.append(f"  {printable(part['b'])} is {printable(part['a'])}: {like}")
+    return lines
 
 
 def _of_channels(one: dict[str, Any]) -> str:

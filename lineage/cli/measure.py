@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lineage.audit import Verdict
+    from lineage.evidence import Comparison
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.graph import LineageGraph
@@ -66,14 +67,20 @@ def fingerprint(
 @click.argument("b")
 @click.option("--explain", is_flag=True, help="Tell all that was looked at, with controls.")
 @click.option("--deep", is_flag=True, help=_DEEP)
+@click.option("--base", metavar="BASE", help="Of an adapter and a model: what that was made from.")
 @json_option
-def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
+def compare(a: str, b: str, *, explain: bool, deep: bool, base: str | None, as_json: bool) -> int:
     """Say what two models are to each other, and why.
 
     A and B are models or saved fingerprints. Exit status 0 if they are related, 1 if not, 3 if
     it cannot be said. With --explain it also tells what was looked for and was not there, how the
     change compares with roundings, what the direction rests on, and, as controls, what the same
-    test says of models made of B's numbers that are unrelated to A.
+    test says of models made of B's numbers that are unrelated to A. Where only parts of the two are
+    one, a layer, the embeddings, a tower, it says which and what share of each these are, and not
+    that the two are related (exit status 3). Models that have nothing in common as they are stored
+    are held against each other in other coordinates, too. If one of the two is an adapter, --base
+    names what the other was made from; it then says whether the adapter was merged, or extracted
+    from the model.
 
     \b
     Example:
@@ -82,11 +89,18 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
     from lineage.evidence import compare_fingerprints
 
     one, other = load(a, cache=True), load(b, cache=True)
-    found = compare_fingerprints(one, other)
-    if deep:
+    if base is not None:
+        if explain:
+            raise click.UsageError("--explain tells nothing of adapters: leave out --base")
+        found = _over_base(a, b, base, one, other, deep=deep)
+    else:
+        found = compare_fingerprints(one, other)
+    if deep and base is None:
         from lineage.evidence.deeper import deepened
 
         found = deepened(found, one, other, _weights({"a": a, "b": b}))
+    if base is None:
+        found = _elsewhere(found, {a: one, b: other})
     document = {"a": a, "b": b, **found.to_json()}
     told = [f"- {evidence.told(_name(a), _name(b))}" for evidence in found.evidence]
     more = []
@@ -100,9 +114,33 @@ def compare(a: str, b: str, *, explain: bool, deep: bool, as_json: bool) -> int:
     return {True: 0, False: 1, None: 3}[found.related]
 
 
+def _elsewhere(found: Comparison, models: Mapping[str, Fingerprint]) -> Comparison:
+    """Look in other coordinates where there is nothing in those that models are stored in."""
+    from lineage.graph.elsewhere import elsewhere, is_open
+
+    if not is_open(found) or len(models) < 2:
+        return found
+    with say.watching("looking in other coordinates") as watch:
+        return elsewhere(found, models, _weights({path: path for path in models}), watch)
+
+
+def _over_base(
+    a: str, b: str, base: str, one: Fingerprint, other: Fingerprint, *, deep: bool
+) -> Comparison:
+    from lineage.evidence.adapted import over_base
+
+    weights = _weights({"a": a, "b": b, "base": base}) if deep else None
+    try:
+        return over_base(one, other, load(base, cache=True), weights)
+    except ValueError as error:
+        raise click.UsageError(f"--base: {error}") from error
+
+
 def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: list[str]) -> str:
     first, second = printable(a), printable(b)
     verdict = {True: "related", False: "not related", None: "undetermined"}[found["related"]]
+    if found["related"] is None and found["relation"] is not None:
+        verdict = "related in parts"
     lines = [f"{first}  and  {second}: {verdict}"]
     if found["relation"] is not None:
         how = f" ({found['how']})" if found["how"] else ""
@@ -114,6 +152,18 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: 
         arrow = "the same weights" if found["relation"] == "identical" else arrow
         lines.append(f"  {found['relation']}{how}: {arrow}")
     lines += [f"  {printable(words)}" for words in told]
+    shares = found["shares"]
+    if shares is not None and shares["parts"]:
+        lines.append(
+            f"  share: {shares['share_b']:.1%} of {_name(b)}'s values are {_name(a)}'s, "
+            f"{shares['share_a']:.1%} of {_name(a)}'s are {_name(b)}'s"
+        )
+        if found["related"] is None:
+            lines += [
+                f"    {printable(part['b'])} is {printable(part['a'])}: "
+                + ("the same" if part["equal"] else f"cosine {part['cosine']:.3f}")
+                for part in shares["parts"]
+            ]
     if found["log10_p"] is not None:
         lines.append(f"  p = 10^{found['log10_p']:.1f} under {found['null']}")
     return "\n".join([*lines, *(f"  {printable(words)}" for words in more)])
@@ -166,7 +216,9 @@ def infer(
             what = "its card" if path in models else "the model"
             say.note(f"lineage: {what} is left out: {prints.described(error, path)}")
             status = 3
-    graph = infer_graph(models, weights=_weights({path: path for path in models}), deep=deep)
+    weights = _weights({path: path for path in models})
+    with say.watching("comparing") as watch:
+        graph = infer_graph(models, weights=weights, deep=deep, watch=watch)
     verdicts = judge(graph, declared_by)
     document = {**graph.to_json(), "declared": [v.to_json() for v in verdicts]}
     declared = tuple(report.Declared(v.child, v.parent, v.verdict, v.words) for v in verdicts)

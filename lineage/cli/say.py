@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lineage.errors import printable
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def result(document: dict[str, Any], text: str | Callable[[], str], *, as_json: bool) -> None:
@@ -39,6 +42,25 @@ def _fits(words: str, stream: TextIO) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextmanager
+def watching(words: str) -> Iterator[Callable[[str], None] | None]:
+    """Show on stderr what is being done, and for how long, while somebody watches.
+
+    Args:
+        words: What is done first; what is given, if anything, takes the words for what comes next.
+    """
+    if not interactive():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as line:
+        task = line.add_task(words, total=None)
+        yield lambda next_words: line.update(task, description=printable(next_words))
 
 
 def interactive() -> bool:

@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lineage.errors import SchemeError
-from lineage.evidence.base import Comparison, Direction, Evidence, Layers
+from lineage.evidence.adapted import over_base
+from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
+from lineage.evidence.copied import copied, may_be_parts
+from lineage.evidence.counters import counted, counts
+from lineage.evidence.counters import evidence as counters
 from lineage.evidence.course import SHORT_COURSE, course
 from lineage.evidence.deeper import deepened
 from lineage.evidence.depth import depth
@@ -21,7 +25,7 @@ from lineage.evidence.direction import (
 from lineage.evidence.exact import converted, identical, left_over, rounded_copy, underflowed
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
-from lineage.evidence.low_rank import LowRank, low_rank
+from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
@@ -64,6 +68,7 @@ def compare(
     b: Fingerprint | str | PathLike[str] | Any,
     *,
     deep: bool = False,
+    base: Fingerprint | str | PathLike[str] | Any = None,
 ) -> Comparison:
     """Say what two models are to each other.
 
@@ -72,12 +77,17 @@ def compare(
         b: Likewise.
         deep: Whether to read some rows of the two again for what fingerprints do not tell; of
             saved fingerprints there are none.
+        base: Where one of the two is an adapter, the model that the other was made from.
 
     Raises:
         FormatError: If one of them cannot be read.
         SchemeError: If their sketches were made by two schemes.
+        ValueError: If a base is given, and not just one of the two is an adapter.
     """
     one, other = fingerprint(a), fingerprint(b)
+    if base is not None:
+        weights = Weights.of({"a": a, "b": b, "base": base}) if deep else None
+        return over_base(one, other, fingerprint(base), weights)
     found = compare_fingerprints(one, other)
     return deepened(found, one, other, Weights.of({"a": a, "b": b})) if deep else found
 
@@ -93,7 +103,8 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     """
     found = compare_weights(a, b)
     if found.related or found.relation is not None:
-        return found
+        is_asked = bool(found.related) and found.shares is None
+        return replace(found, shares=copied(pair(a, b))) if is_asked else found
     return with_units(found, common_units(a.neurons, b.neurons))
 
 
@@ -132,13 +143,16 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
         return found
     # 3. Related at all?
     kin = kinship(pairing)
-    base = Comparison(
-        related=kin.related,
-        distance=pairing.distance,
-        change=pairing.change if kin.matrices else None,
-        score=max(0.0, min(1.0, kin.cosine)),
-        evidence=(_kinship_evidence(kin),),
-    )
+    base = _as_kin(pairing, kin)
+    shares = copied(pairing) if may_be_parts(pairing) else None
+    if shares is not None and shares.parts:
+        if _is_in_parts(pairing, shares):
+            return _in_parts(base, shares)
+        if shares.is_mixed:  # what was replaced says nothing of the rest
+            pairing = pairing.only(shares.places)
+            kin = kinship(pairing)
+            base = _as_kin(pairing, kin)
+        base = replace(base, shares=shares)
     if not base.related:
         return base
     base = replace(base, course=course(pairing))
@@ -155,7 +169,37 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if found is not None:
         return found
     # 7. A training step: what kind, then which way.
-    return _trained(base, pairing, kin)
+    return _by_counters(_trained(base, pairing, kin), a, b)
+
+
+def _as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
+    return Comparison(
+        related=kin.related,
+        distance=pairing.distance,
+        change=pairing.change if kin.matrices else None,
+        score=max(0.0, min(1.0, kin.cosine)),
+        evidence=(_kinship_evidence(kin),),
+    )
+
+
+def _is_in_parts(pairing: Pairing, shares: Copied) -> bool:
+    """Whether two models have parts in common, and neither was made of the other as a whole."""
+    if shares.is_partial:
+        return True
+    rooms = (depth, experts, width, vocabulary)
+    return shares.is_inside and not any(room(pairing) for room in rooms)
+
+
+def _in_parts(base: Comparison, shares: Copied) -> Comparison:
+    return replace(
+        base,
+        related=None,
+        relation=Relation.MERGE,
+        how="passthrough",
+        score=min(base.score, 0.5),
+        shares=shares,
+        evidence=(shares.evidence(), *base.evidence),
+    )
 
 
 def _kinship_evidence(kin: Kinship) -> Evidence:
@@ -245,7 +289,7 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
             f"the difference has rank {adapter.rank} in {adapter.modules} matrices: "
             "a merged low-rank adapter"
         )
-        seen.insert(0, Evidence("low-rank-v1", words, statistic=float(adapter.rank)))
+        seen.insert(0, Evidence(LOW_RANK, words, statistic=float(adapter.rank)))
     base = replace(
         base,
         margin=lean.margin,
@@ -273,6 +317,17 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     )
 
 
+def _by_counters(found: Comparison, a: Fingerprint, b: Fingerprint) -> Comparison:
+    """Take the direction of a training step from what both counted, where that tells."""
+    seen = counted(counts(a), counts(b)) if found.related else None
+    if seen is None:
+        return found
+    found = replace(found, evidence=(*found.evidence, counters(seen)))
+    if found.relation is not Relation.FINETUNE:
+        return found
+    return replace(found, direction="a->b" if seen.steps > 0 else "b->a")
+
+
 def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:
     is_far = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
     return is_far and abs(lean.share) < EVEN_SHARE
@@ -295,6 +350,7 @@ def _shared_init(base: Comparison) -> Comparison:
         related=False,
         relation=Relation.SHARED_INIT,
         score=base.score / 2,
+        shares=None,
         evidence=(seen, *base.evidence),
     )
 

@@ -35,6 +35,9 @@ __all__ = ["Adapter", "Merged", "adapter_of", "fits", "merged"]
 _FACTOR = re.compile(r"^(.*)\.(?:lora_(A|B|down|up)|(down|up))(?:\.\w+)?\.weight$")
 """PEFT (`lora_A.weight`, `lora_A.default.weight`), kohya and diffusers (`lora_down`, `down`)."""
 
+_MAGNITUDE = re.compile(r"magnitude|dora_scale")
+"""What the norms of DoRA's columns are called."""
+
 _PREFIXES = ("base_model.model.", "base_model.")
 
 _MOST_LEFT = 0.02
@@ -47,16 +50,20 @@ class Adapter:
     """A low-rank adapter's modules.
 
     Attributes:
-        deltas: Module name -> the core of B A, float64.
+        deltas: Module name -> the core of B A, float64; of modules of a rank of at most 36.
         shapes: Module name -> (out, in).
         ranks: Module name -> rank.
+        factors: Module name -> what B and A are called.
         has_more: Whether it holds tensors besides: magnitudes, biases, whole modules.
+        has_magnitudes: Whether these are magnitudes (DoRA): then B A is not all that it adds.
     """
 
     deltas: Mapping[str, NDArray[np.float64]]
     shapes: Mapping[str, tuple[int, int]]
     ranks: Mapping[str, int]
+    factors: Mapping[str, tuple[str, str]]
     has_more: bool
+    has_magnitudes: bool
 
     @property
     def rank(self) -> int:
@@ -82,7 +89,7 @@ class Merged:
 def adapter_of(model: Fingerprint) -> Adapter | None:
     """Return a model's adapter, or None where it is none: where most tensors are no such factors.
 
-    Ranks above 36 are left out, since their sketches fold.
+    The sketches of ranks above 36 fold, so that their product's core is not known.
     """
     of = table(model)
     halves: dict[str, dict[str, int]] = {}
@@ -96,16 +103,17 @@ def adapter_of(model: Fingerprint) -> Adapter | None:
     whole = {m: pair for m, pair in halves.items() if len(pair) == 2 and _is_pair(of, pair)}
     if not whole or 2 * used < of.whole:
         return None
-    deltas, shapes, ranks = {}, {}, {}
+    deltas, shapes, ranks, factors = {}, {}, {}, {}
     for module, pair in whole.items():
         rank = of.shapes[pair["A"]][0]
-        if rank > SIDE:
-            continue
-        one, other = of.matrix(pair["B"]), of.matrix(pair["A"])
-        deltas[module] = one.astype(np.float64) @ other.astype(np.float64)
+        if rank <= SIDE:
+            one, other = of.matrix(pair["B"]), of.matrix(pair["A"])
+            deltas[module] = one.astype(np.float64) @ other.astype(np.float64)
         shapes[module] = of.shapes[pair["B"]][0], of.shapes[pair["A"]][1]
         ranks[module] = rank
-    return Adapter(deltas, shapes, ranks, used < of.whole) if deltas else None
+        factors[module] = of.names[pair["B"]], of.names[pair["A"]]
+    magnitudes = any(_MAGNITUDE.search(name) for name in of.names[: of.whole])
+    return Adapter(deltas, shapes, ranks, factors, used < of.whole, magnitudes)
 
 
 def _module(name: str) -> str:
@@ -148,6 +156,8 @@ def merged(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Merged | 
     if ours is None or theirs is None:
         return None
     across = along = whole = 0.0
+    if adapter.deltas.keys() != adapter.shapes.keys():
+        return None
     for module, delta in adapter.deltas.items():
         i, j = ours[module], theirs[module]
         if one.shapes[i] != other.shapes[j]:

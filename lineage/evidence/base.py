@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from math import inf
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Direction = Literal["a->b", "b->a"]
 
@@ -82,6 +86,144 @@ class Layers:
         return {"stack": self.stack, "pairs": [list(pair) for pair in self.pairs]}
 
 
+MOST = 0.5
+"""Share of both models up to which a copied part does not make relatives of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of b that is a part of a.
+
+    Attributes:
+        a: Its name there: that of a matrix, or a stack and a number.
+        b: Its name here.
+        values: In it, of b, that are a's.
+        is_equal: Whether all of these are the same.
+        cosine: Of its matrices, weighted by the root of their size.
+    """
+
+    a: str
+    b: str
+    values: int
+    is_equal: bool
+    cosine: float
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is a layer, and no matrix outside of all."""
+        return self.b.rpartition(".")[2].isdigit()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "values": self.values,
+            "equal": self.is_equal,
+            "cosine": rounded(self.cosine),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What two models have in common, part by part.
+
+    Attributes:
+        parts: Of b that are a's, in b's order.
+        share_a: Of a's values, those that b has.
+        share_b: Of b's values, those that are a's.
+        rest: Pooled cosine of what can be compared besides; None where nothing can.
+        is_torn: Whether some layers are alike in some of their matrices only.
+        has_own: Whether the model of which less is the other's has a whole stack of its own.
+        is_apart: Whether the rest is strangers', or each has layers that are none of the other's.
+        places: In the pairing, of all that is in the parts.
+    """
+
+    parts: tuple[Part, ...]
+    share_a: float
+    share_b: float
+    rest: float | None
+    is_torn: bool
+    has_own: bool
+    is_apart: bool
+    places: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether no more than parts of the two are one, and the rest is not."""
+        more = max(self.share_a, self.share_b)
+        return bool(self.parts) and not self.is_torn and more <= MOST and self.is_apart
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether layers of the two are one and the rest is strangers': each tells by itself."""
+        has_layers = any(part.is_layer for part in self.parts)
+        return has_layers and self.is_apart and not self.is_torn
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether most of one is a lesser part of the other, which has other layers besides."""
+        fewer, more = sorted((self.share_a, self.share_b))
+        return bool(self.parts) and not self.is_torn and fewer <= MOST < more and self.has_own
+
+    def reversed(self) -> Copied:
+        """Return the same with the two models' places changed."""
+        parts = tuple(replace(part, a=part.b, b=part.a) for part in self.parts)
+        return replace(self, parts=parts, share_a=self.share_b, share_b=self.share_a)
+
+    def inside(self) -> Copied:
+        """Return the same without what is outside of layers, where a turn was fitted to that.
+
+        The share that these parts have is then not known, and not counted.
+        """
+        kept = tuple(part for part in self.parts if part.is_layer)
+        values = sum(part.values for part in self.parts) or 1
+        left = sum(part.values for part in kept) / values
+        return replace(self, parts=kept, share_a=self.share_a * left, share_b=self.share_b * left)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "share_a": rounded(self.share_a),
+            "share_b": rounded(self.share_b),
+            "rest_cosine": rounded(self.rest),
+            "parts": [part.to_json() for part in self.parts],
+        }
+
+    def evidence(self) -> Evidence:
+        """Say which parts, with `{a}` and `{b}` for the models."""
+        return Evidence("copied-v1", self._words(), statistic=self.share_b)
+
+    def _words(self) -> str:
+        same = "the same" if all(part.is_equal for part in self.parts) else "near to them"
+        return (
+            f"{_listed(part.b for part in self.parts)} of {{b}} ({self.share_b:.1%} of its values) "
+            f"are {{a}}'s {_listed(part.a for part in self.parts)} ({self.share_a:.1%} of its), "
+            f"{same}"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Join names, layers as runs.
+
+    Example:
+        >>> _listed(["blk.0", "blk.1", "blk.2", "token_embd"])
+        'blk.0-2, token_embd'
+    """
+    told = []
+    apart = [(stem, int(n) if n.isdigit() else None, name)
+             for name in names for stem, _, n in [name.rpartition(".")]]  # fmt: skip
+    numbered = enumerate(apart)
+    for _, group in groupby(numbered, lambda at: (at[1][0], (at[1][1] or 0) - at[0])):
+        run = [one for _, one in group]
+        first, last = run[0], run[-1]
+        if len(run) == 1 or first[1] is None:
+            told += [name for _, _, name in run]
+        else:
+            told.append(f"{first[2]}-{last[1]}")
+    return ", ".join(told)
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What two models are to each other, from their fingerprints alone.
@@ -108,6 +250,7 @@ class Comparison:
         structure: In what their structures differ, of `depth`, `experts`, `width`, `vocabulary`;
             weights of the two can be told apart one by one only where this is empty.
         layers: Which layers are one, stack by stack, where that is not simply those of one number.
+        shares: Which parts of the two are one, where that was looked at.
         evidence: Why, strongest first.
     """
 
@@ -127,6 +270,7 @@ class Comparison:
     is_exact: bool = False
     structure: tuple[str, ...] = ()
     layers: tuple[Layers, ...] = ()
+    shares: Copied | None = None
     evidence: tuple[Evidence, ...] = ()
 
     @property
@@ -151,6 +295,7 @@ class Comparison:
             margin=-self.margin,
             share=-self.share,
             layers=tuple(layers.reversed() for layers in self.layers),
+            shares=None if self.shares is None else self.shares.reversed(),
             evidence=swapped,
         )
 
@@ -165,6 +310,7 @@ class Comparison:
             "change": rounded(self.change),
             "rank": self.rank,
             "layers": [layers.to_json() for layers in self.layers],
+            "shares": self.shares.to_json() if self.shares and self.shares.parts else None,
             "log10_p": rounded(self.log10_p),
             "null": self.null,
             "evidence": [e.to_json() for e in self.evidence],

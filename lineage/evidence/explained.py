@@ -14,6 +14,7 @@ import numpy as np
 
 from lineage.evidence.base import rounded
 from lineage.evidence.controls import ONCE_IN, SIGNS_NULL, Control, Test, controls, relatedness
+from lineage.evidence.counters import COUNTERS
 from lineage.evidence.deeper import DECAY
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
@@ -50,6 +51,12 @@ DIGITS = {"fp16": 11, "bf16": 8, "fp8 (E4M3)": 4}
 
 LEVELS = {"int8, a scale a row": (127, None), "int4, a scale for 32 values": (7, 32)}
 """Levels on either side of zero, and values that share a scale; None is a row."""
+
+_CLOCKS = {
+    COUNTERS: "the batches that both counted, which anyone can write anew",
+    DECAY: "the rows that no example touched",
+}
+"""What tells the direction before all else, the last of them first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,9 +364,10 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
     growth = slope(pairing)
     agree = int(np.count_nonzero(each > 0 if lean.margin >= 0 else each < 0))
     said = f"{first} -> {second}: a lean and no proof, strong weight decay turns it round"
-    if any(seen.detector == DECAY for seen in found.evidence):
-        ends = ("{a}", "{b}") if found.direction == "a->b" else ("{b}", "{a}")
-        said = f"{ends[0]} -> {ends[1]}: by the rows that no example touched, whatever is below"
+    for detector, what in _CLOCKS.items():
+        if found.direction and any(seen.detector == detector for seen in found.evidence):
+            ends = ("{a}", "{b}") if found.direction == "a->b" else ("{b}", "{a}")
+            said = f"{ends[0]} -> {ends[1]}: by {what}, whatever is below"
     return [
         "undetermined" if found.direction is None else said,
         f"the difference is nearer to orthogonal to {first} in {agree} of {len(each)} matrices",

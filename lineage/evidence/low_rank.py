@@ -1,4 +1,8 @@
-"""Is the difference of two models a merged low-rank adapter?"""
+"""Is the difference of two models a merged low-rank adapter?
+
+From sketches, where the adapter's weakest direction is above what rounding leaves in them; else
+from the differences themselves, which have many more directions for rounding to spread over.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,16 @@ import numpy as np
 from lineage.fingerprints.sketch import SIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from lineage.evidence.pairing import Pairing
+
+__all__ = ["LOW_RANK", "LowRank", "low_rank", "rank_of"]
+
+LOW_RANK = "low-rank-v1"
+"""The detector's name, where sketches tell."""
 
 _SMALLEST_SIDE = 8
 
@@ -35,6 +46,14 @@ _LEAST_TAKEN = 2.0
 
 _ROUNDED = 2.0
 """Roundings between two models at most: either may have been rounded by itself."""
+
+_GAP, _MOST_GAP, _SHARP = 0.1, 0.5, 3.0
+"""Mean logarithm of a singular value over the next, in the differences themselves, from which there
+is a gap; what one matrix adds to the mean at most; and how many times it must be any gap behind."""
+
+_FEW, _SEE_IT = 4, 0.5
+"""Matrices from which a rank is told at least, and what share of them must have a gap there that
+is as sharp: of a light adapter some matrices have less than rounding leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +111,51 @@ def low_rank(pairing: Pairing) -> LowRank | None:
     if sum(rest for rest, _ in left) > _MOST_LEFT * noise or taken < _LEAST_TAKEN * noise:
         return None
     return LowRank(rank, len(ranks))
+
+
+def rank_of(differences: Iterable[tuple[NDArray[np.float64], float]]) -> LowRank | None:
+    """Find the last gap between singular values, over the differences of many matrices.
+
+    Rounding leaves most values of a light adapter as they were, so how much noise there is cannot
+    be had from the dtype, and what it leaves is not white. But its singular values follow each
+    other closely, while those of an adapter end at one place in all matrices. What a training of
+    everything leaves falls off without a gap, or has more behind it than rounding leaves.
+
+    Args:
+        differences: Of changed matrices, or of corners of them, each of two extents, with the
+            squared norm that one rounding leaves there.
+
+    Returns:
+        None unless they have one rank, of at most half of their sides.
+    """
+    gaps: list[NDArray[np.float64]] = []
+    squares: list[NDArray[np.float64]] = []
+    noise = 0.0
+    for difference, one in differences:
+        side = min(difference.shape)
+        if side < 2 * _SMALLEST_SIDE or not np.isfinite(difference).all():
+            continue
+        values = np.asarray(np.linalg.svd(difference, compute_uv=False), np.float64)
+        if values[0] > 0:
+            logs = np.log(np.maximum(values, 1e-9 * values[0]))
+            seen = side * 3 // 4
+            gaps.append(np.minimum(logs[:seen] - logs[1 : seen + 1], _MOST_GAP))
+            squares.append(values**2)
+            noise += _ROUNDED * one
+    if len(gaps) < _FEW:
+        return None
+    shortest = min(map(len, gaps))
+    all_gaps = np.stack([gap[:shortest] for gap in gaps])
+    mean = all_gaps.mean(axis=0)
+    last = int(np.flatnonzero(mean >= _GAP)[-1]) if (mean >= _GAP).any() else shortest - 1
+    behind = all_gaps[:, last + 1 :]
+    have_it = np.mean(all_gaps[:, last] >= _SHARP * behind.mean(axis=1)) if behind.size else 0
+    if 3 * (last + 1) > 2 * shortest or have_it < _SEE_IT:  # more than half of a side
+        return None
+    if mean[last] < _SHARP * behind.mean(axis=0).max():
+        return None
+    left = sum(float(square[last + 1 :].sum()) for square in squares)
+    return LowRank(last + 1, len(gaps)) if left <= _MOST_LEFT * noise else None
 
 
 @dataclass(frozen=True, slots=True)

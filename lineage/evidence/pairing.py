@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from lineage.fingerprints.lattice import ROUNDING
 from lineage.fingerprints.sketch import Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from lineage.fingerprints import Fingerprint
@@ -134,6 +136,24 @@ class Pairing:
                          for i, j in zip(self.a, self.b, strict=True)])  # fmt: skip
         noise: NDArray[np.float64] = (ROUNDING_RMS * step) ** 2
         return noise * np.maximum(self.energy_a, self.energy_b)
+
+    def only(self, places: Sequence[int]) -> Pairing:
+        """Return the same of some of the tensors that both have."""
+        use = list(places)
+        return replace(
+            self,
+            a=tuple(self.a[n] for n in use),
+            b=tuple(self.b[n] for n in use),
+            size=self.size[use],
+            is_matrix=self.is_matrix[use],
+            way=tuple(self.way[n] for n in use),
+            equal=self.equal[use],
+            same=self.same[use],
+            energy_a=self.energy_a[use],
+            energy_b=self.energy_b[use],
+            energy_d=self.energy_d[use],
+            cross=self.cross[use],
+        )
 
     @property
     def change(self) -> float:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.artifacts.dialects import layered
+from lineage.evidence.copied import without_largest
 from lineage.evidence.course import courses, is_vector
+from lineage.evidence.layers import NEAR
 from lineage.evidence.matching import table
 
 if TYPE_CHECKING:
@@ -59,6 +62,19 @@ class Matrix:
         wide = self.cores.astype(np.float64)
         product: NDArray[np.float64] = wide @ wide.T
         return product
+
+    @property
+    def is_in_layer(self) -> bool:
+        """Whether it is a layer's."""
+        return layered(self.name) is not None
+
+    def plain(self) -> NDArray[np.float64]:
+        """Cosines of all pairs of sketches without the largest direction of each; see `copied`."""
+        wide = self.cores.reshape(len(self.cores), -1, self.cols.shape[1]).astype(np.float64)
+        flat = without_largest(wide).reshape(len(wide), -1)
+        flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-300
+        cosine: NDArray[np.float64] = np.where(self.code[:, None] == self.code, 1.0, flat @ flat.T)
+        return cosine
 
     def squared(self, inner: NDArray[np.float64]) -> NDArray[np.float64]:
         """Estimated squared norms of all differences; 0 where the values are equal."""
@@ -167,6 +183,8 @@ class Pairs:
             `direction`.
         share: That over the margin of a pure step.
         log10_p: Of a cosine this large, under independence.
+        far_share: Share of the weight of matrices whose cosine is below .5.
+        far_cosine: The pooled cosine of these; 0 where there are none.
     """
 
     cosine: NDArray[np.float64]
@@ -177,6 +195,8 @@ class Pairs:
     margin: NDArray[np.float64]
     share: NDArray[np.float64]
     log10_p: NDArray[np.float64]
+    far_share: NDArray[np.float64]
+    far_cosine: NDArray[np.float64]
 
 
 def _pooled(panel: Panel) -> Pairs:
@@ -186,6 +206,7 @@ def _pooled(panel: Panel) -> Pairs:
     zeros = np.zeros((n, n))
     cosine, others, weight_others, variance_others = (zeros.copy() for _ in range(4))
     equal, squared, margin, pure, moved = (zeros.copy() for _ in range(5))
+    far, far_weight = zeros.copy(), zeros.copy()
     weight = np.sqrt(panel.sizes)
     weight = weight / weight.sum() if len(weight) else weight
     variance = 0.0
@@ -197,6 +218,9 @@ def _pooled(panel: Panel) -> Pairs:
         both = np.sqrt(e[:, None] * e)
         found = np.divide(inner, both, out=np.zeros_like(both), where=both > 0).clip(-1, 1)
         cosine += share * found
+        is_far = (found if one.is_in_layer else np.minimum(found, one.plain())) < NEAR
+        far += np.where(is_far, share * found, 0)
+        far_weight += np.where(is_far, share, 0)
         is_equal = one.code[:, None] == one.code
         others += np.where(is_equal, 0, share * found)
         weight_others += np.where(is_equal, 0, share)
@@ -222,4 +246,6 @@ def _pooled(panel: Panel) -> Pairs:
             margin=np.where(moved > 0, margin / moved, 0),
             share=np.where(pure > 0, margin / pure, 0),
             log10_p=log_ndtr(-cosine / np.sqrt(variance)) / np.log(10),
+            far_share=far_weight,
+            far_cosine=far / np.maximum(far_weight, 1e-300),
         )

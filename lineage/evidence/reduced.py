@@ -55,13 +55,17 @@ def holds_float8(tensor: TensorPrint) -> bool:
     )
 
 
-def quantized(pairing: Pairing) -> Reduction | None:
+def quantized(pairing: Pairing, *, least: float = _LEAST) -> Reduction | None:
     """Find values on few levels in one model, near the other's values and not on levels there.
 
     Nearness: a quantizer with 2^b levels over the range moves a value by at most half a step, so a
     difference much larger than that has another cause besides. And one much smaller is no
     quantizer's: then the model on levels came first, and the other was trained on from it. Nor does
     one fill zeros in.
+
+    Args:
+        pairing: Of two models.
+        least: What b bits change at least, as a share of the norm, times 2^b.
     """
     use = pairing.is_matrix & ~pairing.same
     if not np.any(use):
@@ -95,7 +99,7 @@ def quantized(pairing: Pairing) -> Reduction | None:
     lost = zeros_a - zeros_b if direction == "a->b" else zeros_b - zeros_a
     if lost > _ZEROS * float(size.sum()):
         return None
-    if float(d[on].sum()) < (_LEAST / 2**commonest) ** 2 * float(energy[on].sum()):
+    if float(d[on].sum()) < (least / 2**commonest) ** 2 * float(energy[on].sum()):
         return None
     words = f"{child}'s values lie on at most {2**commonest} levels, next to the other's values"
     evidence = Evidence("lattice-v1", words, statistic=float(max(share_a, share_b)))
@@ -121,11 +125,15 @@ def _most_rounding(pairing: Pairing, use: np.ndarray, *, forward: bool) -> np.nd
     return most
 
 
-def pruned(pairing: Pairing) -> Reduction | None:
+def pruned(pairing: Pairing, *, slack: float = 0.1) -> Reduction | None:
     """Find zeros where the other model has values, and the other's values everywhere else.
 
     Setting values of p to zero leaves c with <c, p> = |c|^2: the difference is orthogonal to the
     *child*, which training never does.
+
+    Args:
+        pairing: Of two models.
+        slack: The most that the cosine of the difference and the child may be.
     """
     use = pairing.is_matrix & ~pairing.same & (pairing.energy_d > 0)
     if not np.any(use):
@@ -138,7 +146,7 @@ def pruned(pairing: Pairing) -> Reduction | None:
     inner, d = pairing.inner[use].sum(), pairing.energy_d[use].sum()
     a, b = pairing.energy_a[use].sum(), pairing.energy_b[use].sum()
     child = b if added > 0 else a
-    if abs(inner - child) > 0.1 * np.sqrt(d * child):
+    if abs(inner - child) > slack * np.sqrt(d * child):
         return None
     name = "{b}" if added > 0 else "{a}"
     words = f"{abs(added):.0%} of {name}'s values became zero and the others stayed"

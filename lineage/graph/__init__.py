@@ -6,21 +6,32 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lineage.artifacts import models_in
-from lineage.evidence.adapters import adapter_of, merged
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import Fingerprint, fingerprint
+from lineage.graph.adapted import adapter_edges
 from lineage.graph.base import Edge, LineageGraph, Node, Pair, Undetermined
 from lineage.graph.disguised import Disguises
+from lineage.graph.elsewhere import compare
 from lineage.graph.family import Family
+from lineage.graph.partial import Partial
 from lineage.graph.screen import Comparisons, Screen
+from lineage.graph.structure import without_rings
 from lineage.graph.units import Hints
-from lineage.relation import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
-__all__ = ["Edge", "LineageGraph", "Node", "Pair", "Undetermined", "infer", "infer_graph"]
+__all__ = [
+    "Edge",
+    "LineageGraph",
+    "Node",
+    "Pair",
+    "Undetermined",
+    "compare",
+    "infer",
+    "infer_graph",
+]
 
 
 def infer(
@@ -62,6 +73,7 @@ def infer_graph(
     weights: Weights | None = None,
     deep: bool = False,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[str], None] | None = None,
 ) -> LineageGraph:
     """Infer who came from whom among models, from their fingerprints.
 
@@ -73,6 +85,7 @@ def infer_graph(
             are read without.
         deep: Whether to read them once more where that can sharpen the answer.
         progress: Called with the number of pairs just compared.
+        watch: Told in a few words what is done next, where that reads weights and takes its time.
 
     Raises:
         SchemeError: If fingerprints of two schemes are mixed.
@@ -81,21 +94,25 @@ def infer_graph(
     screen = Screen(models, comparisons, progress)
     given, hidden = models, Disguises()
     if weights is not None and len(models) > 1:
-        hidden = Disguises.of(screen.families, models, weights)
+        hidden = Disguises.of(screen.families, models, weights, watch)
         if hidden.prints:
             models = {**models, **hidden.prints}
-            comparisons = Comparisons(models)
+            comparisons = Comparisons(models, hidden.between)
             screen = Screen(models, comparisons)
     as_stored = weights.without(hidden.prints) if deep and weights is not None else None
     edges: list[Edge] = []
     unclear: list[Undetermined] = []
     family_of: dict[str, int] = {}
     for number, members in enumerate(screen.families):
-        solved = Family(members, models, comparisons, as_stored)
+        solved = Family(members, models, comparisons, as_stored, hidden)
         edges += solved.edges
         unclear += solved.unclear
         family_of.update(dict.fromkeys(members, number))
-    for edge in _adapters(models, edges, unclear):
+    parts = Partial(screen.families, models, comparisons, edges)
+    edges = without_rings([*parts.with_shares(edges), *parts.edges])
+    unclear = [u for u in unclear if (min(u.a, u.b), max(u.a, u.b)) not in parts.settled]
+    unclear += parts.unclear
+    for edge in adapter_edges(models, screen.families, edges, unclear, as_stored):
         edges.append(edge)
         family_of[edge.child] = family_of[edge.parent]
     hints = Hints(screen.families, models, comparisons)
@@ -103,31 +120,14 @@ def infer_graph(
         nodes=tuple(Node(path, given[path].root, family_of[path]) for path in screen.paths),
         edges=tuple(sorted(map(hidden.told, edges), key=lambda e: (e.child, e.parent))),
         pairs=tuple(
-            hints.told(_pair(*pair, is_one_family=family_of[pair[0]] == family_of[pair[1]]))
+            parts.told(
+                hints.told(_pair(*pair, is_one_family=family_of[pair[0]] == family_of[pair[1]]))
+            )
             for pair in screen.pairs()
         ),
         undetermined=(*unclear, *hints.unclear()),
         comparisons=hints,
     )
-
-
-def _adapters(
-    models: Mapping[str, Fingerprint], edges: Iterable[Edge], unclear: Iterable[Undetermined]
-) -> list[Edge]:
-    """Find the bases of adapters among models into which one was merged: nothing else tells."""
-    steps = [(edge.parent, edge.child) for edge in edges if edge.relation is Relation.FINETUNE]
-    steps += [ends for open_ in unclear for ends in ((open_.a, open_.b), (open_.b, open_.a))]
-    found = []
-    for path in sorted(models):
-        adapter = adapter_of(models[path])
-        if adapter is None:
-            continue
-        for base, child in steps:
-            seen = merged(adapter, models[base], models[child])
-            if seen is not None and seen.scale > 0:
-                found.append(Edge(base, path, Relation.ADAPTER, None, None, 0.99))
-                break
-    return found
 
 
 def _pair(a: str, b: str, score: float, related: bool | None, *, is_one_family: bool) -> Pair:

@@ -35,10 +35,12 @@ class Edge:
 
     Attributes:
         coefficient: The parent's share, for merges. Of a passthrough it is that of the child's
-            weights, and what several parents have alike is shared among them.
+            weights: what several parents have alike is shared among them, and where they sum to
+            less than 1 the rest is the child's own.
         probability: That this edge, with this direction, is right; .5 for copies, whose order
             weights cannot tell.
-        then: What came after new coordinates, as a relation and its detail.
+        then: What came after new coordinates, or after parts were put together, as a relation and
+            its detail.
     """
 
     parent: str

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lineage.evidence.ancestry import evidence
+from lineage.evidence.counters import order
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.reduced import levels
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
+from lineage.graph.disguised import Disguises
 from lineage.graph.structure import (
+    CLEARLY_NEARER,
     Group,
+    apart_for,
     followers,
     groups,
     kinds,
@@ -30,6 +35,8 @@ from lineage.relation import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from lineage.evidence import Comparison
     from lineage.evidence.ancestry import Evidence
@@ -50,6 +57,12 @@ two models with one mask differ at most."""
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
+_CHILDREN = 0.5
+"""Expected children from which a model in coordinates of its own is not taken for a leaf."""
+
+_WEIGHED = 40
+"""Models among which a hidden one's parent is weighed, at most: the nearest."""
+
 _CLEARLY_FURTHER = 0.2
 """From which the rest of a family tells which of two models was changed; see `_further`."""
 
@@ -69,15 +82,18 @@ class Family:
         models: Mapping[str, Fingerprint],
         comparisons: Between,
         weights: Weights | None = None,
+        hidden: Disguises | None = None,
     ) -> None:
         self.models = models
         self.weights = weights
+        self.hidden = hidden or Disguises()
         self.between = comparisons.between
         self.edges: list[Edge] = []
         self.unclear: list[Undetermined] = []
         self.ground: dict[str, Fingerprint] = {}
         # In an order of their own contents, so that names and input order cannot matter.
-        rest = sorted(self._collapse_copies(list(members)), key=self._by_content)
+        rest = self._attach_merged_inside(sorted(members, key=self._by_content))
+        rest = sorted(self._collapse_copies(rest), key=self._by_content)
         rest = self._attach_reduced(rest)
         rest = self._attach_put_together(rest)
         alike: dict[object, list[str]] = defaultdict(list)
@@ -90,7 +106,7 @@ class Family:
             steps = steps_into(kind.members, outside, models, self.between)
             for group in groups(kind.members, steps, self.between):
                 self._join(group)
-        self.edges = without_rings(self.edges)
+        self.edges = without_rings(self._in_one_frame(self.edges))
 
     def _by_content(self, path: str) -> tuple[str, str]:
         return self.models[path].value_id, path
@@ -98,14 +114,16 @@ class Family:
     def _collapse_copies(self, members: list[str]) -> list[str]:
         """Keep one of each set of identical models; the others hang on it.
 
-        Which copy came first cannot be read from weights. The one kept shares its tensors' names
-        with most of the family, then is the one stored narrowest, then has the shortest path.
+        Which copy came first cannot be read from weights. The one kept has the coordinates of most
+        of the family, and its tensors' names, then is the one stored narrowest, then has the
+        shortest path.
         """
         named = Counter(name for path in members for name in self._names(path))
+        hidden = self.hidden.prints
 
-        def rank(path: str) -> tuple[int, int, int, str]:
+        def rank(path: str) -> tuple[bool, int, int, int, str]:
             shared = sum(named[name] for name in self._names(path))
-            return -shared, self.models[path].size_bytes, len(path), path
+            return path in hidden, -shared, self.models[path].size_bytes, len(path), path
 
         kept: list[str] = []
         for path in sorted(members, key=rank):
@@ -114,7 +132,9 @@ class Family:
                 kept.append(path)
             else:
                 how = self.between(first, path).how
-                self.edges.append(Edge(first, path, Relation.IDENTICAL, how, None, 0.5))
+                is_told = len(members) > 2 and not self.hidden.has_one_frame(first, path)
+                sure = _LIKELY if is_told else 0.5
+                self.edges.append(Edge(first, path, Relation.IDENTICAL, how, None, sure))
         return kept
 
     def _names(self, path: str) -> set[str]:
@@ -123,6 +143,8 @@ class Family:
     def _is_copy(self, a: str, b: str) -> bool:
         """Whether two models are the same; those of two structures only where their sums agree."""
         one, other = self.models[a], self.models[b]
+        if self.hidden.knows(a, b):
+            return self.between(a, b).relation is Relation.IDENTICAL
         if one.value_id == other.value_id:
             return True
         if structure(one) == structure(other) or not np.isclose(_energy(one), _energy(other)):
@@ -142,21 +164,33 @@ class Family:
                     self._by_content(parent),
                 )
                 for parent in self._may_be_sources(child, members)
-                if (found := self.between(parent, child)).relation is Relation.QUANTIZED
-                and found.direction == "a->b"
+                if self._is_reduced(found := self.between(parent, child), child)
             ]
             if not sources:
                 rest.append(child)
                 continue
             parent = min(sources)[-1][-1]
             found = self.between(parent, child)
-            self.edges.append(Edge(parent, child, Relation.QUANTIZED, found.how, None, _CERTAIN))
+            assert found.relation is not None
+            self.edges.append(Edge(parent, child, found.relation, found.how, None, _CERTAIN))
         return rest
+
+    def _is_reduced(self, found: Comparison, child: str) -> bool:
+        """Whether a model has less than a source; zeros, of those in coordinates of their own.
+
+        Of others the whole family tells which of those with the same zeros was pruned.
+        """
+        if found.direction != "a->b" or found.structure:
+            return False
+        is_pruned = found.relation is Relation.PRUNED and child in self.hidden.prints
+        return found.relation is Relation.QUANTIZED or is_pruned
 
     def _may_be_sources(self, child: str, members: Sequence[str]) -> list[str]:
         """Return the models of which one may be a quantized one's source."""
         model = self.models[child]
         others = [path for path in members if path != child]
+        if child in self.hidden.prints:
+            return [path for path in others if self.hidden.knows(path, child)]
         if _has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
             return others
         mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
@@ -165,6 +199,45 @@ class Family:
             for path in others
             if any(digest in mine for t in self.models[path].tensors for _, digest in t.rounded)
         ]
+
+    def _in_one_frame(self, edges: Sequence[Edge]) -> list[Edge]:
+        """Hang what has a copy's coordinates on that copy, and not on what that was copied from."""
+        copies: dict[tuple[str, str], str] = {}
+        for edge in sorted(edges, key=lambda e: self._by_content(e.child)):
+            frame = self.hidden.first.get(edge.child)
+            if edge.relation is Relation.IDENTICAL and frame is not None:
+                copies.setdefault((edge.parent, frame), edge.child)
+        found = []
+        for edge in edges:
+            frame = self.hidden.first.get(edge.child, "")
+            copy = copies.get((edge.parent, frame))
+            is_apart = copy not in (None, edge.child)
+            found.append(replace(edge, parent=copy) if copy and is_apart else edge)
+        return found
+
+    def _attach_merged_inside(self, members: list[str]) -> list[str]:
+        """Hang models that were merged from others in their own coordinates, as these are stored.
+
+        In a stream that was turned gains are multiplied into matrices: a mean of products is none
+        of what was multiplied.
+        """
+        frames: dict[object, dict[str, str]] = defaultdict(dict)
+        for path in members:
+            if path in self.hidden.first:
+                model = self.hidden.stored(path)
+                kin = frames[self.hidden.first[path], structure(model)]
+                kin.setdefault(model.value_id, path)
+        merged = set()
+        for kin in frames.values():
+            paths = list(kin.values())
+            models = [self.hidden.stored(path) for path in paths]
+            family = stack(Panel(models).models) if len(paths) > 2 else None
+            for child, merge in ({} if family is None else find_merges(family)).items():
+                merged.add(paths[child])
+                for parent, share in zip(merge.parents, merge.coefficients, strict=True):
+                    ends = paths[parent], paths[child]
+                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, _CERTAIN))
+        return [path for path in members if path not in merged]
 
     def _attach_put_together(self, members: list[str]) -> list[str]:
         """Hang models that are others' layers on these, and what came from them on them."""
@@ -200,7 +273,11 @@ class Family:
         panel = Panel([self.ground.get(path, self.models[path]) for path in members])
         if not panel.matrices:
             return
-        leaves = self._attach_noised(members, panel) or self._attach_sparse(members, panel)
+        leaves = (
+            self._attach_noised(members, panel)
+            or self._attach_sparse(members, panel)
+            or self._attach_hidden(members, panel, seed)
+        )
         if leaves:
             rest = [path for place, path in enumerate(members) if place not in leaves]
             if len(rest) > 1:
@@ -209,14 +286,17 @@ class Family:
         first = None if seed is None else members.index(seed)
         deep = None if self.weights is None else Deep(self.weights, members, panel)
         seen = evidence(panel, {})
-        likely = int(np.argmax(grow(seen, root=first).roots))
+        counted = order([self.models[path] for path in members])
+        likely = int(np.argmax(_grown(seen, {}, first, counted, None).roots))
         merges = self._attach_merges(members, panel, first, likely, deep)
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
-        tree = _grown(seen, parents, first, deep)
+        tree = _grown(seen, parents, first, counted, deep)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):
+            if len(members) == 2 and first is None:
+                probability = tree.alone(parent, child)
             found = self.between(members[parent], members[child])
             relation, how = _step(found)
             self._add(members[parent], members[child], relation, how, probability)
@@ -279,6 +359,53 @@ class Family:
                 found.add(child)
         return found
 
+    def _attach_hidden(self, members: Sequence[str], panel: Panel, seed: str | None) -> set[int]:
+        """Hang models in coordinates of their own on those that they come from.
+
+        Who has other coordinates than all others is nobody's parent among them, unless it looks
+        like the parent of several. Of coordinates that some share each model that is nearer to one
+        outside than to any inside began these, and others come from it.
+        """
+        first = self.hidden.first
+        plain = [i for i, path in enumerate(members) if path not in first]
+        frames: dict[str, list[int]] = defaultdict(list)
+        for place, path in enumerate(members):
+            if path in first and path != seed:
+                frames[first[path]].append(place)
+        if len(plain) < 2 or not frames:
+            return set()
+        family = stack(panel.models)
+        merges = {} if family is None else find_merges(family)
+        parts = set(merges).union(*(merge.parents for merge in merges.values()))
+        done: set[int] = set()
+        for places in frames.values():
+            for start, kin in _begun(places, plain, panel.pairs.squared).items():
+                if parts & set(kin):
+                    continue
+                parent, probability = self._parent_outside(start, plain, members, panel)
+                if probability < LEAST_EDGE:
+                    continue
+                found = self.between(members[parent], members[start])
+                self._add(members[parent], members[start], *_step(found), probability)
+                done.update(kin)
+                if len(kin) > 1:
+                    self._solve([members[place] for place in kin], members[start])
+        return done
+
+    def _parent_outside(
+        self, child: int, plain: Sequence[int], members: Sequence[str], panel: Panel
+    ) -> tuple[int, float]:
+        """Weigh who in other coordinates is a model's parent; with 0 if it looks like theirs."""
+        apart = apart_for(child, plain, panel.pairs.squared)[:_WEIGHED]
+        places = [*apart, child]
+        some = Panel([self.ground.get(members[i], self.models[members[i]]) for i in places])
+        seen = evidence(some, {})
+        if grow(seen).arcs[-1].sum() > _CHILDREN:
+            return apart[0], 0.0
+        arcs = grow(seen, leaf=len(apart)).arcs[:-1, -1]
+        best = int(np.argmax(arcs))
+        return apart[best], float(arcs[best])
+
     def _leave_open(
         self, members: Sequence[str], panel: Panel, tree: Tree, children: set[int]
     ) -> None:
@@ -330,24 +457,56 @@ class Family:
         return merges
 
 
+def _begun(
+    places: Sequence[int], plain: Sequence[int], squared: NDArray[np.float64]
+) -> dict[int, list[int]]:
+    """Part models of one set of coordinates: one that began it -> it and what came from it."""
+    outside = squared[:, plain].min(axis=1)
+    found: dict[int, list[int]] = {}
+    for place in sorted(places, key=lambda i: (outside[i], i)):
+        nearest = min(found, key=lambda i: (squared[i, place], i), default=None)
+        if nearest is None or outside[place] < CLEARLY_NEARER**2 * squared[nearest, place]:
+            found[place] = [place]
+        else:
+            found[nearest].append(place)
+    return found
+
+
 def _grown(
-    seen: Evidence, merges: Mapping[int, Sequence[int]], root: int | None, deep: Deep | None
+    seen: Evidence,
+    merges: Mapping[int, Sequence[int]],
+    root: int | None,
+    counted: tuple[set[tuple[int, int]], set[tuple[int, int]]],
+    deep: Deep | None,
 ) -> Tree:
-    """Weigh the trees, and again without those arcs that the weights rule out."""
-    tree = grow(seen, merges, root=root)
+    """Weigh the trees, and again without those arcs that the weights rule out.
+
+    Args:
+        seen: The evidence.
+        merges: Those that are made of several others.
+        root: The one that the others come from, where it is known.
+        counted: Arcs that counters rule out, and those that they make doubtful.
+        deep: The weights, where they may be read.
+    """
+    ruled_out, doubted = counted
+
+    def grown() -> Tree:
+        return grow(seen, merges, root=root, ruled_out=ruled_out, doubted=doubted)
+
+    tree = grown()
     if deep is None:
         return tree
-    apart = deep.apart(merges)
-    ruled_out = apart
-    if apart:
-        tree = grow(seen, merges, root=root, ruled_out=apart)
+    apart = ruled_out | deep.apart(merges)
+    if apart != ruled_out:
+        ruled_out = apart
+        tree = grown()
     for _ in range(_ROUNDS):
         asked = np.argwhere(tree.arcs >= _MATTERS).tolist()
         found = apart | deep.not_from(pair for pair in asked if not merges.keys() & set(pair))
         if found == ruled_out:
             break
         ruled_out = found
-        tree = grow(seen, merges, root=root, ruled_out=ruled_out)
+        tree = grown()
     return tree
 
 

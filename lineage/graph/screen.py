@@ -17,9 +17,9 @@ from lineage.errors import SchemeError
 from lineage.evidence import SHARED_INIT_COSINE, compare_weights
 from lineage.evidence.course import SHORT_COURSE
 from lineage.evidence.direction import EVEN_SHARE
-from lineage.evidence.kinship import verdicts
+from lineage.evidence.kinship import UNRELATED, verdicts
 from lineage.evidence.matching import is_matrix, table
-from lineage.evidence.panel import Panel, structure
+from lineage.evidence.panel import Pairs, Panel, structure
 from lineage.fingerprints.search import search_vector
 from lineage.relation import Relation
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from lineage.evidence import Comparison
     from lineage.fingerprints import Fingerprint
+
+    Known = Callable[[str, str], Comparison | None]
 
 _WORTH_A_LOOK = 0.2
 """Cosine of two search vectors: strangers' have a deviation of .044."""
@@ -42,6 +44,10 @@ _SOME, _MOST = 0.25, 0.95
 """Share of the pairs of two parts that suffices to say that both moved alike from one start, and
 share of them that must have courses of their own."""
 
+_LEAST_PART, _MOST_IN_PARTS = 0.02, 4096
+"""Of the weight of all matrices, from which some may be a part that was copied; and pairs of which
+that is asked."""
+
 _LEAST_LINK = 0.01
 """Of two that are related."""
 
@@ -49,15 +55,26 @@ _LEAST_LINK = 0.01
 class Comparisons:
     """What pairs of models are to each other by their weights, found when it is asked for."""
 
-    def __init__(self, models: Mapping[str, Fingerprint]) -> None:
+    def __init__(
+        self, models: Mapping[str, Fingerprint], known: Known = lambda _a, _b: None
+    ) -> None:
+        """Take some models.
+
+        Args:
+            models: Path -> fingerprint.
+            known: Tells what some pairs are to each other, where fingerprints do not tell all.
+        """
         self._models = models
+        self._known = known
         self._found: dict[tuple[str, str], Comparison] = {}
 
     def between(self, a: str, b: str) -> Comparison:
         """Return what was found between two models, seen from the first."""
         first, second = min(a, b), max(a, b)
         if (first, second) not in self._found:
-            found = compare_weights(self._models[first], self._models[second])
+            found = self._known(first, second)
+            if found is None:
+                found = compare_weights(self._models[first], self._models[second])
             self._found[first, second] = found
         seen = self._found[first, second]
         return seen if a == first else seen.reversed()
@@ -103,7 +120,7 @@ class Screen:
         done = progress or (lambda _: None)
         for members in self.panels:
             if len(members) > 1:
-                self._within(members)
+                self._within(members, comparisons)
                 done(len(members) * (len(members) - 1) // 2)
         for a, b in self._worth_a_look():
             self._compared(a, b, comparisons.between(a, b))
@@ -145,8 +162,8 @@ class Screen:
         share = 0.0 if found.structure else abs(found.share)  # there it is of the structure
         self._link[at] = _strength(cosine, share, found.course)
 
-    def _within(self, members: list[str]) -> None:
-        """Score the pairs of models of one structure."""
+    def _within(self, members: list[str], comparisons: Comparisons) -> None:
+        """Score the pairs of models of one structure; what is alike in parts, one by one."""
         panel = Panel([self._models[path] for path in members])
         at = np.ix_(*[[self._place[path] for path in members]] * 2)
         codes = {m.value_id for m in panel.models}
@@ -173,6 +190,10 @@ class Screen:
         self._far[at] = moved & (cosine < SHARED_INIT_COSINE)
         self._even[at] = even
         self._short[at] = moved & (course < SHORT_COURSE)
+        for a, b in _in_parts(pairs):
+            found = comparisons.between(members[a], members[b])
+            if found.shares is not None and found.shares.is_apart and not found.shares.is_torn:
+                self._compared(members[a], members[b], found)
 
     def _worth_a_look(self) -> Iterator[tuple[str, str]]:
         """Yield the pairs of models of different structures that should be compared."""
@@ -228,6 +249,13 @@ class Screen:
                 if group[i] != group[j]
             )
         return found
+
+
+def _in_parts(pairs: Pairs) -> list[tuple[int, int]]:
+    """Return the pairs of which some matrices are alike and the rest is strangers'."""
+    some = np.abs(pairs.far_share - 0.5) < 0.5 - _LEAST_PART
+    found = np.argwhere(np.triu(some & (pairs.far_cosine < UNRELATED), 1))
+    return [(int(i), int(j)) for i, j in found[:_MOST_IN_PARTS]]
 
 
 def _apart(

@@ -25,7 +25,9 @@ from lineage.graph.tree import grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from lineage.evidence import Comparison
     from lineage.fingerprints import Fingerprint
@@ -34,9 +36,11 @@ __all__ = [
     "Group",
     "Kind",
     "Step",
+    "apart_for",
     "followers",
     "groups",
     "kinds",
+    "nearest_to",
     "passthrough_edges",
     "put_together",
     "steps_into",
@@ -60,6 +64,9 @@ _NEAREST_KINDS = 8
 
 _MOST = 0.5
 """Share of each one's weights that two kinds must have in common to be one."""
+
+_ONE_TO_IT = 0.02
+"""Squared distance of two models, as a share of theirs to a third, below which they are one."""
 
 _WEIGHED = 40
 """Models among which a changed one's parent is weighed at most."""
@@ -224,7 +231,7 @@ def steps_into(
     for child in members:
         steps = [
             Step(parent, child, found)
-            for parent in _nearest_to(child, outside, models, _NEAREST)
+            for parent in nearest_to(models[child], outside, models, _NEAREST)
             if (found := between(parent, child)).structure and found.direction == "a->b"
         ]
         if steps:
@@ -266,12 +273,15 @@ def weighed(
         The step from the most probable parent, and how probable that is; the step as it was, and 0,
         where none is.
     """
-    kin = _nearest_to(step.child, kin, models, _WEIGHED)
+    kin = nearest_to(models[step.child], kin, models, _WEIGHED)
     if len(kin) < 2:
         return step, 1.0
     panel = Panel(_on_common_ground([*kin, step.child], step, models))
     if not panel.matrices:
         return step, 0.0
+    apart = apart_for(len(kin), range(len(kin)), panel.pairs.squared)
+    kin = [kin[place] for place in apart]
+    panel = Panel([panel.models[place] for place in (*apart, -1)])
     arcs = grow(evidence(panel, {}), leaf=len(kin)).arcs[:-1, -1]
     for place in np.argsort(-arcs, kind="stable"):
         found = between(kin[place], step.child)
@@ -280,14 +290,32 @@ def weighed(
     return step, 0.0
 
 
-def _nearest_to(
-    path: str, paths: Sequence[str], models: Mapping[str, Fingerprint], most: int
+def apart_for(child: int, others: Iterable[int], squared: NDArray[np.float64]) -> list[int]:
+    """Return who may be a model's parent, the nearest first, without near copies of each other.
+
+    Models that are much nearer to each other than to it are one for it: each would take from the
+    other what speaks for both.
+
+    Args:
+        child: The place of the model.
+        others: Those of the others.
+        squared: Squared distances.
+    """
+    apart: list[int] = []
+    for place in sorted(others, key=lambda i: (squared[child, i], i)):
+        if all(squared[place, i] > _ONE_TO_IT * squared[child, place] for i in apart):
+            apart.append(place)
+    return apart
+
+
+def nearest_to(
+    model: Fingerprint, paths: Sequence[str], models: Mapping[str, Fingerprint], most: int
 ) -> list[str]:
     """Return the models whose search vectors are nearest to one's, in the order given."""
     if len(paths) <= most:
         return list(paths)
     vectors = np.stack([search_vector(models[other]) for other in paths])
-    near = np.argsort(-(vectors @ search_vector(models[path])), kind="stable")[:most]
+    near = np.argsort(-(vectors @ search_vector(model)), kind="stable")[:most]
     return [paths[n] for n in sorted(near)]
 
 
@@ -375,7 +403,7 @@ def followers(
     for origin, parents in made.items():
         parts = [path for path, _ in parents]
         others = [path for path in paths if path not in made and path not in parts]
-        for child in _nearest_to(origin, others, models, _NEAREST):
+        for child in nearest_to(models[origin], others, models, _NEAREST):
             seen = between(origin, child)
             if seen.structure or not seen.related:
                 continue

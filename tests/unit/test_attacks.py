@@ -20,10 +20,8 @@ import folders
 import networks
 import peers
 import reshapes
-import scoring
 from folders import Arrays, Folder
 from others import apart, together
-from scoring import Pair
 
 WIDTH, HEADS, UNITS, WORDS, LAYERS = 24, 4, 40, 30, 2
 IDS = np.random.default_rng(7).integers(WORDS, size=9)
@@ -571,80 +569,3 @@ def test_peers_have_nothing_to_say_of_other_networks() -> None:
     found = peers.scores(network, network)
     assert found.pop("raw cosine") == pytest.approx(1)
     assert np.isnan(list(found.values())).all()
-
-
-def pair(kind: str, score: float, called: bool | None = True, **more: Any) -> Pair:
-    return Pair("f", "a", "b", kind, "units-permuted", "none", {"align": score, "AWM": score},
-                {"align": called}, **more)  # fmt: skip
-
-
-def test_a_pair_is_found_only_above_all_strangers() -> None:
-    strangers = [pair("none", 0.3, None), pair("none", 0.5, False), pair("none", float("nan"))]
-    over = scoring.thresholds([*strangers, pair("disguise", 0.9)])
-    assert over == {"align": 0.5, "AWM": 0.5}
-    assert scoring.found_by(pair("disguise", 0.6), "align", over)
-    assert not scoring.found_by(pair("disguise", 0.6, None), "align", over)
-    assert scoring.found_by(pair("disguise", 0.6, None), "AWM", over)
-    assert not scoring.found_by(pair("disguise", 0.5), "align", over)
-    assert not scoring.found_by(pair("disguise", float("nan")), "AWM", over)
-    told = scoring.markdown([*strangers, pair("disguise", 0.6), pair("disguise", 0.4, undone=1e-7)])
-    assert "Strangers called related: align 1." in told
-    assert "| units-permuted | 1/2 |" in told
-    assert "| pure disguises undone to 1e-5 | 1/2 |" in told
-
-
-def test_p_of_strangers_is_counted() -> None:
-    strangers = [pair("none", 0.1, None, log10_p=value) for value in (-0.1, -0.4, -1.5, -5.0)]
-    told = scoring.markdown([*strangers, pair("disguise", 0.6, log10_p=-99.0)])
-    assert "p of `align` for 4 pairs of strangers" in told
-    assert "| 0.5 | 0.750 |" in told
-    assert "| 0.05 | 0.500 |" in told
-
-
-def test_strangers_share_no_root_and_no_start() -> None:
-    models = [
-        {"path": f"{name}.model", "id": name, "role": role, "roots": [root]}
-        for name, role, root in (
-            ("base", "base", "r"), ("child", "child", "r"), ("other", "stranger", "s"),
-            ("twin", "shared_init", "t"), ("student", "student", "u"),
-        )
-    ]  # fmt: skip
-    made = [
-        {"path": "units-permuted+tuned", "kind": "disguise", "related": True, "follow_up": "tuned",
-         "sources": ["child"]},
-        {"path": "blocks-copied", "kind": "partial", "related": True, "follow_up": "none",
-         "sources": ["child", "other"]},
-        {"path": "other+everything", "kind": "stranger", "related": False, "follow_up": "none",
-         "sources": ["other"]},
-    ]  # fmt: skip
-    truth = {"family": "f", "child": "child.model", "models": models, "made": made}
-    found = scoring.pairs_of(truth, strangers=99, seed=0)
-    true = [(p.b, p.steps, p.follow_up) for p in found if p.is_positive]
-    assert true == [("units-permuted+tuned", "units-permuted", "tuned"),
-                    ("blocks-copied", "blocks-copied", "none")]  # fmt: skip
-    false = {frozenset((p.a, p.b)) for p in found if not p.is_positive}
-    hidden = "units-permuted+tuned"
-    assert {frozenset((hidden, other)) for other in ("other.model", "student.model")} <= false
-    assert frozenset(("other+everything", "child.model")) in false
-    assert frozenset((hidden, "other+everything")) in false
-    assert frozenset(("blocks-copied", "student.model")) in false
-    ends = [set(p) for p in false]
-    assert not any("twin.model" in p for p in ends)
-    assert {"blocks-copied", "other.model"} not in ends
-    assert {"other+everything", "other.model"} not in ends
-
-
-def test_layers_come_from_where_they_were_taken() -> None:
-    assert scoring._layers({"layers-dropped:order/layers": np.array([0, 2])}, 2) == [0, 2]
-    assert scoring._layers({"units-permuted:order/units.0": np.arange(3)}, 2) == [0, 1]
-    assert scoring._layers({"partial:layers": np.array([1])}, 3) == [None, 1, None]
-
-
-def test_units_are_right_when_they_come_from_where_they_do(tmp_path: Path) -> None:
-    cut, moved = np.array([3, 0, 5, 2]), np.array([1, 0, 2, 3])
-    arrays = {"block.0.mlp..b": np.array([0, 1, 2]), "block.0.mlp..a": np.array([0, 3, 4])}
-    folders.write(tmp_path, Folder({}, arrays))
-    true = {"units-cut:order/units.0": cut, "units-permuted:order/units.0": moved}
-    assert scoring._units(tmp_path / "model.safetensors", true) == 0.5
-    lost = {**true, "units-permuted:order/units.1": moved}
-    assert scoring._units(tmp_path / "model.safetensors", lost) == 0.25

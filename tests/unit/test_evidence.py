@@ -510,7 +510,7 @@ def test_the_json_form_is_complete_and_plain() -> None:
         document = compare(BASE, other).to_json()
         assert list(document) == [
             "related", "relation", "how", "direction", "score", "change", "rank", "layers",
-            "log10_p", "null", "evidence",
+            "shares", "log10_p", "null", "evidence",
         ]  # fmt: skip
         text = json.dumps(document, allow_nan=False)
         assert json.loads(text) == document

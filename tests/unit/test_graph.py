@@ -31,6 +31,7 @@ from lineage.errors import (
 )
 from lineage.fingerprints import Fingerprint, fingerprint, to_bytes
 from lineage.graph import LineageGraph, infer_graph
+from lineage.graph.tree import LONE
 from lineage.relation import Relation
 from lineage.signing import Envelope
 
@@ -550,7 +551,7 @@ def test_distillation_is_declared_and_not_measured(first: Family) -> None:
 
 def test_a_lone_pair_is_never_certain(first: Family) -> None:
     (edge,) = first.only("base", "base-sft-code").edges
-    assert 0.35 < edge.probability <= 0.8
+    assert 0.5 < edge.probability <= LONE < audit.ACCUSING
     graph = first.only("base", "base-sft-code")
     (verdict,) = audit.judge(graph, {"base": pointing("base-sft-code")})
     assert verdict.verdict == "undetermined"

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from lineage.graph.tree import Tree, marginals
+from lineage.graph.tree import LONE, LONE_SHARPNESS, Tree, marginals
 
 
 def counted(score: np.ndarray) -> np.ndarray:
@@ -55,3 +55,13 @@ def test_extreme_scores_stay_probabilities() -> None:
     assert np.isfinite(found).all()
     assert found.min() >= 0
     assert found.sum(axis=0).max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(("there", "back"), [(0.5, 0.1), (0.4, 0.3), (0.6, 0.0), (0.35, 0.35)])
+def test_of_two_alone_the_direction_is_weighed_as_if_one_came_from_the_other(
+    there: float, back: float
+) -> None:
+    tree = Tree(np.zeros(2), np.array([[0, there], [back, 0]]))
+    found = tree.alone(0, 1)
+    assert found == pytest.approx(min(LONE, 1 / (1 + (back / there) ** LONE_SHARPNESS)))
+    assert tree.alone(1, 0) <= 0.5 <= found <= LONE < 0.9

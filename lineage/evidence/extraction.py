@@ -1,0 +1,325 @@
+"""Was an adapter extracted from a full fine-tune: the largest directions of what it changed?
+
+Extraction takes the difference D of a fine-tune and its base apart, D = U S V', and keeps some of
+the directions: B A = U_r S_r V_r'. So what is left, R = D - s B A, is orthogonal to B on the left
+and to A on the right, and <B A, D> = s |B A|^2 with one s for all modules, whatever the ranks, the
+factorisation and alpha (which the weights do not hold, and s takes in). That tells extraction
+
+- from a merge, F = W + s B A, which leaves nothing but rounding;
+- from an adapter that was trained on the same base: its share in D is another in each module;
+- from an adapter of a sibling, for the same reason.
+
+Sketches give each module's s, with an error that is known: the sketches of B A and of a residual
+that is orthogonal to it on both sides have an inner product of 0 with a deviation of |B A| |R| / k,
+k = 36. They do not tell whether R is orthogonal to B and A exactly: an adapter that was merged, and
+the model trained on a little or rounded, looks the same. That takes the weights (`in_weights`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.evidence.adapters import Adapter, fits
+from lineage.evidence.matching import table
+from lineage.evidence.weights import some_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from lineage.artifacts import Item
+    from lineage.evidence.matching import Table
+    from lineage.fingerprints import Fingerprint
+
+__all__ = [
+    "Extracted", "Held", "InWeights", "changes_more", "extracted", "in_weights", "is_told",
+]  # fmt: skip
+
+NULL = "an adapter that knows nothing of the change: in each module the sketches' cosine is 0"
+
+_LEAST_KEPT = 0.04
+"""Share of the change's squared norm that the adapter must hold: of less, chance is too near."""
+
+_LEAST_LEFT = 1e-4
+"""Share of it that must be left: of less, the adapter was merged."""
+
+_ANYTHING_LEFT = 1e-9
+"""The same where weights tell that what is left has no part along the adapter, as rounding has."""
+
+_MOST_SPREAD = 1.6
+"""Of the modules' factors, over what sketches leave: at most 1.1 for extracted adapters of the
+tuning families, at least 2.0 for trained ones and pairs of other models."""
+
+_FEWEST = 8
+"""Modules that have one factor, at least: four of a trained adapter have had one by chance."""
+
+_ALL, _SOME = 1 << 31, 12
+"""Bytes of a model's modules above which only so many of them are read."""
+
+_MOST_INSIDE = 0.2
+"""Share of the residual's energy along B or A, over that of a residual without a direction: 0 of an
+extraction, 1 of a rounding, more of a training. Rounding the adapter leaves about .001."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What sketches tell of an adapter that fits an extraction.
+
+    Attributes:
+        scale: What B A is multiplied with.
+        kept: Share of the change's squared norm that the adapter holds.
+        spread: Of the modules' factors, over what sketches leave: near 1 or below.
+        modules: How many modules.
+        log10_p: Of as much in common by chance, under `NULL`.
+    """
+
+    scale: float
+    kept: float
+    spread: float
+    modules: int
+    log10_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class InWeights:
+    """What the weights tell.
+
+    Attributes:
+        scale: What B A is multiplied with, in the middle module.
+        kept: Share of the change's squared norm that the adapter holds.
+        inside: Energy of what is left along B or A, over what a residual without a direction has.
+        off: The same energy, over that of the adapter.
+        modules: How many modules were read.
+    """
+
+    scale: float
+    kept: float
+    inside: float
+    off: float
+    modules: int
+
+    @property
+    def is_extracted(self) -> bool:
+        """Whether what is left is orthogonal to the adapter, and more than rounding is left."""
+        is_apart = self.inside <= _MOST_INSIDE
+        return is_apart and self.kept >= _LEAST_KEPT / 4 and 1 - self.kept >= _ANYTHING_LEFT
+
+
+class Held:
+    """An adapter held against many models: what it has in common with the weights of each.
+
+    As sketches are linear, what it has in common with a difference is the difference of that.
+
+    Attributes:
+        paths: Of the models that it fits.
+    """
+
+    def __init__(self, adapter: Adapter, models: Mapping[str, Fingerprint]) -> None:
+        """Take the inner product with every module of every model that it fits."""
+        self._adapter = adapter
+        self._energy = np.array([float(np.vdot(d, d)) for d in adapter.deltas.values()])
+        found: dict[str, list[float]] = {}
+        for path in sorted(models):
+            cores = _cores(adapter, models[path])
+            if cores is not None:
+                pairs = zip(adapter.deltas.values(), cores, strict=True)
+                found[path] = [float(np.vdot(delta, core)) for delta, core in pairs]
+        self.paths = tuple(found)
+        self._inner = np.array(list(found.values())).reshape(len(found), len(self._energy))
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Yield base and child of which the adapter may have been extracted, as a first look."""
+        found: dict[tuple[int, int], None] = {}
+        for part in _parts(self._adapter):
+            energy = self._energy * part
+            total = float((energy * part).sum())
+            if total <= 0:
+                return
+            for i in range(len(self.paths)):
+                step = self._inner - self._inner[i]
+                mean = (step * part).sum(axis=1) / total
+                rest = ((step - mean[:, None] * energy) ** 2 / self._energy).sum(axis=1)
+                close = (mean > 0) & (rest <= _GLANCE * mean**2 * total)
+                found.update(((i, int(j)), None) for j in np.flatnonzero(close) if j != i)
+        for i, j in found:
+            yield self.paths[i], self.paths[j]
+
+
+_GLANCE = 0.1
+"""Variance of the modules' factors over their mean's square, up to which a pair is looked at."""
+
+
+def _parts(adapter: Adapter) -> list[NDArray[np.float64]]:
+    """Return how the modules' factors may differ: not at all, or as one alpha over each rank."""
+    ranks = np.array([adapter.ranks[module] for module in adapter.deltas], np.float64)
+    is_one = len(set(adapter.ranks.values())) == 1 or not len(ranks)
+    return [np.ones_like(ranks)] if is_one else [np.ones_like(ranks), ranks.mean() / ranks]
+
+
+def _cores(adapter: Adapter, model: Fingerprint) -> list[NDArray[np.float64]] | None:
+    """Return the cores of a model's modules, each as the adapter has it; None if it does not fit.
+
+    Square modules lie as the others do.
+    """
+    places = fits(adapter, model)
+    if places is None or not adapter.deltas:
+        return None
+    of = table(model)
+    turned = _is_turned(adapter, of, places)
+    cores = [of.matrix(places[module]).astype(np.float64) for module in adapter.deltas]
+    cores = [core.T if turned else core for core in cores]
+    deltas = adapter.deltas.values()
+    if any(core.shape != delta.shape for core, delta in zip(cores, deltas, strict=True)):
+        return None
+    return cores
+
+
+def _is_turned(adapter: Adapter, of: Table, places: Mapping[str, int]) -> bool:
+    return any(of.shapes[places[m]] != shape for m, shape in adapter.shapes.items())
+
+
+def extracted(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Extracted | None:
+    """Say whether an adapter may be extracted from a model, as a fine-tune of `base`.
+
+    Args:
+        adapter: Of modules of which at least eight have a rank of at most 36.
+        base: What the model was made from.
+        model: The fine-tune.
+    """
+    from scipy.special import log_ndtr
+
+    ours, theirs = _cores(adapter, base), _cores(adapter, model)
+    if ours is None or theirs is None or adapter.has_magnitudes or len(ours) < _FEWEST:
+        return None
+    deltas = list(adapter.deltas.values())
+    steps = [other - one for one, other in zip(ours, theirs, strict=True)]
+    energy = np.array([float(np.vdot(d, d)) for d in deltas])
+    inner = np.array([float(np.vdot(d, s)) for d, s in zip(deltas, steps, strict=True)])
+    whole = np.array([float(np.vdot(s, s)) for s in steps])
+    cells = np.array([d.size for d in deltas], np.float64)
+    if energy.min() <= 0 or inner.sum() <= 0:
+        return None
+    kept = float(inner.sum() ** 2 / (energy.sum() * whole.sum()))
+    for part in _parts(adapter):
+        factors = inner / (energy * part)
+        scale = float(inner.sum() / (energy * part).sum())
+        left = np.maximum(whole - 2 * scale * part * inner + (scale * part) ** 2 * energy, 0)
+        error = (left + 1e-9 * energy) / (energy * cells) / part**2
+        mean = float((factors / error).sum() / (1 / error).sum())
+        spread = float(((factors - mean) ** 2 / error).sum() / (len(factors) - 1))
+        share = float(left.sum() / whole.sum())
+        if mean > 0 and spread <= _MOST_SPREAD and kept >= _LEAST_KEPT and share >= _LEAST_LEFT:
+            sigma = float(np.sqrt((energy * whole / cells).sum()))
+            log10_p = float(log_ndtr(-inner.sum() / sigma) / np.log(10))
+            return Extracted(mean, 1 - share, spread, len(factors), log10_p)
+    return None
+
+
+def is_told(adapter: Adapter) -> bool:
+    """Whether sketches can tell of an adapter: of enough modules, and of all of them."""
+    return len(adapter.deltas) == len(adapter.shapes) >= _FEWEST and not adapter.has_magnitudes
+
+
+def changes_more(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> bool:
+    """Whether a model differs from a base outside of an adapter's modules, which a merge does not.
+
+    Of models of other names this says no.
+    """
+    one, other = table(base), table(model)
+    places = fits(adapter, base)
+    inside = set() if places is None else {one.names[place] for place in places.values()}
+    values = {t.name: t.value for t in other.tensors[: other.whole]}
+    return any(
+        tensor.name not in inside and values.get(tensor.name, tensor.value) != tensor.value
+        for tensor in one.tensors[: one.whole]
+    )
+
+
+def in_weights(
+    adapter: Adapter,
+    prints: tuple[Fingerprint, Fingerprint],
+    low: Mapping[str, Item],
+    base: Mapping[str, Item],
+    model: Mapping[str, Item],
+) -> InWeights | None:
+    """Hold an adapter's factors against what a model changed, in the weights themselves.
+
+    Derivation: with orthonormal P for the columns of B and Q for the rows of A, the part of the
+    residual R along either is |P'R|^2 + |R Q|^2 - |P'R Q|^2. An independent R of m by n has r (m +
+    n - r) / (m n) of its energy there, an extraction nothing.
+
+    Args:
+        adapter: Of any ranks.
+        prints: Of the base and of the model, by which the modules are found.
+        low: The adapter's tensors, by name.
+        base: The base's.
+        model: The model's.
+    """
+    tables = table(prints[0]), table(prints[1])
+    ours, theirs = fits(adapter, prints[0]), fits(adapter, prints[1])
+    if ours is None or theirs is None or adapter.has_magnitudes:
+        return None
+    places = ours, theirs
+    turned = [_is_turned(adapter, t, p) for t, p in zip(tables, places, strict=True)]
+    scales = []
+    energy = whole = along = inside = expected = 0.0
+    for module in _chosen(adapter):
+        pair = [of.names[p[module]] for of, p in zip(tables, places, strict=True)]
+        names = adapter.factors[module]
+        if pair[0] not in base or pair[1] not in model or not all(n in low for n in names):
+            return None
+        one, other = (
+            m.T if is_turned else m
+            for m, is_turned in zip(
+                (_whole(base[pair[0]]), _whole(model[pair[1]])), turned, strict=True
+            )
+        )
+        step = other - one
+        left, right = (_whole(low[name]) for name in names)
+        if step.shape != (left.shape[0], right.shape[1]):
+            return None
+        p, upper = np.linalg.qr(left)
+        q, lower = np.linalg.qr(right.T)
+        middle = upper @ lower.T
+        down, across = p.T @ step, step @ q
+        both = down @ q
+        own = float(np.vdot(middle, middle))
+        inner = float(np.vdot(middle, both))
+        if own <= 0 or not np.any(step):
+            return None
+        scale = inner / own
+        rest = float(np.vdot(step, step)) - 2 * scale * inner + scale**2 * own
+        apart = float(
+            np.vdot(down, down) + np.vdot(across, across) - np.vdot(both, both)
+            - 2 * scale * inner + scale**2 * own
+        )  # fmt: skip
+        m, n = step.shape
+        rank = min(left.shape[1], m, n)
+        scales.append(scale)
+        energy += scale**2 * own
+        along += scale * inner
+        whole += float(np.vdot(step, step))
+        inside += max(apart, 0.0)
+        expected += max(rest, 0.0) * rank * (m + n - rank) / (m * n)
+    if not scales or min(scales) <= 0 or expected <= 0:
+        return None
+    return InWeights(
+        float(np.median(scales)), along / whole, inside / expected, inside / energy, len(scales)
+    )
+
+
+def _chosen(adapter: Adapter) -> list[str]:
+    """Return the modules to read: all, or some of those of a large model, evenly spread."""
+    modules = list(adapter.shapes)
+    if sum(4 * out * within for out, within in adapter.shapes.values()) <= _ALL:
+        return modules
+    some = np.unique(np.linspace(0, len(modules) - 1, _SOME).astype(np.intp))
+    return [modules[n] for n in some]
+
+
+def _whole(item: Item) -> NDArray[np.float64]:
+    return some_rows(item, item.shape[0], 1 << 62).astype(np.float64)

@@ -1,0 +1,102 @@
+"""Two models alone, and also in other coordinates than those that they are stored in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lineage.evidence import compare as compare_as_stored
+from lineage.evidence.base import Evidence
+from lineage.evidence.weights import Weights
+from lineage.fingerprints import fingerprint
+from lineage.graph.disguised import Disguises
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from os import PathLike
+
+    from lineage.evidence import Comparison
+    from lineage.fingerprints import Fingerprint
+
+__all__ = ["compare", "elsewhere"]
+
+NULL = "the partners that two looks at a unit find are independent (Poisson)"
+
+
+def compare(
+    a: Fingerprint | str | PathLike[str] | Any,
+    b: Fingerprint | str | PathLike[str] | Any,
+    *,
+    deep: bool = False,
+    base: Fingerprint | str | PathLike[str] | Any = None,
+) -> Comparison:
+    """Say what two models are to each other.
+
+    Where they have nothing in common as they are stored and their weights are at hand, these are
+    also held against each other in other coordinates.
+
+    Args:
+        a: A model or a fingerprint, anything `fingerprint` takes.
+        b: Likewise.
+        deep: Whether to read some rows of the two again for what fingerprints do not tell; of
+            saved fingerprints there are none.
+        base: Where one of the two is an adapter, the model that the other was made from.
+
+    Raises:
+        FormatError: If one of them cannot be read.
+        SchemeError: If their sketches were made by two schemes.
+        ValueError: If a base is given, and not just one of the two is an adapter.
+    """
+    found = compare_as_stored(a, b, deep=deep, base=base)
+    weights = Weights.of({"a": a, "b": b})
+    if base is not None or not is_open(found) or not {"a", "b"} <= weights.sources.keys():
+        return found
+    return elsewhere(found, {"a": fingerprint(a), "b": fingerprint(b)}, weights)
+
+
+def is_open(found: Comparison) -> bool:
+    """Whether two models as they are stored have nothing in common that has a name."""
+    return not found.related and found.relation is None
+
+
+def elsewhere(
+    found: Comparison,
+    models: Mapping[str, Fingerprint],
+    weights: Weights,
+    watch: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Say what two models are to each other if one is the other in other coordinates.
+
+    Args:
+        found: What they are as stored; returned if nothing was moved.
+        models: The names of a and b, in this order -> fingerprint.
+        weights: Of both.
+        watch: Told what is done next.
+    """
+    a, b = models
+    if any(name not in weights for name in models):
+        return found
+    told = Disguises.between_two(a, b, models, weights, watch)
+    if told is None:
+        return found
+    seen, left = told
+    if left is not None and not left.related:  # a part, and the rest is strangers'
+        return found
+    what = ", ".join(seen.how)
+    words = f"{{b}} is {{a}} in other coordinates ({what}): {seen.share:.0%} of its parts are there"
+    if left is not None and left.change is not None:
+        words += f"; once undone, a change of {left.change:.2g} of {{a}}'s norm is left"
+        if left.relation is not None and left.relation is not Relation.IDENTICAL:
+            words += f" ({left.relation}{f', {left.how}' if left.how else ''})"
+    first = Evidence("aligned-v1", words, seen.share, seen.log10_p, NULL)
+    return replace(
+        found,
+        related=True,
+        relation=Relation.REPARAMETRIZED,
+        how=seen.how[0],
+        direction=None if left is None else left.direction,
+        change=None if left is None else left.change,
+        score=max(found.score, 0.5 + seen.share / 2),
+        evidence=(first, *found.evidence),
+    )

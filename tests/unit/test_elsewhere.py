@@ -1,0 +1,59 @@
+"""`compare` of two models that have nothing in common as they are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from test_alignment import Model, everything, llama, tuned
+
+import lineage
+from lineage import fingerprint
+from lineage.cli import run
+from lineage.relation import Relation
+
+BASE = llama()
+HIDDEN = everything(tuned(BASE, 0.06, 1), 5)
+
+
+def saved(path: Path, model: Model) -> str:
+    save_file({name: np.ascontiguousarray(values) for name, values in model.items()}, path)
+    return str(path)
+
+
+def test_what_was_disguised_is_told_and_what_is_left() -> None:
+    found = lineage.compare(BASE, HIDDEN)
+    assert found.related and found.relation is Relation.REPARAMETRIZED
+    assert found.change is not None and 0.03 < found.change < 0.12
+    assert found.log10_p is not None and found.log10_p < -20
+    assert "in other coordinates" in found.evidence[0].told("a", "b")
+
+
+def test_strangers_stay_what_they_were() -> None:
+    found = lineage.compare(BASE, everything(llama(1), 6))
+    assert found.related is False and found.relation is None
+    assert found.evidence[0].detector != "aligned-v1"
+
+
+def test_fingerprints_alone_say_what_they_said_before() -> None:
+    found = lineage.compare(fingerprint(BASE), fingerprint(HIDDEN))
+    assert found.related is False
+
+
+def test_relatives_in_one_set_of_coordinates_are_not_looked_for_elsewhere() -> None:
+    found = lineage.compare(BASE, tuned(BASE, 0.06, 1))
+    assert found.relation is Relation.FINETUNE
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_the_command_says_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, is_hidden: bool
+) -> None:
+    a = saved(tmp_path / "a.safetensors", BASE)
+    b = saved(tmp_path / "b.safetensors", HIDDEN if is_hidden else llama(1))
+    status = run(["compare", a, b])
+    told = capsys.readouterr().out
+    assert status == (0 if is_hidden else 1)
+    assert ("reparametrized" in told) is is_hidden
