@@ -16,7 +16,7 @@ from strategies import json_values
 from vectors import make_dataset
 
 from lineage import manifests
-from lineage.datasets import build, kernel, load
+from lineage.datasets import build, hashing, load
 from lineage.datasets.near import sketches
 from lineage.errors import FormatError, VerificationError
 from lineage.manifests import canonical, opened, parse_json, proofs, record_digest, tree
@@ -25,13 +25,13 @@ from lineage.manifests.records import hidden_digest, salt_of
 VECTORS = Path(__file__).parent / "vectors" / "dataset" / "v1"
 
 
-@pytest.fixture(params=["compiled", "plain"])
+@pytest.fixture(params=["orjson", "plain"])
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both kinds of loops; the compiled ones must be there to be tested."""
+    """With orjson, which must be there to be tested, and without."""
     if request.param == "plain":
-        monkeypatch.setattr(kernel, "compiled", None)
+        monkeypatch.setattr(hashing, "fast", None)
     else:
-        assert kernel.compiled is not None
+        assert hashing.fast is not None
 
 
 def test_the_script_makes_these_very_files(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_script_makes_these_very_files(tmp_path: Path) -> None:
 def test_records_are_what_the_vectors_say(name: str) -> None:
     expected = json.loads((VECTORS / name / "expected.json").read_text())
     data = make_dataset.RECORDS[name][1].removeprefix(b"\xef\xbb\xbf")
-    digests, _, bad = kernel.digest_lines(data)
+    digests, _, bad = hashing.digest_lines(data)
     assert bad == []
     assert [d.hex() for (d,) in struct.iter_unpack("32s", digests)] == expected["digests"]
     if expected["texts"]:
@@ -120,19 +120,21 @@ def test_any_value_has_one_text(value: Any) -> None:
 
 
 @given(st.lists(json_values, max_size=8), st.booleans(), st.sampled_from([None, (" , ", " : ")]))
-def test_loops_in_c_digest_what_python_does(values: list[Any], ascii_: bool, marks: Any) -> None:
+def test_orjson_spells_what_the_definition_does(
+    values: list[Any], ascii_: bool, marks: Any
+) -> None:
     lines = [json.dumps(v, ensure_ascii=ascii_, separators=marks).encode() for v in values]
-    digests, count, bad = kernel.digest_lines(b"\n".join(lines))
+    digests, count, bad = hashing.digest_lines(b"\n".join(lines))
     assert (count, bad) == (len(lines), [])
     assert digests == b"".join(record_digest(canonical(value)) for value in values)
     texts = [canonical(value) for value in values]
-    assert kernel.digest_texts(texts) == digests
+    assert hashing.digest_texts(texts) == digests
 
 
 @given(st.binary(max_size=60))
-def test_loops_in_c_refuse_what_python_does(line: bytes) -> None:
+def test_orjson_refuses_what_the_definition_does(line: bytes) -> None:
     line = line.replace(b"\n", b"")
-    digests, _, bad = kernel.digest_lines(line)
+    digests, _, bad = hashing.digest_lines(line)
     try:
         expected = record_digest(canonical(parse_json(line))) if line.strip(b" \t\r") else b""
         assert (digests, bad) == (expected, [])
@@ -141,14 +143,22 @@ def test_loops_in_c_refuse_what_python_does(line: bytes) -> None:
 
 
 @given(st.text(alphabet='{}[]",:\\u0123e-.tnab \t', max_size=24))
-def test_loops_in_c_read_what_is_nearly_json_as_python_does(line: str) -> None:
-    test_loops_in_c_refuse_what_python_does.hypothesis.inner_test(line.encode())  # type: ignore[attr-defined]
+def test_what_is_nearly_json_is_read_as_the_definition_does(line: str) -> None:
+    test_orjson_refuses_what_the_definition_does.hypothesis.inner_test(line.encode())  # type: ignore[attr-defined]
 
 
-@given(st.integers(0, 6000), st.randoms(use_true_random=False))
-def test_blake3_in_c_is_blake3(size: int, random: Any) -> None:
-    text = random.randbytes(size)
-    assert kernel.digest_texts([text, b""])[:32] == record_digest(text)
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a":1,"a":2}', b'{"a" :1,"a":2}', b'{"a":1,"\\u0061":2}',
+        b'{"a":"\\u003a","b":1,"b":2}',
+        b'{"a":-0}', b'{"a":-0.5}', b'{"a":1e5}', b'{"a":12345678901234567}', b'{"a":null}',
+        b'{"\xf0\x9f\x98\x80":1,"\xef\xbf\xbd":2}', b"[" * 200 + b"]" * 200,
+        b'{"b":1,"a":[2,"x:"]}',
+    ],
+)  # fmt: skip
+def test_what_orjson_would_take_otherwise_is_left_to_the_definition(line: bytes) -> None:
+    test_orjson_refuses_what_the_definition_does.hypothesis.inner_test(line)  # type: ignore[attr-defined]
 
 
 @given(st.dictionaries(st.binary(min_size=32, max_size=32), st.integers(1, 2**40), max_size=60))
@@ -156,10 +166,10 @@ def test_trees_agree(counts: dict[bytes, int]) -> None:
     entries = sorted(counts.items())
     packed = b"".join(digest + second.le(count) for digest, count in entries)
     expected = second.set_tree(counts)
-    assert tree.set_tree(entries) == kernel.set_tree(packed) == expected
+    assert tree.set_tree(entries) == hashing.set_tree(packed) == expected
     if entries:
         digests = [digest for digest, _ in entries]
-        assert kernel.order_tree(b"".join(digests)) == tree.order_tree(digests)
+        assert hashing.order_tree(b"".join(digests)) == tree.order_tree(digests)
         assert tree.ordered_root(tree.order_tree(digests), len(digests)) == second.ordered_root(
             digests
         )
@@ -170,7 +180,7 @@ def test_digests_alike_in_most_bits_make_deep_trees() -> None:
     counts = dict.fromkeys(digests, 2)
     packed = b"".join(digest + second.le(2) for digest in digests)
     assert (
-        kernel.set_tree(packed) == tree.set_tree(sorted(counts.items())) == second.set_tree(counts)
+        hashing.set_tree(packed) == tree.set_tree(sorted(counts.items())) == second.set_tree(counts)
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, final
 
 from lineage import merkle
-from lineage.datasets import finding, kernel
+from lineage.datasets import finding, hashing
 from lineage.datasets.readers import reader
 from lineage.datasets.readers.base import Columns, Done, Near, Source, WatchedFile
 from lineage.datasets.sorting import Sorter, subtree, tree_over
@@ -46,7 +46,7 @@ MAX_SKIPPED = 1000
 
 
 WORTH_PROCESSES = 64 << 20
-"""Bytes from which starting processes is worth it, where there are no compiled loops."""
+"""Bytes from which starting processes is worth it."""
 
 
 @final
@@ -150,8 +150,8 @@ def _cores() -> int:
 
 
 def _workers(size: int) -> Executor:
-    """Return threads where the compiled loops leave the lock; else processes, if it is worth it."""
-    if kernel.compiled is None and size > WORTH_PROCESSES:
+    """Return processes, if it is worth to start them; else threads."""
+    if size > WORTH_PROCESSES:
         return ProcessPoolExecutor(_cores(), multiprocessing.get_context("spawn"))
     return ThreadPoolExecutor(_cores())
 
@@ -208,7 +208,7 @@ class _Work:
         whole = len(held) // size * size
         for start in range(0, whole, BLOCK * SIZE):
             piece = held[start : min(whole, start + BLOCK * SIZE)]
-            self._blocks.append(self._threads.submit(kernel.order_tree, piece))
+            self._blocks.append(self._threads.submit(hashing.order_tree, piece))
         self._held, self._held_size = [bytes(held[whole:])], len(held) - whole
 
     def finish(self, output: Path | None, found: finding.Found) -> Built:

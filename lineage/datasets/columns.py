@@ -14,7 +14,7 @@ from typing import Any
 from blake3 import blake3
 
 from lineage.canonical import MAX_INTEGER
-from lineage.datasets import kernel
+from lineage.datasets import hashing
 from lineage.datasets.readers.base import Done, Near
 from lineage.errors import FormatError, printable
 from lineage.manifests.records import Typed, canonical, decimal_text
@@ -47,12 +47,7 @@ def digest(batch: Any, near: Near | None) -> Done:
     """Digest the rows of a record batch."""
     texts = texts_of(batch)
     sketches = b"" if near is None else near(texts.to_pylist())
-    if kernel.compiled is None or not len(texts):
-        return Done(kernel.digest_texts(texts.to_pylist()), len(texts), (), sketches)
-    _, offsets, data = texts.buffers()
-    window = memoryview(offsets)[8 * texts.offset : 8 * (texts.offset + len(texts) + 1)]
-    digests = kernel.compiled.digest_texts(b"" if data is None else data, window)
-    return Done(digests, len(texts), (), sketches)
+    return Done(hashing.digest_texts(texts.to_pylist()), len(texts), (), sketches)
 
 
 def texts_of(batch: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from lineage.datasets.kernel import ENTRY, set_tree
+from lineage.datasets.hashing import ENTRY, set_tree
 from lineage.digest import SIZE
 from lineage.manifests.tree import EMPTY, node
 

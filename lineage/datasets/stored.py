@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineage import canonical, merkle
-from lineage.datasets import kernel
+from lineage.datasets import hashing
 from lineage.datasets.sorting import Entries, prefixes_of, subtree, tree_over
 from lineage.digest import SIZE, blake3_digest, sha256_digest
 from lineage.errors import FormatError, printable
@@ -188,7 +188,7 @@ def _load(path: Path) -> Manifest:
         files = file.read(files_bytes)
         at = len(line) + files_bytes
         records, distinct = header.head.records, header.head.distinct
-        sizes = [SIZE * records, kernel.ENTRY * distinct, NEAR_BYTES * records * bool(header.near)]
+        sizes = [SIZE * records, hashing.ENTRY * distinct, NEAR_BYTES * records * bool(header.near)]
         if path.stat().st_size != at + sum(sizes):
             raise FormatError(f"expected {at + sum(sizes)} bytes, found {path.stat().st_size}")
     order, entries, near = (
@@ -202,7 +202,7 @@ def _load(path: Path) -> Manifest:
         rows,
         skipped,
         order.reshape(-1, SIZE),
-        entries.reshape(-1, kernel.ENTRY),
+        entries.reshape(-1, hashing.ENTRY),
         near.view("<u4").reshape(-1, NEAR_BYTES // 4),
     )
     _check(found)
@@ -230,7 +230,7 @@ def _check(found: Manifest) -> None:
     if head_root(set_hash(found.entries), head.records, head.distinct) != head.root:
         raise FormatError("the distinct digests do not lead to the root")
     blocks = [
-        kernel.order_tree(np.ascontiguousarray(found.order[i : i + BLOCK]).data)
+        hashing.order_tree(np.ascontiguousarray(found.order[i : i + BLOCK]).data)
         for i in range(0, len(found.order), BLOCK)
     ]
     if ordered_root(order_hash(blocks), head.records) != found.header.ordered_root:

@@ -33,7 +33,7 @@ from lineage.datasets import (
     building,
     columns,
     finding,
-    kernel,
+    hashing,
     load,
     sorting,
 )
@@ -81,10 +81,10 @@ def refused(path: Path, match: str, **options: Any) -> None:
     assert path.name in str(caught.value)
 
 
-@pytest.fixture(params=["compiled", "plain"])
+@pytest.fixture(params=["orjson", "plain"])
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "plain":
-        monkeypatch.setattr(kernel, "compiled", None)
+        monkeypatch.setattr(hashing, "fast", None)
 
 
 # Laws
@@ -595,7 +595,6 @@ def test_other_processes_do_what_threads_do(
 ) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"n": n} for n in range(100)])
     expected = build([path])
-    monkeypatch.setattr(kernel, "compiled", None)
     monkeypatch.setattr(building, "WORTH_PROCESSES", 0)
     assert build([path]) == expected
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol, final
 
 from blake3 import blake3
 
-from lineage.datasets.kernel import Bad, digest_texts
+from lineage.datasets.hashing import Bad, digest_texts
 from lineage.errors import FormatError
 from lineage.manifests.records import MAX_RECORD_BYTES
 

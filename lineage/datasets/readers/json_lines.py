@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from lineage.datasets.kernel import digest_lines
+from lineage.datasets.hashing import digest_lines
 from lineage.datasets.readers.base import (
     Columns,
     Done,
