@@ -158,3 +158,17 @@ def families(draw: st.DrawFn, largest: int = 6, *, copies: bool = True) -> Famil
             )
         )
     return Family(tuple(made))
+
+
+_numbers = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(
+    allow_nan=False, allow_infinity=False
+).filter(lambda x: x != 0 or str(x) == "0.0")
+json_values = st.recursive(
+    st.none() | st.booleans() | _numbers | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=4) | st.sampled_from("abc"), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+"""Values whose JSON every reader takes."""

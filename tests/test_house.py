@@ -95,8 +95,10 @@ def test_the_command_line_loads_only_what_a_command_needs(tmp_path: Path) -> Non
 
 
 def test_the_trust_wing_never_loads_numbers() -> None:
-    loaded = loaded_by("import lineage.claims, lineage.ledgers, lineage.settlement")
-    assert loaded & {"numpy", "scipy", "torch", "lineage.fingerprints"} == set()
+    loaded = loaded_by(
+        "import lineage.claims, lineage.ledgers, lineage.manifests.proofs, lineage.settlement"
+    )
+    assert loaded & {"numpy", "scipy", "torch", "lineage.fingerprints", "lineage.datasets"} == set()
 
 
 def test_floors_and_wings_hold() -> None:

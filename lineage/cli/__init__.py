@@ -31,6 +31,12 @@ COMMANDS = {
     "append": "lineage.cli.trust",
     "check": "lineage.cli.trust",
     "settle": "lineage.cli.trust",
+    "manifest": "lineage.cli.data",
+    "prove": "lineage.cli.data",
+    "check-proof": "lineage.cli.data",
+    "overlap": "lineage.cli.data",
+    "contribute": "lineage.cli.sharing",
+    "shares": "lineage.cli.sharing",
 }
 """Each verb and the module that holds its `click` command of the same name, imported when asked."""
 

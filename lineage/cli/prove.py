@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lineage import audit, claims
-from lineage.claims import Split
+from lineage.claims import Dataset, ModelRef, Parent, Split
 from lineage.cli import say
 from lineage.cli.measure import load
 from lineage.cli.options import json_option
@@ -42,6 +43,14 @@ if TYPE_CHECKING:
     metavar="PAYEE:ROLE:SHARE",
     help="Who shares what it earns; shares sum to 1. By default you alone.",
 )
+@click.option(
+    "--trained-on",
+    "data",
+    type=FILE,
+    multiple=True,
+    metavar="MANIFEST",
+    help="Data it learned from.",
+)
 @click.option("--audience", default=claims.ANYONE, show_default=True, help="Whom it is for.")
 @click.option("-o", "--output", type=FILE, help="Where to write it; by default NAME.claim.json.")
 @json_option
@@ -53,6 +62,7 @@ def claim(
     relation: str | None,
     rate: str,
     splits: tuple[str, ...],
+    data: tuple[Path, ...],
     audience: str,
     output: Path | None,
     as_json: bool,
@@ -60,7 +70,8 @@ def claim(
     """Sign what a model is, what it was made from, and who is paid for it.
 
     MODEL and each --parent are models or saved fingerprints. What the model is to its parents is
-    measured; a parent that the weights deny is refused.
+    measured; a parent that the weights deny is refused. What it was trained on is declared, by
+    saved manifests of data sets.
 
     \b
     Example:
@@ -69,6 +80,7 @@ def claim(
     signer = load_key(key_path)
     called = name or _called(model)
     shares = tuple(_split(text) for text in splits) or (Split(signer.key_id, "maker", Fraction(1)),)
+    learned = [_data(path) for path in data]
     made = audit.draft(
         called,
         load(model),
@@ -77,7 +89,10 @@ def claim(
         rate=fraction(rate, "--rate"),
         relation=None if relation is None else Relation(relation),
         audience=audience,
+        datasets=[Dataset(ref.name, ref.manifest_sha256 or "") for ref in learned],
     )
+    taught = (Parent(ref, Relation.TRAINED_ON) for ref in learned)
+    made = replace(made, parents=(*made.parents, *taught))
     envelope = claims.sign(made, signer)
     target = output or Path(f"{PurePath(called).name}.claim.json")
     write_whole(target, envelope.to_bytes())
@@ -100,6 +115,14 @@ def claim(
     if made.delta is not None:
         document["delta_id"] = made.delta.id
     say.result(document, lambda: _claim_text(document), as_json=as_json)
+
+
+def _data(path: Path) -> ModelRef:
+    """Return a data set as a claim names it: its root, and the SHA-256 of its manifest's header."""
+    from lineage import datasets
+
+    found = datasets.load(path)
+    return ModelRef(path.stem, found.head.root.hex(), found.sha256)
 
 
 def _claim_text(document: dict[str, Any]) -> str:

@@ -1,0 +1,163 @@
+"""The verbs for a data set's contributors: `contribute` and `shares`."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lineage import claims
+from lineage.claims import Claim, ModelRef, Split, contributions, fields
+from lineage.cli import say
+from lineage.cli.options import json_option
+from lineage.cli.trust import FILE, about, fraction, load_key, open_envelope
+from lineage.errors import FormatError, VerificationError, printable
+from lineage.files import write_whole
+from lineage.signing import PublicKey
+
+
+@click.command
+@click.argument("path", type=FILE, metavar="PART")
+@click.option("--payee", required=True, help="Where the money goes.")
+@click.option("--role", required=True, help="What you did: curator, labeller, writer, ...")
+@click.option("--weight", default="1", show_default=True, help="What one record counts for.")
+@click.option("--key", "key_path", type=FILE, required=True, help="Your private key.")
+@click.option("-o", "--output", type=FILE, required=True, help="Where to write it.")
+@json_option
+def contribute(
+    path: Path, payee: str, role: str, weight: str, key_path: Path, output: Path, as_json: bool
+) -> None:
+    """Sign that the records of PART, a saved manifest, are your contribution.
+
+    \b
+    lineage contribute mine.manifest --payee alice --role labeller --key alice.key -o alice.json
+    """
+    from lineage import datasets
+
+    head = datasets.load(path).head
+    try:
+        each = fields.parse_fraction(weight, "--weight")
+        made = contributions.Contribution(head, payee, role, _now(), each)
+    except FormatError as error:
+        raise click.UsageError(error.reason) from None
+    signer = load_key(key_path)
+    write_whole(output, contributions.sign(made, signer).to_bytes())
+    document = {"path": str(output), "root": head.root.hex(), "records": head.records}
+    document |= {"payee": payee, "role": role, "weight": weight, "key_id": signer.key_id}
+    text = f"{head.records} records by {printable(payee)}, {printable(role)}\nwrote {output}"
+    say.result(document, text, as_json=as_json)
+
+
+@click.command
+@click.argument("path", type=FILE, metavar="DATA")
+@click.option(
+    "--part",
+    "parts",
+    type=FILE,
+    nargs=2,
+    multiple=True,
+    metavar="MANIFEST CONTRIBUTION",
+    help="A part's manifest, and who contributed it.",
+)
+@click.option("--key", "keys", type=FILE, multiple=True, help="An accepted contributor's key.")
+@click.option("--rest", metavar="PAYEE:ROLE", help="Whose the records are that nobody claims.")
+@click.option("--sign", "key_path", type=FILE, help="Sign the data set's claim with this key.")
+@click.option(
+    "--name", help="What the data set is called in the claim; by default its file's name."
+)
+@click.option(
+    "--rate", default="0", show_default=True, help="What models trained on it owe, 0 to 1."
+)
+@click.option("-o", "--output", type=FILE, help="Where the claim goes; by default NAME.claim.json.")
+@json_option
+def shares(
+    path: Path,
+    parts: tuple[tuple[Path, Path], ...],
+    keys: tuple[Path, ...],
+    rest: str | None,
+    key_path: Path | None,
+    name: str | None,
+    rate: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Share what a data set earns among its contributors, by the records that they signed for.
+
+    Every part must be in DATA, a saved manifest, and no record may be claimed twice. With --sign,
+    the shares go into a claim about the data set, which the claim of a model trained on it can
+    name.
+
+    \b
+    lineage shares data.manifest --part a.manifest a.json --key a.key.pub --rest owner:curator
+    """
+    from lineage import datasets
+    from lineage.datasets.parts import hold_parts
+
+    whole = datasets.load(path)
+    accepted = [PublicKey.load(each) for each in keys]
+    found, said = [], []
+    for manifest, contribution in parts:
+        part = datasets.load(manifest)
+        with about(contribution):
+            made = contributions.verify(open_envelope(contribution), accepted)
+            if made.records != part.head:
+                raise VerificationError(f"it is about other records than {manifest} has")
+        found.append(part)
+        said.append(made)
+    hold_parts(whole, found)
+    splits = contributions.shares(whole.head, said, None if rest is None else _payee(rest))
+    document: dict[str, Any] = {
+        "path": str(path),
+        "root": whole.head.root.hex(),
+        "sha256": whole.sha256,
+        "splits": [
+            {"payee": s.payee, "role": s.role, "share": fields.spell_fraction(s.share)}
+            for s in splits
+        ],
+        "claim": None,
+    }
+    if key_path is not None:
+        called = name or path.stem
+        signer = load_key(key_path)
+        claim = Claim(
+            ModelRef(called, whole.head.root.hex(), whole.sha256),
+            (),
+            splits,
+            fraction(rate, "--rate"),
+            _now(),
+            secrets.token_hex(16),
+        )
+        envelope = claims.sign(claim, signer)
+        target = output or Path(f"{called}.claim.json")
+        write_whole(target, envelope.to_bytes())
+        document["claim"] = {"path": str(target), "claim_id": claims.claim_id(envelope)}
+    say.result(document, lambda: _text(splits, document), as_json=as_json)
+
+
+def _text(splits: tuple[Split, ...], document: dict[str, Any]) -> str:
+    lines = [
+        f"{fields.spell_fraction(s.share):>12}  {printable(s.payee)}, {printable(s.role)}"
+        for s in splits
+    ]
+    if document["claim"]:
+        lines.append(f"wrote {document['claim']['path']}")
+    return "\n".join(lines)
+
+
+def _payee(text: str) -> tuple[str, str]:
+    payee, mark, role = text.rpartition(":")
+    try:
+        if not mark:
+            raise FormatError("expected PAYEE:ROLE")
+        Split(payee, role, Fraction(1))
+    except FormatError as error:
+        raise click.UsageError(f"--rest {text!r}: {error.reason}") from None
+    return payee, role
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

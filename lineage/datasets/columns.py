@@ -1,0 +1,241 @@
+"""Arrow columns to canonical texts, a column at a time.
+
+What this makes of a row is what `manifests.records.canonical` makes of its values; a column is
+turned to text as a whole, and the rows are joined from their columns' texts.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cache
+from json.encoder import encode_basestring
+from typing import Any
+
+from blake3 import blake3
+
+from lineage.canonical import MAX_INTEGER
+from lineage.datasets import hashing
+from lineage.datasets.readers.base import Done, Near
+from lineage.errors import FormatError, printable
+from lineage.manifests.records import Typed, canonical, decimal_text
+
+ROW_BYTES = 8 << 20
+"""About what a job gets."""
+
+MAX_ROWS = 1 << 15
+
+_SCALES = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+
+
+@cache
+def library() -> Any:
+    """Return pyarrow.
+
+    Raises:
+        FormatError: If it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.types
+    except ImportError:
+        raise FormatError("needs pyarrow: pip install 'model-lineage[data]'") from None
+    return pyarrow
+
+
+def digest(batch: Any, near: Near | None) -> Done:
+    """Digest the rows of a record batch."""
+    texts = texts_of(batch)
+    sketches = b"" if near is None else near(texts.to_pylist())
+    return Done(hashing.digest_texts(texts.to_pylist()), len(texts), (), sketches)
+
+
+def texts_of(batch: Any) -> Any:
+    """Return the canonical texts of a batch's rows as a large binary array without nulls.
+
+    Raises:
+        FormatError: On columns of one name, of a type that has no canonical form, or broken.
+    """
+    pa = library()
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise FormatError(f"broken columns: {printable(str(error))}") from error
+    rows = _objects(batch.schema.names, batch.columns, batch.num_rows)
+    return rows.cast(pa.large_binary())
+
+
+def batches(table: Any) -> Any:
+    """Cut record batches so that a job is bounded in bytes and rows."""
+    for batch in table:
+        rows = batch.num_rows
+        if not rows:
+            continue
+        each = max(1, batch.nbytes // rows)
+        step = max(1, min(MAX_ROWS, ROW_BYTES // each))
+        for start in range(0, rows, step):
+            yield batch.slice(start, step)
+
+
+def _text(value: str) -> Any:
+    pa = library()
+    return pa.scalar(value, pa.large_string())
+
+
+def _joined(*parts: Any) -> Any:
+    """Return the parts of every row as one text; null where a part is."""
+    return library().compute.binary_join_element_wise(*parts, _text(""))
+
+
+def _objects(names: list[str], columns: list[Any], count: int) -> Any:
+    """Return the objects that rows of columns are."""
+    pa = library()
+    if len(set(names)) != len(names):
+        raise FormatError("two columns have one name")
+    order = sorted(range(len(names)), key=lambda i: names[i].encode("utf-16-be"))
+    names = [encode_basestring(names[i]) + ":" for i in order]
+    values = [_named(name, columns[i]) for name, i in zip(names, order, strict=True)]
+    if not values:
+        return pa.array(["{}"] * count, pa.large_string())
+    if not any(value.null_count for value in values):
+        marks = ["{", *[","] * (len(values) - 1)]
+        begins = [_text(mark + name) for mark, name in zip(marks, names, strict=True)]
+        parts = [part for pair in zip(begins, values, strict=True) for part in pair]
+        return _joined(*parts, _text("}"))
+    # Arrow loses rows of nothing but nulls where it skips nulls, so each member brings its comma.
+    pairs = zip(names, values, strict=True)
+    members = [_joined(_text(name), value, _text(",")).fill_null("") for name, value in pairs]
+    return _joined(_text("{"), pa.compute.ascii_rtrim(_joined(*members), ","), _text("}"))
+
+
+def _named(name: str, column: Any) -> Any:
+    try:
+        return _values(column)
+    except FormatError as error:
+        raise FormatError(f"column {printable(name[:-1], 80)}: {error.reason}") from error
+
+
+def _values(column: Any) -> Any:
+    """Return the canonical texts of a column's values; null where the value is."""
+    pa = library()
+    types, compute, kind = pa.types, pa.compute, column.type
+    if isinstance(column, pa.ExtensionArray):
+        return _values(column.storage)
+    if types.is_dictionary(kind):
+        return _values(column.dictionary_decode())
+    if types.is_null(kind):
+        return pa.nulls(len(column), pa.large_string())
+    if types.is_boolean(kind):
+        return column.cast(pa.large_string())
+    if types.is_integer(kind):
+        return _integers(column)
+    if types.is_floating(kind):
+        return _floats(column.cast(pa.float64()))
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return _strings(column.cast(pa.large_string()))
+    if (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_binary_view(kind)
+    ):
+        return _each(column, lambda value: f'!bytes"{blake3(value).hexdigest()}"')
+    if types.is_decimal(kind):
+        return _each(column, _decimal)
+    if types.is_date(kind):
+        return _scaled(column.cast(pa.date32()).cast(pa.int32()), "date", 0)
+    if types.is_timestamp(kind):
+        name = "datetime" if kind.tz is None else "instant"
+        return _scaled(column.cast(pa.int64()), name, _SCALES[kind.unit])
+    if types.is_time(kind) or types.is_duration(kind):
+        bits = pa.int32() if types.is_time32(kind) else pa.int64()
+        name = "time" if types.is_time(kind) else "duration"
+        return _scaled(column.cast(bits), name, _SCALES[kind.unit])
+    if types.is_map(kind):
+        pairs = _joined(
+            _text("["), _filled(column.keys), _text(","), _filled(column.items), _text("]")
+        )
+        return _lists(column, column.offsets, pairs)
+    if types.is_fixed_size_list(kind):
+        return _values(column.cast(pa.large_list(kind.value_field)))
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _lists(column, column.offsets, _filled(column.values))
+    if types.is_struct(kind):
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        objects = _objects(names, column.flatten(), len(column))
+        return compute.if_else(column.is_valid(), objects, pa.scalar(None, pa.large_string()))
+    if types.is_run_end_encoded(kind):
+        return _values(compute.run_end_decode(column))
+    raise FormatError(f"values of type {printable(str(kind), 80)} have no canonical form")
+
+
+def _filled(column: Any) -> Any:
+    return _values(column).fill_null("null")
+
+
+def _each(column: Any, spell: Any) -> Any:
+    pa = library()
+    texts = [None if value is None else spell(value) for value in column.to_pylist()]
+    return pa.array(texts, pa.large_string())
+
+
+def _decimal(value: Decimal) -> str:
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    unscaled = int("".join(map(str, digits))) * (-1 if sign else 1)
+    return canonical(Typed("decimal", decimal_text(unscaled, -exponent))).decode()
+
+
+def _integers(column: Any) -> Any:
+    pa = library()
+    compute = pa.compute
+    texts = column.cast(pa.large_string())
+    if column.type.bit_width < 64:
+        return texts
+    is_json = compute.less_equal(column, pa.scalar(MAX_INTEGER, column.type))
+    if pa.types.is_signed_integer(column.type):
+        least = pa.scalar(-MAX_INTEGER, column.type)
+        is_json = compute.and_(is_json, compute.greater_equal(column, least))
+    if compute.all(is_json).as_py() in (True, None):
+        return texts
+    return compute.if_else(is_json, texts, _joined(_text('!int"'), texts, _text('"')))
+
+
+def _floats(column: Any) -> Any:
+    """Return Arrow's own texts, but for exponents, NaN, infinities and -0."""
+    pa = library()
+    compute = pa.compute
+    texts = column.cast(pa.large_string())
+    is_odd = compute.match_substring_regex(texts, "[en]|^-0$").fill_null(False)
+    values = column.filter(is_odd).to_pylist()
+    spelled = pa.array([canonical(value).decode() for value in values], pa.large_string())
+    return compute.replace_with_mask(texts, is_odd, spelled)
+
+
+def _strings(column: Any) -> Any:
+    pa = library()
+    compute = pa.compute
+    escaped = compute.replace_substring(column, "\\", "\\\\")
+    escaped = compute.replace_substring(escaped, '"', '\\"')
+    texts = _joined(_text('"'), escaped, _text('"'))
+    has_control = compute.match_substring_regex(column, r"[\x00-\x1f]")
+    if not compute.any(has_control).as_py():
+        return texts
+    rows = compute.indices_nonzero(has_control)
+    spelled = [encode_basestring(value) for value in column.take(rows).to_pylist()]
+    return compute.replace_with_mask(
+        texts, has_control.fill_null(False), pa.array(spelled, pa.large_string())
+    )
+
+
+def _scaled(column: Any, kind: str, scale: int) -> Any:
+    return _each(column, lambda value: f'!{kind}"{decimal_text(value, scale)}"')
+
+
+def _lists(column: Any, offsets: Any, texts: Any) -> Any:
+    pa = library()
+    compute = pa.compute
+    lists = pa.LargeListArray.from_arrays(offsets.cast(pa.int64()), texts)
+    inner = compute.binary_join(lists, _text(","))
+    whole = _joined(_text("["), inner, _text("]"))
+    return compute.if_else(column.is_valid(), whole, pa.scalar(None, pa.large_string()))

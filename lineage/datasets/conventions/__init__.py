@@ -1,0 +1,112 @@
+"""Other conventions for describing data sets, and the digests that they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from lineage import canonical
+from lineage.datasets.building import Built
+from lineage.datasets.conventions import croissant, dvc, hub_info, mosaic, wandb
+from lineage.datasets.conventions.base import Declared, Description
+from lineage.errors import FormatError, printable
+
+MAX_BYTES = 64 << 20
+
+READERS = (croissant.read, dvc.read, wandb.read, mosaic.read, hub_info.read)
+"""Each takes parsed JSON and returns what it says, or None if it is not of its convention."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How files agree with what another description says of them.
+
+    Args:
+        convention: Whose description it is.
+        whole: The convention's own digest of all files, where it has one.
+        agree: Files whose digests, or at least sizes, are as described.
+        differ: Files whose digest or size is another, or a root that is.
+        missing: Files that are described and not there.
+        unchecked: Files of whom the description says neither a known digest nor a size.
+    """
+
+    convention: str
+    whole: str | None
+    agree: tuple[str, ...]
+    differ: tuple[str, ...]
+    missing: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing differs or is missing."""
+        return not self.differ and not self.missing
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "convention": self.convention,
+            "whole": self.whole,
+            "agree": len(self.agree),
+            "differ": list(self.differ),
+            "missing": list(self.missing),
+            "unchecked": list(self.unchecked),
+        }
+
+
+def read(path: Path) -> Description:
+    """Read a description of any known convention.
+
+    Raises:
+        FormatError: If it is of none, or broken.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    value = canonical.loads(data, file=path, max_bytes=MAX_BYTES, floats=True)
+    try:
+        for reader in READERS:
+            found = reader(value)
+            if found is not None:
+                return found
+    except FormatError as error:
+        raise FormatError(error.reason, file=path) from error
+    reason = "no description known here: Croissant, DVC .dir, W&B, MosaicML or dataset_infos"
+    raise FormatError(reason, file=path)
+
+
+def algorithms_of(found: Description) -> tuple[str, ...]:
+    """Return the hashes that files must be read with to be held against a description."""
+    return tuple(sorted({name for file in found.files for name in file.digests}))
+
+
+def hold(found: Description, built: Built) -> Agreement:
+    """Hold the files of a manifest to a description of them."""
+    sizes = {row["name"]: row["bytes"] for row in built.rows}
+    named: dict[str, list[str]] = {"agree": [], "differ": [], "missing": [], "unchecked": []}
+    for file in found.files:
+        named[_held(file, sizes, built)].append(printable(file.name))
+    if found.root is not None and found.root != built.header.head.root.hex():
+        named["differ"].append("the root over the records")
+    return Agreement(found.convention, found.whole, *(tuple(part) for part in named.values()))
+
+
+def _held(file: Declared, sizes: dict[str, int], built: Built) -> str:
+    names = [n for n in sizes if n == file.name] or [n for n in sizes if _ends(n, file.name)]
+    if len(names) != 1:
+        return "missing"
+    name = names[0]
+    if file.size is not None and file.size != sizes[name]:
+        return "differ"
+    digests = built.digests[name]
+    if any(digests[key] != digest for key, digest in file.digests.items()):
+        return "differ"
+    return "agree" if file.digests or file.size is not None else "unchecked"
+
+
+def _ends(name: str, described: str) -> bool:
+    """Whether one path is the end of the other, in whole parts."""
+    a, b = name.split("/"), described.split("/")
+    count = min(len(a), len(b))
+    return a[-count:] == b[-count:]

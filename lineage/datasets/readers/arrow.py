@@ -1,0 +1,37 @@
+"""Arrow's own files, with or without an index (Feather is one with)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lineage.datasets import columns
+from lineage.datasets.readers.base import Columns, Job, Near, Source, WatchedFile
+from lineage.errors import FormatError, printable
+
+unit = "row"
+suffixes = (".arrow", ".feather", ".arrows")
+
+_MAGIC = b"ARROW1"
+
+
+def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job | Columns]:
+    """Return a job for every few megabytes of rows."""
+    pa = columns.library()
+    import pyarrow.ipc
+
+    has_index = file.read(len(_MAGIC)) == _MAGIC
+    file.read_rest()
+    try:
+        with pa.memory_map(str(file.path)) as mapped:
+            if has_index:
+                opened = pyarrow.ipc.open_file(mapped)
+                found = (opened.get_batch(i) for i in range(opened.num_record_batches))
+            else:
+                opened = pyarrow.ipc.open_stream(mapped)
+                found = iter(opened)
+            yield Columns(tuple(opened.schema.names))
+            for batch in columns.batches(found):
+                yield columns.digest, (batch, near)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        reason = f"broken or cut Arrow: {printable(str(error))}"
+        raise FormatError(reason, file=file.path) from error

@@ -1,0 +1,265 @@
+"""What a reader of records is, and the file it reads, which must not change meanwhile.
+
+A reader turns one file into jobs, in the file's order. A job is a function and its arguments; it
+may run in another thread or process, and tells the digests of its records. What is wrong in a
+record is told, not raised: whoever collects the jobs decides whether a bad record is skipped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, final
+
+from blake3 import blake3
+
+from lineage.datasets.hashing import Bad, digest_texts
+from lineage.errors import FormatError
+from lineage.manifests.records import MAX_RECORD_BYTES
+
+PIECE = 4 << 20
+"""Bytes read at once, and about what one job gets."""
+
+Near = Callable[[list[bytes]], bytes]
+"""Sketches of canonical texts, one behind the other."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a job found.
+
+    Args:
+        digests: 32 bytes a record, bad ones left out.
+        lines: How far the job's lines, rows or items move the count that a bad one is told by.
+        bad: Each bad record: its line from the job's first on, and the reason.
+        near: Sketches of the same records, where asked for.
+    """
+
+    digests: bytes
+    lines: int
+    bad: tuple[Bad, ...] = ()
+    near: bytes = b""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names that records of a file have, told once and not part of any digest."""
+
+    names: tuple[str, ...]
+
+
+Job = tuple[Callable[..., Done], tuple[Any, ...]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to read.
+
+    Args:
+        name: What the manifest calls it: its path from the folder given, with `/`.
+        path: Where it is; None for what is in memory.
+        kind: The reader's name.
+        split: `train`, `test` or `validation`, where its path says so.
+        extra: What a reader needs beside the file: an image's other values, an object in memory.
+    """
+
+    name: str
+    path: Path | None
+    kind: str
+    split: str | None = None
+    extra: Any = None
+
+
+class Reader(Protocol):
+    """Turns a file into jobs."""
+
+    unit: str
+    """What a bad record is told by: `line`, `row`, `item`, `sample`."""
+
+    suffixes: tuple[str, ...]
+    """The file names it takes when nobody says what they are."""
+
+    def jobs(self, file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job | Columns]:
+        """Return the jobs of a file, each digest in the order of its records.
+
+        Raises:
+            FormatError: If the file as a whole cannot be read; single records are `Done.bad`.
+        """
+
+
+@final
+class WatchedFile:
+    """A file that is hashed while it is read, and must be the same at the end.
+
+    Args:
+        path: The file.
+        progress: Told of every byte read.
+        also: Other hashes of the file to take.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        progress: Callable[[int], None] | None = None,
+        also: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        self.size = 0
+        self._progress = progress
+        self._hasher = blake3()
+        self._also = {n: hashlib.new(n, usedforsecurity=False) for n in also if n != "blake3"}
+        self._file = path.open("rb", buffering=0)
+        self._before = _state(os.fstat(self._file.fileno()))
+        self.expected = self._before[0]
+
+    def __enter__(self) -> WatchedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, at most `size`; none at the end."""
+        data = self._file.read(size)
+        self.size += len(data)
+        self._hasher.update(data)
+        for hasher in self._also.values():
+            hasher.update(data)
+        if self._progress is not None and data:
+            self._progress(len(data))
+        return data
+
+    def read_rest(self) -> None:
+        """Hash what is left."""
+        while self.read(PIECE):
+            pass
+
+    def finish(self) -> bytes:
+        """Return the BLAKE3 of the whole file.
+
+        Raises:
+            FormatError: If it changed since it was opened.
+        """
+        self.read_rest()
+        try:
+            now = [_state(os.fstat(self._file.fileno())), _state(self.path.stat())]
+        except FileNotFoundError:
+            now = []
+        if now != [self._before, self._before] or self.size != self.expected:
+            raise FormatError("the file changed while it was read", file=self.path)
+        return self._hasher.digest()
+
+    def digests(self) -> dict[str, str]:
+        """Return the hexadecimal digests of the whole file, by the names of their hashes."""
+        found = {name: hasher.hexdigest() for name, hasher in self._also.items()}
+        return {"blake3": self._hasher.hexdigest(), **found}
+
+
+def _state(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev
+
+
+@final
+class _Raw(io.RawIOBase):
+    """A watched file as the standard library's decompressors want one."""
+
+    def __init__(self, file: WatchedFile) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def unpacked(file: WatchedFile) -> BinaryIO:
+    """Return a stream of what a file holds, decompressed where its name says it is compressed."""
+    raw = io.BufferedReader(_Raw(file), 1 << 20)
+    match file.path.suffix:
+        case ".gz":
+            return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+        case ".zst":
+            try:
+                import zstandard
+            except ImportError:
+                reason = "compressed with zstd, which needs the package zstandard"
+                raise FormatError(reason, file=file.path) from None
+            return zstandard.ZstdDecompressor().stream_reader(raw)
+    return raw
+
+
+def pieces(file: WatchedFile) -> Iterator[bytes]:
+    """Return a file's bytes, decompressed, in pieces of about `PIECE`."""
+    stream = unpacked(file)
+    try:
+        while piece := stream.read(PIECE):
+            yield piece
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise FormatError(f"broken compression: {error}", file=file.path) from error
+    except Exception as error:
+        if type(error).__module__.startswith("zstandard"):
+            raise FormatError(f"broken compression: {error}", file=file.path) from error
+        raise
+
+
+def whole_lines(file: WatchedFile) -> Iterator[bytes]:
+    """Return a file in pieces that end with a line, but for the last; a mark at its start is cut.
+
+    Raises:
+        FormatError: On text in UTF-16 or UTF-32, and on a line without end.
+    """
+    rest: list[bytes] = []
+    held = begin = 0
+    is_first = True
+    for piece in pieces(file):
+        if is_first:
+            piece, is_first = without_mark(piece, file.path), False
+        cut = piece.rfind(b"\n") + 1
+        if not cut:
+            rest.append(piece)
+            held += len(piece)
+            if held > MAX_RECORD_BYTES:
+                reason = f"a line is longer than {MAX_RECORD_BYTES} bytes"
+                raise FormatError(reason, file=file.path, offset=begin)
+            continue
+        lines = b"".join([*rest, piece[:cut]])
+        begin += len(lines)
+        yield lines
+        rest = [piece[cut:]]
+        held = len(rest[0])
+    if held:
+        yield b"".join(rest)
+
+
+def without_mark(begin: bytes, path: Path) -> bytes:
+    """Return the first bytes of a text without UTF-8's byte-order mark.
+
+    Raises:
+        FormatError: If the mark is another encoding's.
+    """
+    if begin.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        raise FormatError("the text is in UTF-16 or UTF-32, not UTF-8", file=path)
+    return begin.removeprefix(b"\xef\xbb\xbf")
+
+
+def done(texts: list[bytes], lines: int, bad: list[Bad], near: Near | None) -> Done:
+    """Return what a job found, from the canonical texts of its records."""
+    return Done(digest_texts(texts), lines, tuple(bad), b"" if near is None else near(texts))

@@ -1,0 +1,218 @@
+"""Contributors of records: signed, held to the data, and shared among exactly."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from strategies import ISSUED, KEY, OTHER_KEY, POLICY, claim_of
+
+from lineage import claims
+from lineage.claims import Claim, ModelRef, Parent, contributions
+from lineage.claims.contributions import Contribution, from_bytes, shares
+from lineage.cli import run
+from lineage.datasets import build, load
+from lineage.datasets.parts import hold_parts
+from lineage.datasets.stored import Manifest
+from lineage.errors import FormatError, SignatureError, VerificationError
+from lineage.manifests import Head
+from lineage.relation import Relation
+from lineage.settlement import Terms, settle
+from lineage.signing import Envelope
+
+SCHEMA = json.loads((files("lineage") / "spec" / "commands-v1.schema.json").read_text())
+
+
+def fits(command: str, document: Any) -> None:
+    jsonschema.validate(document, {**SCHEMA, "$ref": f"#/$defs/{command}"})
+
+
+def head_of(records: int) -> Head:
+    return Head.over(bytes(32), records, min(records, 1))
+
+
+def made_of(folder: Path, name: str, numbers: list[int]) -> Manifest:
+    build([[{"n": n} for n in numbers]], folder / f"{name}.manifest")
+    return load(folder / f"{name}.manifest")
+
+
+def said(payee: str, records: Head, weight: Fraction = Fraction(1)) -> Contribution:
+    return Contribution(records, payee, "labeller", ISSUED, weight)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"), st.integers(1, 10**6), st.fractions(Fraction(1, 1000), 1000)
+        ),
+        max_size=6,
+    ),
+    st.integers(0, 10**6),
+)
+def test_shares_are_exact_and_sum_to_one(parts: list[tuple[str, int, Fraction]], left: int) -> None:
+    parts = [(payee, n, weight.limit_denominator(20) or Fraction(1)) for payee, n, weight in parts]
+    whole = head_of(sum(n for _, n, _ in parts) + left)
+    listed = [said(payee, head_of(n), weight) for payee, n, weight in parts]
+    if not whole.records:
+        with pytest.raises(VerificationError, match="without records"):
+            shares(whole, listed, ("owner", "curator"))
+        return
+    found = shares(whole, listed, ("owner", "curator"))
+    assert sum(split.share for split in found) == 1
+    total = sum((w * n for _, n, w in parts), Fraction(left))
+    for payee in {payee for payee, _, _ in parts}:
+        share = next(split.share for split in found if split.payee == payee)
+        assert share == sum((w * n for p, n, w in parts if p == payee), Fraction(0)) / total
+    assert any(split.payee == "owner" for split in found) == (left > 0)
+    if left:
+        with pytest.raises(VerificationError, match=f"{left} records are nobody's"):
+            shares(whole, listed)
+    with pytest.raises(VerificationError, match="1 records more are claimed"):
+        shares(whole, [*listed, said("d", head_of(left + 1))], ("owner", "curator"))
+
+
+def test_a_contribution_is_believed_by_its_signature() -> None:
+    made = said("alice", head_of(3), Fraction(3, 2))
+    envelope = contributions.sign(made, KEY)
+    assert contributions.verify(envelope, [KEY.public, OTHER_KEY.public]) == made
+    with pytest.raises(SignatureError):
+        contributions.verify(envelope, [OTHER_KEY.public])
+    forged = Envelope(
+        envelope.payload_type, made.to_bytes().replace(b"alice", b"mallo"), envelope.signatures
+    )
+    with pytest.raises(SignatureError):
+        contributions.verify(forged, [KEY.public])
+    with pytest.raises(FormatError, match="holds no contribution"):
+        contributions.verify(claims.sign(claim_of(1), KEY), [KEY.public])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"_type": "urn:model-lineage:contribution:v2"}, {"note": 1}, {"weight": "0"},
+        {"weight": "-1"},
+        {"weight": "1.50"}, {"payee": ""}, {"role": 7}, {"issued": "today"}, {"records": {}},
+        {"records": {"root": "00" * 32, "records": 0, "distinct": 0}},
+        {"records": {"root": "00" * 32, "records": 1, "distinct": 2}},
+        {"records": {"root": "00", "records": 1, "distinct": 1}},
+        {"records": {"root": "00" * 32, "records": -1, "distinct": 1}},
+    ],
+)  # fmt: skip
+def test_what_is_no_contribution_is_refused(change: dict[str, Any]) -> None:
+    value = json.loads(said("alice", head_of(3)).to_bytes()) | change
+    with pytest.raises(FormatError):
+        from_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+    with pytest.raises(FormatError, match="canonical"):
+        from_bytes(json.dumps(json.loads(said("alice", head_of(3)).to_bytes())).encode())
+
+
+def test_parts_are_held_to_the_whole(tmp_path: Path) -> None:
+    whole = made_of(tmp_path, "whole", [*range(10), 3])
+    a, b = made_of(tmp_path, "a", [1, 2, 3]), made_of(tmp_path, "b", [3, 4])
+    hold_parts(whole, [a, b])
+    hold_parts(whole, [])
+    with pytest.raises(VerificationError, match="1 distinct records are claimed more often"):
+        hold_parts(whole, [a, b, made_of(tmp_path, "c", [4])])
+    with pytest.raises(VerificationError, match="2 distinct records of the parts are not in"):
+        hold_parts(whole, [a, made_of(tmp_path, "d", [77, 78, 1])])
+
+
+def test_labellers_are_paid_by_a_model_trained_on_their_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"n": n, "label": "x"}) for n in range(7)]
+    for name, part in (("whole", lines), ("ann", lines[:3]), ("bob", lines[3:5])):
+        Path(f"{name}.jsonl").write_text("\n".join(part))
+        assert run(["manifest", f"{name}.jsonl", "-o", f"{name}.manifest"]) == 0
+    for name in ("ann", "bob", "owner"):
+        assert run(["key", f"{name}.key"]) == 0
+    bad = ["--payee", "ann", "--role", "labeller", "--weight", "0", "--key", "ann.key", "-o", "x"]
+    assert run(["contribute", "ann.manifest", *bad]) == 2
+    for name, weight in (("ann", "1"), ("bob", "1.5")):
+        words = ["--payee", name, "--role", "labeller", "--weight", weight, "--key", f"{name}.key"]
+        assert run(["contribute", f"{name}.manifest", *words, "-o", f"{name}.json"]) == 0
+    parts = [
+        w
+        for n in ("ann", "bob")
+        for w in ("--part", f"{n}.manifest", f"{n}.json", "--key", f"{n}.key.pub")
+    ]
+    given_ = ["shares", "whole.manifest", *parts, "--rest", "owner:curator"]
+    capsys.readouterr()
+    assert run([*given_, "--sign", "owner.key", "--rate", "0.2", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    fits("shares", made)
+    assert made["splits"] == [
+        {"payee": "ann", "role": "labeller", "share": "0.375"},
+        {"payee": "bob", "role": "labeller", "share": "0.375"},
+        {"payee": "owner", "role": "curator", "share": "0.25"},
+    ]
+    assert run([*given_]) == 0
+    assert "0.375  ann, labeller" in capsys.readouterr().out
+    assert run(["shares", "whole.manifest", *parts]) == 1  # the rest is nobody's
+    assert run([*given_[:-1], "owner"]) == 2
+    swapped = [
+        "--part",
+        "ann.manifest",
+        "bob.json",
+        "--key",
+        "bob.key.pub",
+        "--rest",
+        "owner:curator",
+    ]
+    assert run(["shares", "whole.manifest", *swapped]) == 1
+    stranger = [
+        "--part",
+        "ann.manifest",
+        "ann.json",
+        "--key",
+        "bob.key.pub",
+        "--rest",
+        "owner:curator",
+    ]
+    assert run(["shares", "whole.manifest", *stranger]) == 1
+    data = Envelope.from_bytes(Path("whole.claim.json").read_bytes())
+    said_of_data = claims.read(data)
+    save_file({"w": np.ones((4, 4), np.float32)}, "model.safetensors")
+    capsys.readouterr()
+    words = ["--key", "owner.key", "--trained-on", "whole.manifest", "--split", "maker:trainer:1"]
+    assert run(["claim", "model.safetensors", *words, "--json"]) == 0
+    fits("claim", json.loads(capsys.readouterr().out))
+    signed = Envelope.from_bytes(Path("model.claim.json").read_bytes())
+    model = claims.read(signed)
+    assert model.parents == (Parent(said_of_data.subject, Relation.TRAINED_ON),)
+    assert [d.sha256 for d in model.datasets] == [said_of_data.subject.manifest_sha256]
+    owner = claims.Policy((POLICY.keys[0], load_public("owner.key.pub")))
+    verified = [claims.verify(envelope, owner) for envelope in (data, signed)]
+    done = settle(
+        verified,
+        earner=model.subject.root,
+        amount=4000,
+        unit="cent",
+        terms=Terms(accept_asserted=True),
+    )
+    paid = {payout.payee: payout.amount for payout in done.payouts}
+    assert paid == {"ann": 300, "bob": 300, "owner": 200, "maker": 3200}
+
+
+def load_public(path: str) -> Any:
+    from lineage.signing import PublicKey
+
+    return PublicKey.load(path)
+
+
+def test_a_data_set_is_a_subject_by_its_root_and_header(tmp_path: Path) -> None:
+    whole = made_of(tmp_path, "whole", [1, 2])
+    subject = ModelRef("data", whole.head.root.hex(), whole.sha256)
+    claim = claim_of(1)
+    about = Claim(subject, (), claim.splits, claim.rate, claim.issued, claim.nonce)
+    assert claims.read(claims.sign(about, KEY)).subject == subject
