@@ -49,15 +49,12 @@ def compare(
         ValueError: If a base is given, and not just one of the two is an adapter.
     """
     found = compare_as_stored(a, b, deep=deep, base=base)
+    if base is not None or found.related or found.relation is not None:
+        return found
     weights = Weights.of({"a": a, "b": b})
-    if base is not None or not is_open(found) or not {"a", "b"} <= weights.sources.keys():
+    if len(weights.sources) < 2:
         return found
     return elsewhere(found, {"a": fingerprint(a), "b": fingerprint(b)}, weights)
-
-
-def is_open(found: Comparison) -> bool:
-    """Whether two models as they are stored have nothing in common that has a name."""
-    return not found.related and found.relation is None
 
 
 def elsewhere(
@@ -74,9 +71,9 @@ def elsewhere(
         weights: Of both.
         watch: Told what is done next.
     """
-    a, b = models
-    if any(name not in weights for name in models):
+    if len(models) < 2 or any(name not in weights for name in models):
         return found
+    a, b = models
     told = Disguises.between_two(a, b, models, weights, watch)
     if told is None:
         return found
