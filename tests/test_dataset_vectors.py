@@ -154,7 +154,8 @@ def test_what_is_nearly_json_is_read_as_the_definition_does(line: str) -> None:
         b'{"a":"\\u003a","b":1,"b":2}',
         b'{"a":-0}', b'{"a":-0.5}', b'{"a":1e5}', b'{"a":12345678901234567}', b'{"a":null}',
         b'{"\xf0\x9f\x98\x80":1,"\xef\xbf\xbd":2}', b"[" * 200 + b"]" * 200,
-        b'{"b":1,"a":[2,"x:"]}',
+        b'{"b":1,"a":[2,"x:"]}', b"[5.0,0.5]", b"[0.00001,0.0001]", b"[1234567890123456.5]",
+        b"[0.12345678901234567890]", b"[-0.5]", b"[123456789012345.25]", b"[1.0e-7]",
     ],
 )  # fmt: skip
 def test_what_orjson_would_take_otherwise_is_left_to_the_definition(line: bytes) -> None:

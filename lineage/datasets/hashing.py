@@ -19,9 +19,12 @@ from lineage.manifests.records import MAX_DEPTH, canonical, parse_json, record_d
 ENTRY = SIZE + 8
 """Bytes of a distinct digest and its count."""
 
-_UNSURE = re.compile(rb"[0-9](?:[.eE]|[0-9]{15})|-0|null|\\u|[\xf0-\xff]")
-"""What has another spelling in RFC 8785 than orjson's, or none: fractions, long numbers, negative
+_UNSURE = re.compile(rb"(?<![.0-9])[0-9]{16}|[0-9][eE]|-0|null|\\u|[\xf0-\xff]")
+"""What orjson reads otherwise, or spells otherwise than RFC 8785: long numbers, exponents, negative
 zero, members that are left out, escapes, and names that sort another way in UTF-16."""
+
+_OTHERWISE = re.compile(rb"\.0(?![0-9])|[0-9]e")
+"""How orjson spells whole doubles and very small or large ones, and RFC 8785 does not."""
 
 
 def _found() -> Any:
@@ -76,7 +79,8 @@ def _spelled(line: bytes) -> bytes | None:
         text: bytes = fast.dumps(fast.loads(line), option=fast.OPT_SORT_KEYS)
     except (fast.JSONDecodeError, fast.JSONEncodeError):
         return None
-    return text if text.count(b":") == line.count(b":") else None
+    is_sure = text.count(b":") == line.count(b":") and not _OTHERWISE.search(text)
+    return text if is_sure else None
 
 
 def digest_texts(texts: Sequence[bytes]) -> bytes:
