@@ -535,7 +535,27 @@ def _kinds(family: Sequence[str], models: Mapping[str, Fingerprint]) -> list[lis
                 break
         else:
             found.append([path])
-    return sorted(found, key=lambda kind: -len(kind))
+    return sorted((_central(kind, models) for kind in found), key=lambda kind: -len(kind))
+
+
+def _central(kind: list[str], models: Mapping[str, Fingerprint]) -> list[str]:
+    """Put the one first that is nearest to all, of those that are as well known as the first.
+
+    What is far from its relatives, as after a long training, is a poor place to look for others
+    from: scales of units are only seen between near ones.
+    """
+    first = _standing(models[kind[0]])[:3]
+    known = [path for path in kind if _standing(models[path])[:3] == first][:_LOOKED_AT]
+    if len(known) < 3:
+        return kind
+
+    def away(path: str) -> tuple[float, str]:
+        others = [models[other] for other in known if other != path]
+        total = sum(compare_weights(models[path], other).distance for other in others)
+        return total, models[path].value_id
+
+    center = min(known, key=away)
+    return [center, *(path for path in kind if path != center)]
 
 
 def _rank(
