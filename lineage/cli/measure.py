@@ -121,7 +121,7 @@ def compare(
         from lineage.evidence.deeper import deepened
 
         found = deepened(found, one, other, _weights({"a": a, "b": b}))
-    if base is None and not found.related and found.relation is None:
+    if base is None and not found.related:
         found = _elsewhere(found, {a: one, b: other})
     document = {"a": a, "b": b, **found.to_json()}
     told = [f"- {evidence.told(_name(a), _name(b))}" for evidence in found.evidence]
@@ -138,8 +138,10 @@ def compare(
 
 def _elsewhere(found: Comparison, models: Mapping[str, Fingerprint]) -> Comparison:
     """Look in other coordinates where there is nothing in those that models are stored in."""
-    from lineage.graph.elsewhere import elsewhere
+    from lineage.graph.elsewhere import OPEN, elsewhere
 
+    if found.relation not in OPEN:
+        return found
     with say.watching("looking in other coordinates") as watch:
         return elsewhere(found, models, _weights({path: path for path in models}), watch)
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from lineage.evidence import Comparison
     from lineage.fingerprints import Fingerprint
 
-__all__ = ["compare", "elsewhere"]
+__all__ = ["OPEN", "compare", "elsewhere"]
+
+OPEN = (None, Relation.SHARED_INIT)
+"""What models may seem to be as they are stored that are one in other coordinates: where only units
+or heads were moved, the rest is alike, as in two trainings of one initialisation."""
 
 NULL = "the partners that two looks at a unit find are independent (Poisson)"
 
@@ -49,7 +53,7 @@ def compare(
         ValueError: If a base is given, and not just one of the two is an adapter.
     """
     found = compare_as_stored(a, b, deep=deep, base=base)
-    if base is not None or found.related or found.relation is not None:
+    if base is not None or found.related or found.relation not in OPEN:
         return found
     weights = Weights.of({"a": a, "b": b})
     if len(weights.sources) < 2:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_alignment import Model, everything, llama, tuned
+from test_alignment import Model, everything, llama, tuned, units_moved
 
 import lineage
 from lineage import fingerprint
@@ -35,6 +35,18 @@ def test_strangers_stay_what_they_were() -> None:
     found = lineage.compare(BASE, everything(llama(1), 6))
     assert found.related is False and found.relation is None
     assert found.evidence[0].detector != "aligned-v1"
+
+
+def test_units_that_were_moved_are_seen_where_the_rest_is_as_it_was() -> None:
+    moved = units_moved(tuned(BASE, 0.06, 1), 7)
+    assert lineage.compare(fingerprint(BASE), fingerprint(moved)).related is not True
+    found = lineage.compare(BASE, moved)
+    assert found.related and found.relation is Relation.REPARAMETRIZED and found.how == "permuted"
+
+
+def test_two_trainings_of_one_start_stay_what_they_are() -> None:
+    found = lineage.compare(tuned(BASE, 1.2, 1), tuned(BASE, 1.2, 2))
+    assert found.related is not True
 
 
 def test_fingerprints_alone_say_what_they_said_before() -> None:
