@@ -104,8 +104,9 @@ def to_json(
 ) -> dict[str, Any]:
     """Return an alignment as JSON, without the two models' names."""
     from lineage.alignment import Alignment
+    from lineage.evidence.base import MOST
 
-    is_partial = shares is not None and shares.is_partial
+    is_partial = shares is not None and shares.is_partial and found.share <= MOST
     return {
         "related": True if found.related and not is_partial else None,
         "how": list(found.how),
