@@ -23,10 +23,9 @@ sys.path.insert(0, str(_HOME))
 
 from lineage.artifacts import read  # noqa: E402
 from lineage.artifacts.dialects import canonical_name, layered  # noqa: E402
-from lineage.evidence import compare  # noqa: E402
 from lineage.evidence.weights import some_rows  # noqa: E402
 from lineage.fingerprints import Fingerprint, fingerprint  # noqa: E402
-from lineage.graph import infer  # noqa: E402
+from lineage.graph import compare, infer  # noqa: E402
 from lineage.relation import Relation  # noqa: E402
 
 Arrays = dict[str, np.ndarray]

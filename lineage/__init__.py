@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from lineage.audit import verify
     from lineage.claims import Claim, Split, sign
     from lineage.errors import LineageError
-    from lineage.evidence import Evidence, compare
+    from lineage.evidence import Evidence
     from lineage.fingerprints import Fingerprint, fingerprint
-    from lineage.graph import LineageGraph, infer
+    from lineage.graph import LineageGraph, compare, infer
     from lineage.ledgers import Ledger
     from lineage.relation import Relation
     from lineage.settlement import settle

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from lineage.errors import SchemeError
-from lineage.evidence.adapted import over_base
 from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
 from lineage.evidence.copied import copied, may_be_parts
 from lineage.evidence.counters import counted, counts
 from lineage.evidence.counters import evidence as counters
 from lineage.evidence.course import SHORT_COURSE, course
-from lineage.evidence.deeper import deepened
 from lineage.evidence.deltas import between
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
@@ -33,18 +30,13 @@ from lineage.evidence.noise import noise
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import Reduction, pruned, quantized
 from lineage.evidence.vocabulary import vocabulary
-from lineage.evidence.weights import Weights
 from lineage.evidence.width import width
-from lineage.fingerprints import Fingerprint, fingerprint
+from lineage.fingerprints import Fingerprint
 from lineage.relation import Relation
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 __all__ = [
     "Comparison",
     "Evidence",
-    "compare",
     "compare_fingerprints",
     "compare_weights",
     "with_units",
@@ -62,35 +54,6 @@ FROZEN_SHARE = 0.01
 
 CONTINUED_CHANGE = 0.5
 """A full fine-tune that moved the weights by more than this share of their norm."""
-
-
-def compare(
-    a: Fingerprint | str | PathLike[str] | Any,
-    b: Fingerprint | str | PathLike[str] | Any,
-    *,
-    deep: bool = False,
-    base: Fingerprint | str | PathLike[str] | Any = None,
-) -> Comparison:
-    """Say what two models are to each other.
-
-    Args:
-        a: A model or a fingerprint, anything `fingerprint` takes.
-        b: Likewise.
-        deep: Whether to read some rows of the two again for what fingerprints do not tell; of
-            saved fingerprints there are none.
-        base: Where one of the two is an adapter, the model that the other was made from.
-
-    Raises:
-        FormatError: If one of them cannot be read.
-        SchemeError: If their sketches were made by two schemes.
-        ValueError: If a base is given, and not just one of the two is an adapter.
-    """
-    one, other = fingerprint(a), fingerprint(b)
-    if base is not None:
-        weights = Weights.of({"a": a, "b": b, "base": base}) if deep else None
-        return over_base(one, other, fingerprint(base), weights)
-    found = compare_fingerprints(one, other)
-    return deepened(found, one, other, Weights.of({"a": a, "b": b})) if deep else found
 
 
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:

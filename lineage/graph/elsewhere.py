@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lineage.evidence import compare as compare_as_stored
+from lineage.evidence import compare_fingerprints
+from lineage.evidence.adapted import over_base
 from lineage.evidence.base import Evidence
+from lineage.evidence.deeper import deepened
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.graph.disguised import Disguises
@@ -52,13 +54,17 @@ def compare(
         SchemeError: If their sketches were made by two schemes.
         ValueError: If a base is given, and not just one of the two is an adapter.
     """
-    found = compare_as_stored(a, b, deep=deep, base=base)
-    if base is not None or found.related or found.relation not in OPEN:
-        return found
+    one, other = fingerprint(a), fingerprint(b)
+    if base is not None:
+        some = Weights.of({"a": a, "b": b, "base": base}) if deep else None
+        return over_base(one, other, fingerprint(base), some)
+    found = compare_fingerprints(one, other)
     weights = Weights.of({"a": a, "b": b})
-    if len(weights.sources) < 2:
+    if deep:
+        found = deepened(found, one, other, weights)
+    if found.related or found.relation not in OPEN:
         return found
-    return elsewhere(found, {"a": fingerprint(a), "b": fingerprint(b)}, weights)
+    return elsewhere(found, {"a": one, "b": other}, weights)
 
 
 def elsewhere(

@@ -11,9 +11,8 @@ from makers import write_model
 
 from lineage.audit import measure
 from lineage.cli import run
-from lineage.evidence import compare
 from lineage.fingerprints import fingerprint
-from lineage.graph import LineageGraph, infer
+from lineage.graph import LineageGraph, compare, infer
 
 Model = dict[str, np.ndarray]
 WIDTH, LAYERS, TOKENS = 48, 4, 160

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineage.evidence import Comparison, compare, compare_fingerprints
+from lineage.evidence import Comparison, compare_fingerprints
 from lineage.evidence.counters import COUNTERS, Counted, counted, counts, order
 from lineage.evidence.explained import explain
 from lineage.fingerprints import fingerprint
-from lineage.graph import infer_graph
+from lineage.graph import compare, infer_graph
 from lineage.relation import Relation
 
 Arrays = dict[str, np.ndarray]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineage.evidence import compare, compare_fingerprints
+from lineage.evidence import compare_fingerprints
 from lineage.evidence.course import SHORT_COURSE, course, courses
 from lineage.evidence.pairing import pair
 from lineage.fingerprints import fingerprint
-from lineage.graph import infer_graph
+from lineage.graph import compare, infer_graph
 from lineage.relation import Relation
 
 Arrays = dict[str, np.ndarray]

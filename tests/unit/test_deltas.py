@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from lineage.artifacts.dialects import canonical_name
-from lineage.evidence import compare
 from lineage.evidence.contained import contained, fits, merged
 from lineage.evidence.deltas import combined
 from lineage.fingerprints import fingerprint
 from lineage.fingerprints.delta import Delta
-from lineage.graph import infer
+from lineage.graph import compare, infer
 
 Arrays = dict[str, np.ndarray]
 NAMES = [f"model.layers.{k}.self_attn.{part}_proj" for k in range(3) for part in "qv"]

@@ -10,12 +10,11 @@ import pytest
 from makers import write_model
 
 from lineage.cli import run
-from lineage.evidence import compare
 from lineage.evidence.adapters import adapter_of
 from lineage.evidence.extraction import Held, extracted, in_weights
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
-from lineage.graph import infer
+from lineage.graph import compare, infer
 
 Arrays = dict[str, np.ndarray]
 NAMES = [f"model.layers.{k}.self_attn.{part}_proj" for k in range(4) for part in "qv"]

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lineage.evidence import compare
 from lineage.evidence.deeper import RANK
 from lineage.evidence.low_rank import LowRank
 from lineage.evidence.low_rank import rank_of as rank_under
+from lineage.graph import compare
 
 Arrays = dict[str, np.ndarray]
 SIDE, LAYERS = 160, 6
