@@ -88,7 +88,7 @@ def manifest(
     secret = None if private is None else made_secret(private)
     options = datasets.Options(kind, skip_bad_records, licence, source, secret, near, tuple(wanted))
     started = time.perf_counter()
-    with _progress(paths) as advance:
+    with progress(paths) as advance:
         built = datasets.build([Path(path) for path in paths], output, options, advance)
     made = _document(built)
     made["seconds"] = round(time.perf_counter() - started, 4)
@@ -169,7 +169,7 @@ def read_secret(path: Path) -> bytes:
 
 
 @contextmanager
-def _progress(paths: tuple[str, ...]) -> Iterator[Callable[[int], None] | None]:
+def progress(paths: tuple[str, ...]) -> Iterator[Callable[[int], None] | None]:
     """Show a bar on stderr while somebody watches and there is much to read."""
     total = sum(map(_size, paths)) if say.interactive() else 0
     if total < 64_000_000:

@@ -11,7 +11,6 @@ from typing import Any
 import mutators
 from targets import Target, one_file
 
-
 JSON = (
     b'{"',
     b'":',

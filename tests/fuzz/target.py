@@ -1,8 +1,8 @@
 """One fuzzing process: python tests/fuzz/target.py READER FOLDER [libFuzzer's own options].
 
-Everything but a return and a `FormatError` (and what a target itself lets pass) is a finding, and so
-is a refusal that is not one short line, a descriptor left open, more than `MEMORY` bytes beyond what
-was taken before, and an input that takes `SLOW` seconds. Findings are written to
+Everything but a return and a `FormatError` (and what a target itself lets pass) is a finding, and
+so is a refusal that is not one short line, a descriptor left open, more than `MEMORY` bytes beyond
+what was taken before, and an input that takes `SLOW` seconds. Findings are written to
 FOLDER/findings, one of each kind, and the fuzzer goes on.
 """
 
