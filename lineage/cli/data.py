@@ -69,6 +69,7 @@ def manifest(
     """
     from lineage import datasets
     from lineage.datasets import conventions
+    from lineage.datasets.conventions import schemas
 
     if len(paths) == 1 and datasets.is_manifest(Path(paths[0])):
         found = datasets.load(paths[0])
@@ -96,7 +97,8 @@ def manifest(
         made["path"] = str(output)
     if croissant is not None:
         called = Path(paths[0]).resolve().name
-        write_whole(croissant, conventions.croissant.write(built, called))
+        told = schemas.fields_by_file([Path(path) for path in paths], kind)
+        write_whole(croissant, conventions.croissant.write(built, called, told))
     held = None if described is None else conventions.hold(described, built)
     if held is not None:
         made["against"] = held.to_json()

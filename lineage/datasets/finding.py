@@ -132,6 +132,11 @@ def split_of(name: str) -> str | None:
     return None
 
 
+def split_called(name: str) -> str:
+    """Return the split that a name stands for: `train`, `test`, `validation`, or itself."""
+    return _SPLITS.get(name, name)
+
+
 def _saved(folder: Path, base: Path) -> list[Source] | None:
     """Return the files of a data set that `datasets` saved in this folder."""
     state = folder / "state.json"
@@ -148,7 +153,7 @@ def _saved(folder: Path, base: Path) -> list[Source] | None:
             raise FormatError("a data file outside its folder", file=state)
         called = _name(folder / name, base)
         split = value.get("_split")
-        told = _SPLITS.get(split, split) if isinstance(split, str) else split_of(called)
+        told = split_called(split) if isinstance(split, str) else split_of(called)
         sources.append(Source(called, folder / name, "arrow", told))
     return sources
 
@@ -156,9 +161,9 @@ def _saved(folder: Path, base: Path) -> list[Source] | None:
 def _splits_of(value: Any) -> list[tuple[str | None, Any]]:
     """Return the parts of a data set in memory: those of a `DatasetDict`, or it alone."""
     if isinstance(value, dict):
-        return [(_SPLITS.get(str(name), str(name)), part) for name, part in sorted(value.items())]
+        return [(split_called(str(name)), part) for name, part in sorted(value.items())]
     split = str(getattr(value, "split", None) or "") or None
-    return [(split and _SPLITS.get(split, split), value)]
+    return [(split and split_called(split), value)]
 
 
 def _images(folder: Path, base: Path) -> list[Source]:

@@ -36,7 +36,7 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
     held: list[str] = []
     size = 0
     is_first = True
-    for item in _items(_text(file), file.path):
+    for item in items_of(file):
         if is_first:
             yield Columns(_names(item))
             is_first = False
@@ -47,6 +47,11 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
             held, size = [], 0
     if held:
         yield _digest, (held, near)
+
+
+def items_of(file: WatchedFile) -> Iterator[str]:
+    """Return the texts of a file's items."""
+    return _items(_text(file), file.path)
 
 
 def _digest(items: list[str], near: Near | None) -> Done:
@@ -61,8 +66,8 @@ def _digest(items: list[str], near: Near | None) -> Done:
 
 def _names(item: str) -> tuple[str, ...]:
     try:
-        value = json.loads(item)
-    except (ValueError, RecursionError):
+        value = parse_json(item.encode())
+    except FormatError:
         return ()
     return tuple(value) if isinstance(value, dict) else ()
 

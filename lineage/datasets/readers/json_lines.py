@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from lineage.datasets.hashing import digest_lines
@@ -57,8 +56,8 @@ def names_in(lines: bytes) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for line in lines.split(b"\n", LOOKED_AT)[:LOOKED_AT]:
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = parse_json(line)
+        except FormatError:
             continue
         if isinstance(value, dict):
             names.update(dict.fromkeys(value))
