@@ -442,16 +442,62 @@ def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
         build([tmp_path / "saved"])
 
 
-def test_a_dataset_of_the_datasets_library_is_read() -> None:
+ROWS_OF_DATASETS = [
+    {
+        "n": n, "t": f"te/xt \u00e9 {n}" if n % 3 else None, "x": n / 8, "ok": n % 2 == 0,
+        "l": [n, n + 1], "o": {"a": str(n), "b": None if n % 2 else n}, "c": n % 3,
+    }
+    for n in range(25)
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_datasets_in_memory_and_saved_have_one_root(tmp_path: Path) -> None:
+    """As jsonl, parquet and a folder that the library wrote, and as its objects in memory."""
     datasets = pytest.importorskip("datasets")
-    rows = [{"n": n, "t": str(n)} for n in range(25)]
+    rows = ROWS_OF_DATASETS
+    expected = root(rows)
     made = datasets.Dataset.from_list(rows)
-    assert root(made) == root(rows)
-    assert root(made.shuffle(seed=1).select(range(25))) == root(rows)
+    made = made.cast_column("c", datasets.ClassLabel(names=["x", "y", "z"]))
     both = datasets.DatasetDict(
-        {"train": made.select(range(20)), "test": made.select(range(20, 25))}
+        {"train": made.select(range(20)), "validation": made.select(range(20, 25))}
     )
-    assert root(both) == root(rows)
+    made.to_json(tmp_path / "a.jsonl")
+    made.to_parquet(tmp_path / "a.parquet")
+    made.save_to_disk(tmp_path / "saved", num_shards=3)
+    both.save_to_disk(tmp_path / "both")
+    (tmp_path / "parts").mkdir()
+    for split, part in both.items():
+        part.to_parquet(tmp_path / "parts" / f"{split}-00000-of-00001.parquet")
+    for given_ in (tmp_path / "a.jsonl", tmp_path / "a.parquet", tmp_path / "saved", made):
+        assert root(given_) == expected
+        assert build([given_]).header.ordered_root == build([rows]).header.ordered_root
+    for given_ in (tmp_path / "both", tmp_path / "parts", both):
+        header = build([given_]).header
+        assert header.head.root.hex() == expected
+        assert header.splits == {"train": 20, "validation": 5}
+    assert root(datasets.load_from_disk(str(tmp_path / "saved"))) == expected
+    assert root(datasets.load_from_disk(str(tmp_path / "both"))) == expected
+    assert root(made.shuffle(seed=1).select(range(25))) == expected  # by indices over the table
+    assert root(made.with_format("numpy")) == expected  # however it shows itself
+    assert root(made.with_transform(lambda batch: {"n": [0] * len(batch["n"])})) == expected
+    assert root(made.to_iterable_dataset()) == expected
+    assert root(datasets.concatenate_datasets([both["validation"], both["train"]])) == expected
+    assert build([made]).header.columns == tuple(rows[0])
+    picked = made.select([3, 1])
+    picked.save_to_disk(tmp_path / "picked")
+    assert root(tmp_path / "picked") == root([rows[3], rows[1]])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_datasets_of_pictures_are_their_bytes(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"image": {"bytes": bytes([n]) * 9, "path": None}, "n": n} for n in range(3)]
+    features = datasets.Features({"image": datasets.Image(), "n": datasets.Value("int64")})
+    made = datasets.Dataset.from_list(rows, features=features)
+    made.to_parquet(tmp_path / "a.parquet")
+    made.save_to_disk(tmp_path / "saved")
+    assert root(made) == root(tmp_path / "a.parquet") == root(tmp_path / "saved") == root(rows)
 
 
 # Bad input
