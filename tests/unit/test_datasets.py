@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import struct
 import sys
 import tarfile
 from decimal import Decimal
@@ -211,6 +212,9 @@ TYPED: list[tuple[Any, Any, list[str | None]]] = [
     (pa.binary(2), [b"ab"], [f'!bytes"{blake3(b"ab").hexdigest()}"']),
     (pa.string_view(), ["a\n\"\\\x1f\u007f", None], ['"a\\n\\"\\\\\\u001f\u007f"', None]),
     (pa.dictionary(pa.int8(), pa.string()), ["b", "a", None], ['"b"', '"a"', None]),
+    (pa.dictionary(pa.int8(), pa.list_(pa.int8())), pa.DictionaryArray.from_arrays(
+        pa.array([1, None, 0, 1], pa.int8()), pa.array([[1], None])
+    ), [None, None, "[1]", None]),
     (pa.null(), [None], [None]),
     (pa.bool_(), [True, None], ["true", None]),
     (pa.list_(pa.int8()), [[1, None], [], None], ["[1,null]", "[]", None]),
@@ -224,9 +228,13 @@ TYPED: list[tuple[Any, Any, list[str | None]]] = [
 ]  # fmt: skip
 
 
+def array_of(values: Any, kind: Any) -> Any:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
 @pytest.mark.parametrize(("kind", "values", "texts"), TYPED, ids=[str(t[0]) for t in TYPED])
 def test_typed_values_have_these_texts(kind: Any, values: list[Any], texts: list[Any]) -> None:
-    column = pa.array(values, kind)
+    column = array_of(values, kind)
     expected = ["{}" if t is None else f'{{"c":{t}}}' for t in texts]
     batch = pa.record_batch([column], ["c"])
     assert [t.decode() for t in columns.texts_of(batch).to_pylist()] == expected
@@ -413,6 +421,19 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     write_lines(tmp_path / "train" / "cat" / "metadata.jsonl", [{"file_name": "1.png"}] * 2)
     with pytest.raises(FormatError, match=r"metadata of '1\.png' twice"):
         build([tmp_path], options=Options("image"))
+    (tmp_path / "train" / "cat" / "metadata.jsonl").unlink()
+    table = tmp_path / "train" / "cat" / "metadata.csv"
+    table.write_text("\ufefffile_name,text\n1.png,a cat\n", encoding="utf-8")
+    assert root(tmp_path, kind="image") == root(expected)
+    for data, match in (
+        (b"file_name,text\n1.png\n", r"metadata\.csv: line 2: 1 values where the header has 2"),
+        (b'file_name\n"1.png', r"metadata\.csv: line 2: unexpected end of data"),
+        (b"file_name\n\xff", r"metadata\.csv: not UTF-8 \(at byte 10\)"),
+        (b"name\n1.png\n", "metadata without file_name"),
+    ):
+        table.write_bytes(data)
+        with pytest.raises(FormatError, match=match):
+            build([tmp_path], options=Options("image"))
 
 
 def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
@@ -440,6 +461,11 @@ def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
     (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(FormatError, match="outside its folder"):
         build([tmp_path / "saved"])
+    for name in ("missing.arrow", "x" * 300, "a\0b"):
+        state["_data_files"] = [{"filename": name}]
+        (folder / "state.json").write_text(json.dumps(state))
+        with pytest.raises(FormatError, match=r"state\.json: the data file '.*' is not there"):
+            build([tmp_path / "saved"])
 
 
 ROWS_OF_DATASETS = [
@@ -553,6 +579,59 @@ def test_cut_columnar_files_are_refused(tmp_path: Path) -> None:
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
         refused(path, "broken or cut")
+
+
+def sharing(rows: int, text: str) -> dict[str, pa.Array]:
+    """Columns in which one text stands in every row, and is there once."""
+    view = struct.pack("<i4sii", len(text), text[:4].encode(), 0, 0)
+    buffers = [None, pa.py_buffer(view * rows), pa.py_buffer(text.encode())]
+    views = pa.Array.from_buffers(pa.string_view(), rows, buffers)
+    codes = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), pa.array([text]))
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([rows], pa.int32()), pa.array([text]))
+    lists = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), views)
+    return {
+        "views": views,
+        "codes": codes,
+        "runs": runs,
+        "lists": lists,
+        "objects": pa.StructArray.from_arrays([codes], ["a"]),
+        "of views": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), views[:1]),
+        "of lists": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), lists[:1]),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(sharing(1, "text")))
+def test_one_long_value_in_every_row_takes_little_memory(name: str) -> None:
+    """What shares a value is unpacked a little at a time: 2000 times 100 kB are 200 MB."""
+    column = sharing(2000, "x" * 100_000)[name]
+    pieces = list(columns.batches([pa.record_batch([column], ["c"])]))
+    assert sum(piece.num_rows for piece in pieces) == 2000
+    assert max(piece.num_rows for piece in pieces) <= 200
+    few = pa.record_batch([column.slice(1990)], ["c"])
+    (whole,) = columns.batches([few])
+    assert build([pa.Table.from_batches([few])]).header.head.distinct == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "ROW_BYTES", 1000)
+        assert [piece.num_rows for piece in columns.batches([few])] == [1] * 10
+        patch.setattr(columns, "MAX_ROW_BYTES", 10_000)
+        with pytest.raises(FormatError, match=r"a row unpacks to 1000.. bytes, more than 10000"):
+            build([pa.Table.from_batches([whole])])
+
+
+def test_batches_of_every_type_are_measured() -> None:
+    for kind, values, _ in TYPED:
+        batch = pa.record_batch([array_of(values, kind)], ["c"])
+        for part in (batch, batch.slice(1)):
+            assert sum(piece.num_rows for piece in columns.batches([part])) == part.num_rows
+
+
+def test_what_arrow_gives_up_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise pa.ArrowMemoryError("malloc of size 9 failed")
+
+    monkeypatch.setattr(columns, "texts_of", full)
+    with pytest.raises(FormatError, match="memory-0: broken columns: malloc of size 9 failed"):
+        build([pa.table({"n": [1]})])
 
 
 def test_json_of_every_outline_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
