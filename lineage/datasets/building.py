@@ -137,8 +137,9 @@ def _spill_beside(output: Path | None) -> Iterator[Path]:
     try:
         yield folder
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full: sorting digests needs about 120 bytes a record here"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            full = "the disk is full" if error.errno != errno.EFBIG else "no file may be so large"
+            reason = f"{full}: sorting digests needs about 120 bytes a record here"
             raise OSError(error.errno, reason, str(where or folder.parent)) from error
         raise
     finally:

@@ -57,8 +57,12 @@ def items_of(file: WatchedFile) -> Iterator[str]:
 def _digest(items: list[str], near: Near | None) -> Done:
     texts, bad = [], []
     for number, item in enumerate(items):
+        data = item.encode()
+        if len(data) > MAX_RECORD_BYTES:
+            bad.append((number, f"longer than {MAX_RECORD_BYTES} bytes"))
+            continue
         try:
-            texts.append(canonical(parse_json(item.encode())))
+            texts.append(canonical(parse_json(data)))
         except FormatError as error:
             bad.append((number, error.reason))
     return done(texts, len(items), bad, near)
