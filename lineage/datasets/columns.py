@@ -54,7 +54,7 @@ def digest(batch: Any, near: Near | None) -> Done:
     """
     try:
         texts = texts_of(batch)
-    except library().ArrowException as error:
+    except (library().ArrowException, UnicodeDecodeError) as error:  # names are not looked through
         raise FormatError(f"broken columns: {printable(str(error))}") from error
     sketches = b"" if near is None else near(texts.to_pylist())
     return Done(hashing.digest_texts(texts.to_pylist()), len(texts), (), sketches)

@@ -183,6 +183,19 @@ def test_cut_and_damaged_columnar_files_are_refused(tmp_path: Path, name: str) -
             assert name in words
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Arrow looks through values, and not through the names of columns and zones."""
+    for schema in (pa.schema({"name": pa.int8()}), pa.schema({"t": pa.timestamp("s", "name")})):
+        with pa.ipc.new_stream(tmp_path / "a.arrow", schema) as writer:
+            column = pa.array([1], pa.int64()).cast(schema[0].type)
+            writer.write_batch(pa.record_batch([column], schema=schema))
+        data = (tmp_path / "a.arrow").read_bytes()
+        assert data.count(b"name") == 1
+        (tmp_path / "a.arrow").write_bytes(data.replace(b"name", b"n\xffme"))
+        with pytest.raises(FormatError, match=r"a\.arrow: broken .*utf-8"):
+            build([tmp_path / "a.arrow"])
+
+
 def archive(*members: tuple[str, bytes, str]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:

@@ -27,6 +27,6 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
             rows = max(1, min(columns.MAX_ROWS, columns.ROW_BYTES // max(1, each)))
             for batch in columns.batches(opened.iter_batches(batch_size=rows)):
                 yield columns.digest, (batch, near)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"broken or cut Parquet: {printable(str(error))}"
         raise FormatError(reason, file=file.path) from error
