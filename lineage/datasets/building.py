@@ -27,6 +27,7 @@ from lineage.datasets.readers.base import Columns, Done, Near, Source, WatchedFi
 from lineage.datasets.sorting import Sorter, subtree, tree_over
 from lineage.datasets.stored import (
     BLOCK,
+    MAX_HEADER,
     MAX_WORDS,
     NEAR_SCHEME,
     Header,
@@ -229,7 +230,7 @@ class _Work:
             files=len(self.rows),
             size_bytes=sum(row["bytes"] for row in self.rows),
             splits=splits,
-            columns=tuple(list(self.columns)[:MAX_WORDS]),
+            columns=_told(self.columns),
             skipped=self.skipped_count,
             hidden=self.how.secret is not None,
             licence=self.how.licence or found.licence,
@@ -260,6 +261,18 @@ class _Work:
                 if file is not None:
                     file.write(entries.data)
         return tree_over([future.result() for future in hashing]), distinct
+
+
+def _told(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the first names, as many as a header has room for, however they are escaped."""
+    told: list[str] = []
+    left = MAX_HEADER // 8
+    for name in names:
+        left -= len(name.encode()) + 1
+        if left < 0 or len(told) == MAX_WORDS:
+            break
+        told.append(name)
+    return tuple(told)
 
 
 def _chained(begin: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:

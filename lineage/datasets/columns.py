@@ -66,17 +66,31 @@ def texts_of(batch: Any) -> Any:
     Raises:
         FormatError: On columns of one name, of a type that has no canonical form, or broken.
     """
-    pa = library()
+    held = checked(batch)
+    rows = _objects(held.schema.names, held.columns, held.num_rows)
+    return rows.cast(library().large_binary())
+
+
+def checked(batch: Any) -> Any:
+    """Return a batch that was looked through: nothing may be asked of one that was not.
+
+    Arrow takes the offsets and lengths of a file as they are, and reads where they lead.
+
+    Raises:
+        FormatError: If it is broken.
+    """
     try:
         batch.validate(full=True)
-    except pa.ArrowInvalid as error:
+    except library().ArrowInvalid as error:
         raise FormatError(f"broken columns: {printable(str(error))}") from error
-    rows = _objects(batch.schema.names, batch.columns, batch.num_rows)
-    return rows.cast(pa.large_binary())
+    return batch
 
 
 def batches(table: Any) -> Any:
     """Cut record batches so that a job is bounded in bytes and rows.
+
+    Args:
+        table: Batches that Arrow itself made, or that were looked through.
 
     Raises:
         FormatError: On a row of more than `MAX_ROW_BYTES`.

@@ -185,7 +185,7 @@ def _load(path: Path) -> Manifest:
         if not line.startswith(_BEGIN) or not line.endswith(b"\n"):
             raise FormatError("not a data set's manifest")
         header, files_bytes = _header(line)
-        files = file.read(files_bytes)
+        files = file.read(min(files_bytes, path.stat().st_size))
         at = len(line) + files_bytes
         records, distinct = header.head.records, header.head.distinct
         sizes = [SIZE * records, hashing.ENTRY * distinct, NEAR_BYTES * records * bool(header.near)]
@@ -325,11 +325,22 @@ def _files(data: bytes, header: Header) -> tuple[tuple[dict[str, Any], ...], ...
         raise FormatError("files: expected lists")
     wanted = {"name", "kind", "split", "blake3", "bytes", "records"}
     for row in value["files"]:
-        if not isinstance(row, dict) or set(row) != wanted or not isinstance(row["name"], str):
+        if (
+            not isinstance(row, dict)
+            or set(row) != wanted
+            or not isinstance(row["name"], str)
+            or not isinstance(row["kind"], str)
+            or not isinstance(row["split"], str | None)
+        ):
             raise FormatError(f"files: expected {', '.join(sorted(wanted))}")
         digest_of(row["blake3"], "files.blake3")
         for key in ("bytes", "records"):
             count_of(row[key], f"files.{key}")
+    for row in value["skipped"]:
+        if not isinstance(row, dict) or set(row) != {"file", "where", "reason"}:
+            raise FormatError("skipped: expected file, where and reason")
+        if not all(isinstance(word, str) for word in row.values()):
+            raise FormatError("skipped: expected strings")
     rows = value["files"]
     totals = [len(rows), *(sum(row[key] for row in rows) for key in ("bytes", "records"))]
     if totals != [header.files, header.size_bytes, header.head.records]:

@@ -24,8 +24,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lineage import canonical
 from lineage.cli import run
-from lineage.datasets import Options, build
+from lineage.datasets import Options, build, load
 from lineage.errors import FormatError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "fuzz"))
@@ -196,6 +197,55 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
             build([tmp_path / "a.arrow"])
 
 
+BROKEN = Path(__file__).parent.parent / "data" / "broken"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BROKEN.iterdir()))
+def test_what_ends_a_process_that_trusts_it_is_refused(name: str) -> None:
+    """Arrow files, each of which ended the process when its size was asked before it was checked."""
+    code = "import sys; from lineage.cli import run\nsys.exit(run(['manifest', sys.argv[1]]))"
+    command = [sys.executable, "-c", code, str(BROKEN / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert re.fullmatch(rf"lineage: .*{re.escape(name)}: broken columns: .*\n", done.stderr)
+
+
+def test_long_names_of_columns_leave_the_manifest_readable(tmp_path: Path) -> None:
+    lines = [{f"{n}" + "\0" * 1000: n} for n in range(90)]
+    lines.append({"long" * 100_000: 1})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    built = build([tmp_path / "a.jsonl"], tmp_path / "a.manifest")
+    assert 50 < len(built.header.columns) < 91
+    assert load(tmp_path / "a.manifest").header == built.header
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"skipped": [1]}, "skipped: expected file, where and reason"),
+        ({"skipped": [{"file": "a", "where": 1, "reason": "b"}]}, "skipped: expected strings"),
+        ({"split": 7}, "files: expected"),
+        ({"kind": None}, "files: expected"),
+    ],
+)
+def test_what_a_manifest_says_of_files_is_looked_through(
+    tmp_path: Path, change: dict[str, Any], match: str
+) -> None:
+    build([["a"]], tmp_path / "a.manifest")
+    line, rest = (tmp_path / "a.manifest").read_bytes().split(b"\n", 1)
+    header = json.loads(line)
+    files = json.loads(rest[: header["files_bytes"]])
+    if "skipped" in change:
+        files |= change
+    else:
+        files["files"][0] |= change
+    text = canonical.dumps(files)
+    line = canonical.dumps(header | {"files_bytes": len(text)})
+    (tmp_path / "a.manifest").write_bytes(line + b"\n" + text + rest[header["files_bytes"] :])
+    with pytest.raises(FormatError, match=match):
+        load(tmp_path / "a.manifest")
+
+
 def archive(*members: tuple[str, bytes, str]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:
@@ -249,6 +299,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, sys
+from lineage import canonical
 from lineage.cli import run
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 sys.exit(run(["manifest", sys.argv[1], "-o", sys.argv[2]]))

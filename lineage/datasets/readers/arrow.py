@@ -30,7 +30,7 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
                 opened = pyarrow.ipc.open_stream(mapped)
                 found = iter(opened)
             yield Columns(tuple(opened.schema.names))
-            for batch in columns.batches(found):
+            for batch in columns.batches(map(columns.checked, found)):
                 yield columns.digest, (batch, near)
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         reason = f"broken or cut Arrow: {printable(str(error))}"
