@@ -115,22 +115,41 @@ CARD = (
 )
 
 
+_WHOLE = 16
+"""One of so many inputs goes the whole way, with its threads, which take their time."""
+
+
 def _records(kind: str) -> Callable[[Path, bytes], None]:
-    """Read as a data set; with bad records skipped, saved and loaded again now and then."""
+    """Read as a data set: job by job, or the whole way, and what was saved is loaded."""
 
     def read(given: Path, data: bytes) -> None:
         from lineage import datasets
 
-        is_near = kind not in ("parquet", "arrow") and len(data) % 8 == 1
-        how = datasets.Options(kind, skip_bad=len(data) % 2 == 0, near=is_near)
-        if len(data) % 16:
-            datasets.build([given], options=how)
+        if len(data) % _WHOLE:
+            _jobs([given], kind)
         else:
             output = given.with_suffix(".manifest")
-            datasets.build([given], output, how)
+            datasets.build([given], output, datasets.Options(kind, skip_bad=True))
             datasets.load(output)
 
     return read
+
+
+def _jobs(paths: list[Path], kind: str | None) -> None:
+    """Find files and do their readers' jobs, one after the other."""
+    from lineage.datasets import finding
+    from lineage.datasets.near import sketches
+    from lineage.datasets.readers import reader
+    from lineage.datasets.readers.base import Columns, WatchedFile
+
+    for source in finding.find(paths, kind).sources:
+        assert source.path is not None
+        with WatchedFile(source.path) as file:
+            near = sketches if file.expected < 500 else None
+            for job in reader(source.kind).jobs(file, source, near):
+                if not isinstance(job, Columns):
+                    job[0](*job[1])
+            file.finish()
 
 
 def _manifest(given: Path, data: bytes) -> None:
@@ -204,7 +223,10 @@ def _folder(name: str, *others: tuple[str, bytes], kind: str | None = None) -> d
     def read(given: Path, data: bytes) -> None:
         from lineage import datasets
 
-        datasets.build([given], options=datasets.Options(kind, skip_bad=len(data) % 2 == 0))
+        if len(data) % _WHOLE:
+            _jobs([given], kind)
+        else:
+            datasets.build([given], options=datasets.Options(kind, skip_bad=True))
 
     return {"lay": lay, "read": read}
 

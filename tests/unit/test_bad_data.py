@@ -202,7 +202,7 @@ BROKEN = Path(__file__).parent.parent / "data" / "broken"
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BROKEN.iterdir()))
 def test_what_ends_a_process_that_trusts_it_is_refused(name: str) -> None:
-    """Arrow files, each of which ended the process when its size was asked before it was checked."""
+    """Arrow files, each of which ended the process when its size was asked unchecked."""
     code = "import sys; from lineage.cli import run\nsys.exit(run(['manifest', sys.argv[1]]))"
     command = [sys.executable, "-c", code, str(BROKEN / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
