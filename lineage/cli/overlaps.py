@@ -106,6 +106,7 @@ def _opened(path: Path, near: bool, stack: ExitStack) -> Manifest:
 def _sides(one: Manifest, two: Manifest, found: Overlap, limit: int) -> list[dict[str, Any]]:
     """Return what is told of each of two data sets."""
     from lineage.datasets import overlap as overlaps
+    from lineage.datasets.near import error_of
 
     sides = []
     for manifest, other, count, near in (
@@ -125,7 +126,7 @@ def _sides(one: Manifest, two: Manifest, found: Overlap, limit: int) -> list[dic
                         **overlaps.place(manifest, row),
                         "other": overlaps.place(other, match),
                         "jaccard": value,
-                        "standard_error": round(overlaps.error_of(value), 4),
+                        "standard_error": round(error_of(value), 4),
                     }
                     for row, match, value in pairs
                 ],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lineage import canonical
+from lineage.datasets.cards import licence_and_source
 from lineage.datasets.readers import kind_of
 from lineage.datasets.readers.base import Source
 from lineage.datasets.stored import is_manifest
@@ -61,8 +62,8 @@ def find(paths: Iterable[Any], kind: str | None) -> Found:
     for path in folders:
         if path.is_dir():
             sources += _in_folder(path, base, kind)
-            card = _card(path)
-            licence, source = licence or card[0], source or card[1]
+            told = licence_and_source(path)
+            licence, source = licence or told[0], source or told[1]
         else:
             name = path.name if len(given) == 1 else _name(path, base)
             sources.append(Source(name, path, kind or kind_of(name), split_of(name)))
@@ -233,13 +234,6 @@ def _table_of(path: Path) -> Iterator[dict[str, str]]:
             yield dict(zip(names, row, strict=True))
     except csv.Error as error:
         raise FormatError(f"line {rows.line_num}: {error}", file=path) from error
-
-
-def _card(folder: Path) -> tuple[str | None, str | None]:
-    """Return the licence and source that a folder's card or `dataset_infos` names."""
-    from lineage.datasets.conventions.cards import read_card
-
-    return read_card(folder)
 
 
 def _json(path: Path) -> Any:

@@ -136,12 +136,24 @@ def test_what_says_nothing_of_a_file_is_not_called_agreement(data: Path) -> None
     assert held(data, value).unchecked == ("train.jsonl",)
 
 
+def test_a_file_is_found_by_the_end_of_its_path_if_one_only_has_it(data: Path) -> None:
+    row = {"md5": md5(TEST), "relpath": "any/where/sub/test.jsonl"}
+    assert held(data, [row]).holds
+    (data / "other").mkdir()
+    (data / "other" / "test.jsonl").write_bytes(TEST)
+    assert held(data, [row]).holds  # its folder's name tells it from the other
+    assert held(data, [row | {"relpath": "test.jsonl"}]).missing == ("test.jsonl",)
+    assert held(data, [row | {"relpath": "b/test.jsonl"}]).missing == ("b/test.jsonl",)
+
+
 @pytest.mark.parametrize(
     "value",
     [
         {},
         [],
         [{"md5": "short", "relpath": "a"}],
+        [{"md5": "", "relpath": "a"}],
+        [{"md5": None, "relpath": "a"}],
         {"distribution": ["a"]},
         {"distribution": {"@type": "FileObject"}},
         {"distribution": {"@type": "FileObject", "contentUrl": "a", "sha256": "xyz"}},

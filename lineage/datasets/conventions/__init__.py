@@ -10,9 +10,9 @@ from typing import Any, final
 
 from lineage import canonical
 from lineage.datasets.building import Built
+from lineage.datasets.cards import front_matter
 from lineage.datasets.conventions import croissant, dvc, hub_info, mosaic, wandb
 from lineage.datasets.conventions.base import Declared, Description
-from lineage.datasets.conventions.cards import front_matter
 from lineage.datasets.stored import MAX_WORDS
 from lineage.errors import FormatError, printable
 
@@ -97,13 +97,20 @@ def algorithms_of(found: Description) -> tuple[str, ...]:
 
 def hold(found: Description, built: Built) -> Agreement:
     """Hold the files of a manifest to a description of them."""
-    sizes = {row["name"]: row["bytes"] for row in built.rows}
+    rows = {row["name"]: row for row in built.rows}
+    by_last: dict[str, list[str]] = {}
+    for name in rows:
+        by_last.setdefault(name.rpartition("/")[2], []).append(name)
     named: dict[str, list[str]] = {"agree": [], "differ": [], "missing": [], "unchecked": []}
     for file in found.files:
-        named[_held(file, sizes, built)].append(printable(file.name))
-    names = list(sizes)
+        alike = by_last.get(file.name.rpartition("/")[2], [])
+        found_as = [n for n in alike if n == file.name] or [n for n in alike if _ends(n, file.name)]
+        answer = "missing"
+        if len(found_as) == 1:
+            answer = _held(file, rows[found_as[0]]["bytes"], built.digests[found_as[0]])
+        named[answer].append(printable(file.name))
     for described in found.sets:
-        if not any(_matches(name, described.patterns) for name in names):
+        if not any(_matches(name, described.patterns) for name in rows):
             named["missing"].append(printable(described.name))
     header = built.header
     if found.root is not None and found.root != header.head.root.hex():
@@ -124,14 +131,9 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(f"/{name}", f"*/{pattern.lstrip('/')}") for pattern in patterns)
 
 
-def _held(file: Declared, sizes: dict[str, int], built: Built) -> str:
-    names = [n for n in sizes if n == file.name] or [n for n in sizes if _ends(n, file.name)]
-    if len(names) != 1:
-        return "missing"
-    name = names[0]
-    if file.size is not None and file.size != sizes[name]:
+def _held(file: Declared, size: int, digests: dict[str, str]) -> str:
+    if file.size is not None and file.size != size:
         return "differ"
-    digests = built.digests[name]
     if any(digests[key] != digest for key, digest in file.digests.items()):
         return "differ"
     return "agree" if file.digests or file.size is not None else "unchecked"

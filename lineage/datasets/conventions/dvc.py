@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from lineage.datasets.conventions.base import Declared, Description, digests_of, text_at
+from lineage.errors import FormatError
 
 
 def read(value: Any) -> Description | None:
@@ -15,10 +16,15 @@ def read(value: Any) -> Description | None:
         return None
     if not all(isinstance(item, dict) and {"relpath", "md5"} <= set(item) for item in value):
         return None
-    files = tuple(
-        Declared(text_at(i, "relpath"), None, digests_of({"md5": i["md5"]})) for i in value
-    )
+    files = tuple(_file(item) for item in value)
     return Description("dvc", files, whole(files))
+
+
+def _file(item: Any) -> Declared:
+    digests = digests_of({"md5": text_at(item, "md5")})
+    if not digests:
+        raise FormatError("md5: expected 32 hexadecimal digits")
+    return Declared(text_at(item, "relpath"), None, digests)
 
 
 def whole(files: tuple[Declared, ...]) -> str:

@@ -13,7 +13,7 @@ MAX_BYTES = 1 << 22
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
-def read_card(folder: Path) -> tuple[str | None, str | None]:
+def licence_and_source(folder: Path) -> tuple[str | None, str | None]:
     """Return the licence and the source that a folder names; None where it names none.
 
     `README.md`'s front matter comes first, then `dataset_info.json` and `dataset_infos.json`.
