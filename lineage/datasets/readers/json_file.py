@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lineage.datasets.json_texts import Bad, canonical_texts
 from lineage.datasets.readers.base import (
     PIECE,
     Columns,
@@ -21,7 +22,7 @@ from lineage.datasets.readers.base import (
     without_mark,
 )
 from lineage.errors import FormatError
-from lineage.manifests.records import MAX_RECORD_BYTES, canonical, parse_json
+from lineage.manifests.records import MAX_RECORD_BYTES
 
 unit = "item"
 suffixes = (".json", ".json.gz", ".json.zst")
@@ -50,12 +51,8 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
 
 
 def _digest(items: list[str], near: Near | None) -> Done:
-    texts, bad = [], []
-    for number, item in enumerate(items):
-        try:
-            texts.append(canonical(parse_json(item.encode())))
-        except FormatError as error:
-            bad.append((number, error.reason))
+    bad: list[Bad] = []
+    texts = canonical_texts([item.encode() for item in items], bad)
     return done(texts, len(items), bad, near)
 
 
