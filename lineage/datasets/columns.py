@@ -212,9 +212,25 @@ def _floats(column: Any) -> Any:
     return compute.replace_with_mask(texts, is_odd, spelled)
 
 
+_ESCAPED = b'"\\' + bytes(range(0x20))
+
+
+def _is_plain(column: Any) -> bool:
+    """Whether no value of a column of large strings has a character that JSON escapes."""
+    _, offsets, data = column.buffers()
+    if data is None or not len(column):
+        return True
+    whole = memoryview(offsets).cast("q")
+    start, end = whole[column.offset], whole[column.offset + len(column)]
+    held = data[start:end].to_pybytes()
+    return len(held.translate(None, _ESCAPED)) == len(held)
+
+
 def _strings(column: Any) -> Any:
     pa = library()
     compute = pa.compute
+    if _is_plain(column):
+        return _joined(_text('"'), column, _text('"'))
     escaped = compute.replace_substring(column, "\\", "\\\\")
     escaped = compute.replace_substring(escaped, '"', '\\"')
     texts = _joined(_text('"'), escaped, _text('"'))
