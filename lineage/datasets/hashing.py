@@ -38,20 +38,21 @@ def set_tree(entries: bytes, depth: int = 0) -> bytes:
     """
     rows = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY)
     firsts: list[int] = rows[:, :8].copy().view(">u8").reshape(-1).tolist()
+    return _over(entries, firsts, 0, len(firsts), depth)
 
-    def over(low: int, high: int, depth: int) -> bytes:
-        if high - low <= BUCKET:
-            held = entries[low * ENTRY : high * ENTRY]
-            return blake3(b"\x00" + held).digest() if held else EMPTY
-        if depth >= 64:  # nobody's hashes; whoever made these digests chose them
-            return tree.set_tree(_pairs(entries[low * ENTRY : high * ENTRY]), depth)
-        common = firsts[low] >> (64 - depth) << (64 - depth)
-        middle = bisect_left(firsts, common + (1 << (63 - depth)), low, high)
-        return blake3(
-            b"\x01" + over(low, middle, depth + 1) + over(middle, high, depth + 1)
-        ).digest()
 
-    return over(0, len(firsts), depth)
+def _over(entries: bytes, firsts: list[int], low: int, high: int, depth: int) -> bytes:
+    """Return the hash of some entries; `firsts` are the first 64 bits of all."""
+    if high - low <= BUCKET:
+        held = entries[low * ENTRY : high * ENTRY]
+        return blake3(b"\x00" + held).digest() if held else EMPTY
+    if depth >= 64:  # nobody's hashes; whoever made these digests chose them
+        return tree.set_tree(_pairs(entries[low * ENTRY : high * ENTRY]), depth)
+    common = firsts[low] >> (64 - depth) << (64 - depth)
+    middle = bisect_left(firsts, common + (1 << (63 - depth)), low, high)
+    left = _over(entries, firsts, low, middle, depth + 1)
+    right = _over(entries, firsts, middle, high, depth + 1)
+    return blake3(b"\x01" + left + right).digest()
 
 
 def subtree(entries: bytes, depth: int) -> tree.Side:

@@ -127,7 +127,7 @@ class Sorter:
         self._spilled += 1
         with path.open("wb") as file:
             file.write(run.data)
-        self._runs.append(_Run(path, prefixes_of(run)[:: _Run.STEP], len(run)))
+        self._runs.append(_Run(path, prefixes_of(run)[:: _Run.STEP].copy(), len(run)))
 
     def parts(self) -> Iterator[tuple[int, int, Entries]]:
         """Return all entries in order, as parts of one prefix each.
