@@ -25,7 +25,7 @@ Entries = npt.NDArray[np.uint8]
 RUN = 1 << 18
 """Digests sorted at once."""
 
-PART = 1 << 18
+PART = 1 << 16
 """About how many entries are merged at once."""
 
 
