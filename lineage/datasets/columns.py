@@ -11,6 +11,7 @@ from functools import cache
 from json.encoder import encode_basestring
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
 from lineage.canonical import MAX_INTEGER
@@ -212,9 +213,6 @@ def _floats(column: Any) -> Any:
     return compute.replace_with_mask(texts, is_odd, spelled)
 
 
-_ESCAPED = b'"\\' + bytes(range(0x20))
-
-
 def _is_plain(column: Any) -> bool:
     """Whether no value of a column of large strings has a character that JSON escapes."""
     _, offsets, data = column.buffers()
@@ -222,8 +220,10 @@ def _is_plain(column: Any) -> bool:
         return True
     whole = memoryview(offsets).cast("q")
     start, end = whole[column.offset], whole[column.offset + len(column)]
-    held = data[start:end].to_pybytes()
-    return len(held.translate(None, _ESCAPED)) == len(held)
+    if start == end:
+        return True
+    held = memoryview(data)[start:end].tobytes()
+    return b'"' not in held and b"\\" not in held and np.frombuffer(held, np.uint8).min() >= 0x20
 
 
 def _strings(column: Any) -> Any:

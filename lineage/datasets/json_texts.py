@@ -11,15 +11,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lineage.errors import FormatError
 from lineage.manifests.records import MAX_DEPTH, canonical, parse_json
 
 Bad = tuple[int, str]
 """A text, counted from 0, and what is wrong with it."""
 
-_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
-_KINDS = bytes.maketrans(b"+-123456789" + bytes(range(0xF1, 0x100)), b"0" * 11 + b"\xf0" * 15)
-"""Digits and signs are one byte here, and all that begins four bytes of UTF-8 another."""
+_Bytes = npt.NDArray[np.uint8]
 
 _LONG = re.compile(rb'(?<![.0-9])[0-9]{16,}(?![0-9"])')
 """What may be an integer that no double holds."""
@@ -46,8 +47,8 @@ def _found() -> Any:
     return orjson
 
 
-GROUP = 256
-"""Texts that are looked at together: so few that they stay in a processor's cache."""
+GROUP = 32 << 10
+"""Bytes of texts that are looked at together: few enough to stay in a processor's cache."""
 
 fast: Any = _found()
 """orjson, if it is installed."""
@@ -60,8 +61,9 @@ def canonical_texts(lines: Sequence[bytes], bad: list[Bad]) -> Iterator[bytes]:
         lines: A record each; blank ones are no records.
         bad: Takes those that are not JSON, or not in a form that has one meaning.
     """
-    for start in range(0, len(lines), GROUP):
-        part = lines[start : start + GROUP]
+    count = max(1, GROUP * len(lines) // (1 + sum(map(len, lines))))
+    for start in range(0, len(lines), count):
+        part = lines[start : start + count]
         spelled: Sequence[bytes | None] = [None] * len(part) if fast is None else _spelled(part)
         for number, (line, text) in enumerate(zip(part, spelled, strict=True), start):
             if text is not None:
@@ -74,33 +76,70 @@ def canonical_texts(lines: Sequence[bytes], bad: list[Bad]) -> Iterator[bytes]:
 
 
 def _spelled(lines: Sequence[bytes]) -> list[bytes | None]:
-    """Return what orjson makes of each text; None where that is not sure to be canonical."""
+    """Return what orjson makes of each text; None where that is not sure to be canonical.
+
+    Most often nothing of all texts together is unsure, and no text is looked at by itself.
+    """
     texts = _by_orjson(lines)
-    before = b"\n".join(lines)
-    after = b"\n".join([text or b"" for text in texts])
+    whole = b"\n".join(lines)
+    before = np.frombuffer(whole, np.uint8)
+    after = np.frombuffer(b"\n".join([text or b"" for text in texts]), np.uint8)
+    colons = after == ord(":")
     unsure: set[int] = set()
-    if b"\\u003" in before or before.count(b":") != after.count(b":"):
+    if b"\\" in whole or np.count_nonzero(before == ord(":")) != np.count_nonzero(colons):
         unsure |= _lost_members(lines, texts)
-    if b"0" * 16 in before.translate(_DIGITS):
+    if _has_sixteen_digits(before):
         unsure |= _where(_LONG, lines)
-    if _MINUS_ZERO.search(before):
+    if _has(before, b"-0"):
         unsure |= _where(_MINUS_ZERO, lines)
-    if _WHOLE.search(after):
+    if max(map(len, lines)) > 2 * MAX_DEPTH:
+        unsure |= _deep(before, lines)
+    if _has(after, b".0"):
         unsure |= _where(_WHOLE, texts)
-    kinds = after.translate(_KINDS)
-    if b"0e0" in kinds:
+    if _has_exponent(after):
         unsure |= _where(_EXPONENT, texts)
-    if b"\xf0" in kinds:
+    if after.max(initial=0) >= 0xF0:
         unsure |= _where(_ASTRAL_NAME, texts)
-    if len(before) > 2 * MAX_DEPTH and before.count(b"[") + before.count(b"{") > MAX_DEPTH:
-        unsure |= {n for n, x in enumerate(lines) if x.count(b"[") + x.count(b"{") > MAX_DEPTH}
     for number in unsure:
         texts[number] = None
-    if b":null" in after:
+    if (colons[:-1] & (after[1:] == ord("n"))).any():
         for number in _where(_NULL, texts):
             value = _without_nulls(fast.loads(texts[number]))
             texts[number] = fast.dumps(value, option=fast.OPT_SORT_KEYS)
     return texts
+
+
+def _has(held: _Bytes, two: bytes) -> bool:
+    return bool(((held[:-1] == two[0]) & (held[1:] == two[1])).any())
+
+
+def _has_sixteen_digits(held: _Bytes) -> bool:
+    run = _digits(held)
+    for step in (1, 2, 4, 8):
+        run = run[:-step] & run[step:]
+    return bool(run.any())
+
+
+def _has_exponent(held: _Bytes) -> bool:
+    """Whether an e stands between a digit and a digit or sign."""
+    is_digit, after = _digits(held), held[2:]
+    follows = is_digit[2:] | (after == ord("-")) | (after == ord("+"))
+    return bool((is_digit[:-2] & (held[1:-1] == ord("e")) & follows).any())
+
+
+def _digits(held: _Bytes) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (held - np.uint8(ord("0"))) < 10  # wraps round below
+    return found
+
+
+def _deep(held: _Bytes, lines: Sequence[bytes]) -> set[int]:
+    """Return the texts with so many brackets and braces that they may be nested too deep."""
+    places = np.flatnonzero(held & 0xDF == ord("["))  # a brace is a bracket and one bit
+    if len(places) <= MAX_DEPTH:
+        return set()
+    ends = np.cumsum([len(line) + 1 for line in lines])
+    counts = np.bincount(np.searchsorted(ends, places, "right"))
+    return set(np.flatnonzero(counts > MAX_DEPTH).tolist())
 
 
 def _where(what: re.Pattern[bytes], texts: Sequence[bytes | None]) -> set[int]:
