@@ -1,7 +1,7 @@
 """Who contributed which records of a data set, signed by themselves; and what each is owed of it.
 
 A contribution names a set of records by its root. Who has the manifests of the whole and of the
-parts can see that the parts are in the whole and that no record is claimed twice
+parts can see that the parts are in the whole and that no record is claimed twice in one role
 (`lineage.datasets.parts`); the shares follow from counts, and weights where these are declared,
 exactly. They go into the claim whose subject is the data set, and a model that was trained on it
 names that data set as a parent.
@@ -120,34 +120,43 @@ def verify(envelope: Envelope, keys: Iterable[PublicKey], *, file: object = None
 
 
 def shares(
-    whole: Head, contributions: Iterable[Contribution], rest: tuple[str, str] | None = None
+    whole: Head,
+    contributions: Iterable[Contribution],
+    unclaimed: int,
+    rest: tuple[str, str] | None = None,
 ) -> tuple[Split, ...]:
     """Return what each contributor is owed of what a data set earns; the shares sum to 1.
 
-    Every record counts for its contributor's weight, and one that nobody claims for 1. One payee in
-    one role gets one share. That the contributions are in the data set, and none twice, is the
-    caller's to see.
+    Every record counts, in each role in which it is contributed, for its contribution's weight, and
+    one that nobody claims for 1. One payee in one role gets one share. That the contributions are
+    in the data set, and none twice in one role, is the caller's to see.
 
     Args:
         whole: The data set.
         contributions: What is contributed.
-        rest: The payee and role of the records that nobody claims.
+        unclaimed: How many records of it are in no contribution.
+        rest: The payee and role of these.
 
     Raises:
         VerificationError: If they claim more records than there are, or leave some to nobody.
     """
-    parts = list(contributions)
-    left = whole.records - sum(part.records.records for part in parts)
-    if left < 0:
-        raise VerificationError(f"{-left} records more are claimed than the data set has")
-    if left and rest is None:
-        raise VerificationError(f"{left} records are nobody's: say whose the rest is")
     counted: dict[tuple[str, str], Fraction] = {}
-    for part in parts:
+    roles: dict[str, int] = {}
+    for part in contributions:
+        records = part.records.records
         key = part.payee, part.role
-        counted[key] = counted.get(key, Fraction(0)) + part.weight * part.records.records
-    if left and rest is not None:
-        counted[rest] = counted.get(rest, Fraction(0)) + left
+        counted[key] = counted.get(key, Fraction(0)) + part.weight * records
+        roles[part.role] = roles.get(part.role, 0) + records
+    claimed = whole.records - unclaimed
+    most = max(roles.values(), default=0)
+    if most > claimed:
+        raise VerificationError(f"{most - claimed} records more are claimed than the data set has")
+    if not 0 <= unclaimed <= whole.records or claimed > sum(roles.values()):
+        raise VerificationError(f"{unclaimed} records cannot be unclaimed")
+    if unclaimed and rest is None:
+        raise VerificationError(f"{unclaimed} records are nobody's: say whose the rest is")
+    if unclaimed and rest is not None:
+        counted[rest] = counted.get(rest, Fraction(0)) + unclaimed
     total = sum(counted.values(), Fraction(0))
     if not total:
         raise VerificationError("a data set without records is nobody's")

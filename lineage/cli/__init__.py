@@ -32,9 +32,9 @@ COMMANDS = {
     "check": "lineage.cli.trust",
     "settle": "lineage.cli.trust",
     "manifest": "lineage.cli.data",
-    "prove": "lineage.cli.data",
-    "check-proof": "lineage.cli.data",
-    "overlap": "lineage.cli.data",
+    "prove": "lineage.cli.record_proofs",
+    "check-proof": "lineage.cli.record_proofs",
+    "overlap": "lineage.cli.overlaps",
     "contribute": "lineage.cli.sharing",
     "shares": "lineage.cli.sharing",
 }

@@ -6,7 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,11 @@ from lineage.cli.options import json_option
 from lineage.cli.trust import FILE, about, fraction, load_key, open_envelope
 from lineage.errors import FormatError, VerificationError, printable
 from lineage.files import write_whole
-from lineage.signing import PublicKey
+from lineage.signing import Envelope, PublicKey
+
+if TYPE_CHECKING:
+    from lineage.claims.contributions import Contribution
+    from lineage.datasets import Manifest
 
 
 @click.command
@@ -87,9 +91,9 @@ def shares(
 ) -> None:
     """Share what a data set earns among its contributors, by the records that they signed for.
 
-    Every part must be in DATA, a saved manifest, and no record may be claimed twice. With --sign,
-    the shares go into a claim about the data set, which the claim of a model trained on it can
-    name.
+    Every part must be in DATA, a saved manifest, and in one role no record may be claimed twice;
+    who wrote and who labelled a record are both paid for it. With --sign, the shares go into a
+    claim about the data set, which the claim of a model trained on it can name.
 
     \b
     lineage shares data.manifest --part a.manifest a.json --key a.key.pub --rest owner:curator
@@ -99,17 +103,13 @@ def shares(
 
     whole = datasets.load(path)
     accepted = [PublicKey.load(each) for each in keys]
-    found, said = [], []
-    for manifest, contribution in parts:
-        part = datasets.load(manifest)
-        with about(contribution):
-            made = contributions.verify(open_envelope(contribution), accepted)
-            if made.records != part.head:
-                raise VerificationError(f"it is about other records than {manifest} has")
-        found.append(part)
-        said.append(made)
-    hold_parts(whole, found)
-    splits = contributions.shares(whole.head, said, None if rest is None else _payee(rest))
+    said = [_believed(*part, accepted) for part in parts]
+    roles: dict[str, list[Manifest]] = {}
+    for made, part in said:
+        roles.setdefault(made.role, []).append(part)
+    unclaimed = hold_parts(whole, roles)
+    owner = None if rest is None else _payee(rest)
+    splits = contributions.shares(whole.head, [made for made, _ in said], unclaimed, owner)
     document: dict[str, Any] = {
         "path": str(path),
         "root": whole.head.root.hex(),
@@ -121,21 +121,34 @@ def shares(
         "claim": None,
     }
     if key_path is not None:
-        called = name or path.stem
-        signer = load_key(key_path)
-        claim = Claim(
-            ModelRef(called, whole.head.root.hex(), whole.sha256),
-            (),
-            splits,
-            fraction(rate, "--rate"),
-            _now(),
-            secrets.token_hex(16),
-        )
-        envelope = claims.sign(claim, signer)
-        target = output or Path(f"{called}.claim.json")
+        subject = ModelRef(name or path.stem, whole.head.root.hex(), whole.sha256)
+        envelope = _signed(subject, splits, fraction(rate, "--rate"), key_path)
+        target = output or Path(f"{subject.name}.claim.json")
         write_whole(target, envelope.to_bytes())
         document["claim"] = {"path": str(target), "claim_id": claims.claim_id(envelope)}
     say.result(document, lambda: _text(splits, document), as_json=as_json)
+
+
+def _believed(
+    manifest: Path, contribution: Path, accepted: list[PublicKey]
+) -> tuple[Contribution, Manifest]:
+    """Return what is said of a part, by somebody whose key is accepted, and the part."""
+    from lineage import datasets
+
+    part = datasets.load(manifest)
+    with about(contribution):
+        made = contributions.verify(open_envelope(contribution), accepted)
+        if made.records != part.head:
+            raise VerificationError(f"it is about other records than {manifest} has")
+    return made, part
+
+
+def _signed(
+    subject: ModelRef, splits: tuple[Split, ...], rate: Fraction, key_path: Path
+) -> Envelope:
+    """Sign the claim that a data set's contributors have these shares."""
+    claim = Claim(subject, (), splits, rate, _now(), secrets.token_hex(16))
+    return claims.sign(claim, load_key(key_path))
 
 
 def _text(splits: tuple[Split, ...], document: dict[str, Any]) -> str:

@@ -145,8 +145,9 @@ def _told_when_full(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full: sorting digests needs about 120 bytes a record here"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            full = "the disk is full" if error.errno != errno.EFBIG else "no file may be so large"
+            reason = f"{full}: sorting digests needs about 120 bytes a record here"
             raise OSError(error.errno, reason, str(where)) from error
         raise
 

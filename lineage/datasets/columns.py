@@ -25,6 +25,9 @@ ROW_BYTES = 8 << 20
 
 MAX_ROWS = 1 << 15
 
+MAX_ROW_BYTES = 1 << 30
+"""What a row may take once each of its values stands for itself."""
+
 _SCALES = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
 
@@ -45,8 +48,15 @@ def library() -> Any:
 
 
 def digest(batch: Any, near: Near | None) -> Done:
-    """Digest the rows of a record batch."""
-    texts = texts_of(batch)
+    """Digest the rows of a record batch.
+
+    Raises:
+        FormatError: As `texts_of`, and where Arrow gives up.
+    """
+    try:
+        texts = texts_of(batch)
+    except (library().ArrowException, UnicodeDecodeError) as error:  # names are not looked through
+        raise FormatError(f"broken columns: {printable(str(error))}") from error
     sketches = b"" if near is None else near(texts.to_pylist())
     return Done(hashing.digest_texts(texts.to_pylist()), len(texts), (), sketches)
 
@@ -67,7 +77,11 @@ def texts_of(batch: Any) -> Any:
 
 
 def batches(table: Any) -> Any:
-    """Cut record batches so that a job is bounded in bytes and rows."""
+    """Cut record batches so that a job is bounded in bytes and rows.
+
+    Raises:
+        FormatError: On a row of more than `MAX_ROW_BYTES`.
+    """
     for batch in table:
         rows = batch.num_rows
         if not rows:
@@ -75,7 +89,67 @@ def batches(table: Any) -> Any:
         each = max(1, batch.nbytes // rows)
         step = max(1, min(MAX_ROWS, ROW_BYTES // each))
         for start in range(0, rows, step):
-            yield batch.slice(start, step)
+            yield from _bounded(batch.slice(start, step))
+
+
+def _bounded(batch: Any) -> Any:
+    """Halve a batch until what it unpacks to is little: one long value may stand in every row."""
+    size = sum(map(_unpacked_bytes, batch.columns))
+    rows = batch.num_rows
+    if size <= 2 * ROW_BYTES or (rows == 1 and size <= MAX_ROW_BYTES):
+        yield batch
+        return
+    if rows == 1:
+        raise FormatError(f"a row unpacks to {size} bytes, more than {MAX_ROW_BYTES}")
+    yield from _bounded(batch.slice(0, rows // 2))
+    yield from _bounded(batch.slice(rows // 2))
+
+
+def _unpacked_bytes(column: Any) -> int:
+    """Return about how many bytes a column's values take once none shares another's."""
+    pa = library()
+    types, kind = pa.types, column.type
+    if isinstance(column, pa.ExtensionArray):
+        return _unpacked_bytes(column.storage)
+    if types.is_dictionary(kind):
+        sizes = _value_sizes(column.dictionary)
+        return int(pa.compute.sum(sizes.take(column.indices)).as_py() or 0)
+    if types.is_run_end_encoded(kind):
+        sizes = _value_sizes(column.values)
+        every = pa.RunEndEncodedArray.from_arrays(column.run_ends, sizes)
+        shown = pa.compute.run_end_decode(every.slice(column.offset, len(column)))
+        return int(pa.compute.sum(shown).as_py() or 0)
+    if types.is_struct(kind):
+        return sum(map(_unpacked_bytes, column.flatten()))
+    if types.is_map(kind):
+        start, stop = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        parts = (part.slice(start, stop - start) for part in (column.keys, column.items))
+        return sum(map(_unpacked_bytes, parts)) + 8 * len(column)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _unpacked_bytes(column.flatten()) + 8 * len(column)
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        return int(pa.compute.sum(_value_sizes(column)).as_py() or 0)
+    return int(column.nbytes)
+
+
+def _value_sizes(values: Any) -> Any:
+    """Return the bytes of each value; of values that are no text, what all take, for each."""
+    pa = library()
+    types, kind = pa.types, values.type
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        words = 4 * (values.offset + len(values))  # the first of a view's four is its length
+        views = pa.Array.from_buffers(pa.int32(), words, [None, values.buffers()[1]])
+        return views.cast(pa.int64())[4 * values.offset :: 4]
+    if (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    ):
+        return pa.compute.binary_length(values).cast(pa.int64())
+    if types.is_primitive(kind):
+        return pa.array([kind.bit_width // 8 or 1] * len(values), pa.int64())
+    return pa.array([_unpacked_bytes(values)] * len(values), pa.int64())
 
 
 def _text(value: str) -> Any:
@@ -123,7 +197,7 @@ def _values(column: Any) -> Any:
     if isinstance(column, pa.ExtensionArray):
         return _values(column.storage)
     if types.is_dictionary(kind):
-        return _values(column.dictionary_decode())
+        return _coded(column)
     if types.is_null(kind):
         return pa.nulls(len(column), pa.large_string())
     if types.is_boolean(kind):
@@ -168,6 +242,17 @@ def _values(column: Any) -> Any:
     if types.is_run_end_encoded(kind):
         return _values(compute.run_end_decode(column))
     raise FormatError(f"values of type {printable(str(kind), 80)} have no canonical form")
+
+
+def _coded(column: Any) -> Any:
+    """Spell what the codes stand for, once each where that is less."""
+    types, inner = library().types, column.type.value_type
+    is_decoded = not (
+        types.is_nested(inner) or types.is_string_view(inner) or types.is_binary_view(inner)
+    )
+    if is_decoded and len(column.dictionary) > len(column):
+        return _values(column.dictionary_decode())
+    return _values(column.dictionary).take(column.indices)
 
 
 def _filled(column: Any) -> Any:

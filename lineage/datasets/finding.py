@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -132,6 +132,11 @@ def split_of(name: str) -> str | None:
     return None
 
 
+def split_called(name: str) -> str:
+    """Return the split that a name stands for: `train`, `test`, `validation`, or itself."""
+    return _SPLITS.get(name, name)
+
+
 def _saved(folder: Path, base: Path) -> list[Source] | None:
     """Return the files of a data set that `datasets` saved in this folder."""
     state = folder / "state.json"
@@ -146,9 +151,12 @@ def _saved(folder: Path, base: Path) -> list[Source] | None:
         name = item.get("filename") if isinstance(item, dict) else None
         if not isinstance(name, str) or Path(name).name != name:
             raise FormatError("a data file outside its folder", file=state)
+        if not os.path.isfile(folder / name):  # noqa: PTH113  (which takes any name)
+            reason = f"the data file '{printable(name, 200)}' is not there"
+            raise FormatError(reason, file=state)
         called = _name(folder / name, base)
         split = value.get("_split")
-        told = _SPLITS.get(split, split) if isinstance(split, str) else split_of(called)
+        told = split_called(split) if isinstance(split, str) else split_of(called)
         sources.append(Source(called, folder / name, "arrow", told))
     return sources
 
@@ -156,9 +164,9 @@ def _saved(folder: Path, base: Path) -> list[Source] | None:
 def _splits_of(value: Any) -> list[tuple[str | None, Any]]:
     """Return the parts of a data set in memory: those of a `DatasetDict`, or it alone."""
     if isinstance(value, dict):
-        return [(_SPLITS.get(str(name), str(name)), part) for name, part in sorted(value.items())]
+        return [(split_called(str(name)), part) for name, part in sorted(value.items())]
     split = str(getattr(value, "split", None) or "") or None
-    return [(split and _SPLITS.get(split, split), value)]
+    return [(split and split_called(split), value)]
 
 
 def _images(folder: Path, base: Path) -> list[Source]:
@@ -181,25 +189,7 @@ def _images(folder: Path, base: Path) -> list[Source]:
 
 def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
     """Return what `metadata.jsonl` or `metadata.csv` tells of each image, by file name."""
-    import csv
-    import io
-
-    from lineage.manifests.records import parse_json
-
-    rows: list[Any] = []
-    for path in (folder / "metadata.jsonl", folder / "metadata.csv"):
-        if not path.is_file():
-            continue
-        data = _bytes(path)
-        if path.suffix == ".csv":
-            rows += csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True)
-        else:
-            for number, line in enumerate(data.split(b"\n"), start=1):
-                if line.strip():
-                    try:
-                        rows.append(parse_json(line))
-                    except FormatError as error:
-                        raise FormatError(f"line {number}: {error.reason}", file=path) from error
+    rows = [*_lines_of(folder / "metadata.jsonl"), *_table_of(folder / "metadata.csv")]
     told: dict[str, dict[str, Any]] = {}
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
@@ -208,6 +198,41 @@ def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
             raise FormatError(f"metadata of '{printable(row['file_name'])}' twice", file=folder)
         told[row["file_name"]] = {key: v for key, v in row.items() if key != "file_name"}
     return told
+
+
+def _lines_of(path: Path) -> Iterator[Any]:
+    """Return the records of JSON lines; none where there is no file."""
+    from lineage.manifests.records import parse_json
+
+    for number, line in enumerate(_bytes(path).split(b"\n") if path.is_file() else (), start=1):
+        if line.strip():
+            try:
+                yield parse_json(line)
+            except FormatError as error:
+                raise FormatError(f"line {number}: {error.reason}", file=path) from error
+
+
+def _table_of(path: Path) -> Iterator[dict[str, str]]:
+    """Return the rows of a CSV; none where there is no file."""
+    import csv
+    import io
+
+    if not path.is_file():
+        return
+    try:
+        text = _bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError("not UTF-8", file=path, offset=error.start) from error
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = next(rows, [])
+        for row in filter(None, rows):
+            if len(row) != len(names):
+                reason = f"{len(row)} values where the header has {len(names)}"
+                raise FormatError(f"line {rows.line_num}: {reason}", file=path)
+            yield dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        raise FormatError(f"line {rows.line_num}: {error}", file=path) from error
 
 
 def _card(folder: Path) -> tuple[str | None, str | None]:

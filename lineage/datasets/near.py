@@ -31,19 +31,29 @@ BANDS = 32
 THRESHOLD = 0.8
 _AT_ONCE = 1 << 12
 
-_STRINGS = re.compile(r'("(?:[^"\\]|\\.)*")(:?)')
+_STRINGS = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(:?)')
 _WORD = re.compile(r"\w+")
 
 Sketches = npt.NDArray[np.uint32]
 
 
+def strings_of(text: bytes) -> list[list[str]]:
+    """Return the words of each of a record's strings; names of members do not count.
+
+    Args:
+        text: Its canonical text.
+    """
+    found = (quoted for quoted, is_name in _STRINGS.findall(text.decode()) if not is_name)
+    strings = (json.loads(quoted) if "\\" in quoted else quoted for quoted in found)
+    return [_WORD.findall(string.lower()) for string in strings]
+
+
 def shingles(text: bytes) -> set[bytes]:
     """Return the runs of five words of a record's strings, from its canonical text.
 
-    Member names do not count. A record of fewer words is one run; without words, its whole text.
+    A record of fewer words is one run; without words, its whole text.
     """
-    strings = (json.loads(s) for s, is_name in _STRINGS.findall(text.decode()) if not is_name)
-    words = [word for string in strings for word in _WORD.findall(string.lower())]
+    words = [word for string in strings_of(text) for word in string]
     if not words:
         return {text}
     runs = range(max(1, len(words) - WORDS + 1))
@@ -152,6 +162,8 @@ def _compare(
         for first in range(0, len(rows), _AT_ONCE):
             i, j = rows[first : first + _AT_ONCE], found[first : first + _AT_ONCE]
             near = (ours[i] == others[j]).mean(axis=1)
-            for row, other, value in zip(i, j, near, strict=True):
-                if value > best[row]:
-                    best[row], match[row] = value, other
+            order = np.lexsort((-near, i))
+            _, heads = np.unique(i[order], return_index=True)
+            nearest = order[heads]  # the nearest of each row
+            nearest = nearest[near[nearest] > best[i[nearest]]]
+            best[i[nearest]], match[i[nearest]] = near[nearest], j[nearest]

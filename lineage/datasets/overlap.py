@@ -7,11 +7,13 @@ from typing import Any, final
 
 import numpy as np
 
-from lineage.datasets.near import THRESHOLD, Near, near_duplicates
+from lineage.datasets.near import THRESHOLD, Near, error_of, near_duplicates
 from lineage.datasets.proving import Compared, shared_by
 from lineage.datasets.stored import Manifest
 from lineage.digest import SIZE
 from lineage.errors import FormatError
+
+__all__ = ["Overlap", "error_of", "overlap", "place", "places"]
 
 _AT_ONCE = 1 << 20
 

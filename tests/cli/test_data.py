@@ -181,3 +181,42 @@ def test_checking_a_proof_needs_no_numbers(data: Path) -> None:
         "assert not {'numpy', 'pyarrow', 'lineage.datasets', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_words_of_the_test_are_found_in_training(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "the quick brown fox jumps over the lazy dog and then it sleeps all day"
+    Path("train").mkdir()
+    Path("train/0.jsonl").write_text(json.dumps({"text": "other"}) + "\n")
+    Path("train/1.txt").write_text(f"nothing\n{text.title()}, as it was told.\n")
+    Path("test.json").write_text(json.dumps([{"q": "short"}, {"q": text, "a": "fox"}]))
+    found = printed(capsys, "overlap", "train", "test.json", "--ngrams", "13", "--near")
+    fits("overlap", found)
+    assert found["distinct_shared"] == 0
+    assert found["b"]["near"]["records"] == 0
+    assert found["ngrams"] == {
+        "words": 13, "share": "0", "records": 2, "too_short": 1, "contaminated": 1,
+        "contaminated_records": [
+            {
+                "file": "test.json", "record": 1, "runs": 3, "seen": 3,
+                "training": {"file": "1.txt", "record": 1},
+            }
+        ],
+    }  # fmt: skip
+    assert run(["overlap", "train", "test.json", "--ngrams", "8", "--share", "0.7"]) == 0
+    told = capsys.readouterr().out
+    assert "1 of 1 records with 8 words or more have such a run in the other" in told
+    assert "  test.json: record 1, 8 of 8 runs, as in 1.txt: record 1" in told
+    for words, status in (
+        (["train", "test.json", "--share", "0.7"], 2),
+        (["train", "test.json", "--ngrams", "8", "--share", "1.5"], 2),
+        (["train", "test.json", "--ngrams", "8", "--share", "most"], 2),
+        (["train", "test.json", "--ngrams", "0"], 2),
+        (["v1.manifest", "test.json", "--ngrams", "8"], 2),
+        (["train", "missing.json"], 3),
+    ):
+        assert run(["overlap", *words]) == status
+    found = printed(capsys, "overlap", "v1.manifest", "v2.jsonl")  # a manifest, and data
+    assert found["distinct_shared"] == 49
+    assert found["ngrams"] is None

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle as op
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import mutators
-from mutators import Mutator
-
-
-def _one_file(suffix: str) -> Callable[[Path, bytes], Path]:
-    def lay(folder: Path, data: bytes) -> Path:
-        path = folder / f"model{suffix}"
-        path.write_bytes(data)
-        return path
-
-    return lay
+import records
+from targets import Target, one_file
 
 
 def _index(folder: Path, data: bytes) -> Path:
@@ -63,25 +54,6 @@ def _emptied(folder: Path) -> None:
         folder.rmdir()
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One reader.
-
-    Attributes:
-        lay: Writes an input into a folder; returns what `lineage.read` is to be given.
-        mutate: Changes an input and keeps its frame.
-        writers: Names in the table of `tests/family/writers.py` whose files it starts from.
-        tokens: The format's own words.
-        is_stored: Whether it is a saved fingerprint and not a model.
-    """
-
-    lay: Callable[[Path, bytes], Path]
-    mutate: Mutator
-    writers: tuple[str, ...] = ()
-    tokens: tuple[bytes, ...] = ()
-    is_stored: bool = False
-
-
 OPCODES = tuple(
     value for name, value in vars(op).items() if name.isupper() and isinstance(value, bytes)
 )
@@ -113,11 +85,20 @@ ONNX = (b"location", b"offset", b"length", b"model.onnx.data", b"../x", b"Dequan
         b"QLinearConv", b"MatMulInteger", b"value", b"axis", b"_quantized", b"_scale",
         b"_zero_point", b"\x70\1", b"\xff" * 9)  # fmt: skip
 
+
+def _stored(given: Path, data: bytes) -> None:
+    from lineage.errors import SchemeError
+    from lineage.fingerprints import from_bytes
+
+    with contextlib.suppress(SchemeError):
+        from_bytes(data, file="model.lineage")
+
+
 _pickled = mutators.words(mutators.blind, PICKLE)
 
 TARGETS: dict[str, Target] = {
     "safetensors": Target(
-        _one_file(".safetensors"), mutators.words(mutators.safetensors, JSON), ("safetensors",)
+        one_file(".safetensors"), mutators.words(mutators.safetensors, JSON), ("safetensors",)
     ),
     "index": Target(_index, mutators.words(mutators.json_text, JSON)),
     "folder": Target(_listing, mutators.words(mutators.blind, (
@@ -127,42 +108,44 @@ TARGETS: dict[str, Target] = {
         b'{"weight_map": {"a": "', b'{"unet": ["a", "b"]}', b'"}}',
     ))),
     "gguf": Target(
-        _one_file(".gguf"), mutators.numbers(mutators.words(mutators.blind, GGUF)), ("gguf",)
+        one_file(".gguf"), mutators.numbers(mutators.words(mutators.blind, GGUF)), ("gguf",)
     ),
-    "npy": Target(_one_file(".npy"), mutators.words(mutators.npy, NPY), ("npy",)),
+    "npy": Target(one_file(".npy"), mutators.words(mutators.npy, NPY), ("npy",)),
     "npz": Target(
-        _one_file(".npz"),
+        one_file(".npz"),
         mutators.numbers(mutators.zipped(mutators.words(mutators.npy, NPY))),
         ("npz", "npz turned"),
     ),
     "onnx": Target(
-        _one_file(".onnx"),
+        one_file(".onnx"),
         mutators.words(mutators.protobuf, ONNX),
         ("onnx", "onnx, typed", "onnx, beside"),
     ),
     "torch zip": Target(
-        _one_file(".pt"),
+        one_file(".pt"),
         mutators.numbers(mutators.zipped(_pickled, suffix=".pkl")),
         ("torch", "torch, turned"),
     ),
     "torch legacy": Target(
-        _one_file(".bin"), mutators.numbers(_pickled), ("torch, old",)
+        one_file(".bin"), mutators.numbers(_pickled), ("torch, old",)
     ),
     "torchscript": Target(
-        _one_file(".pt2"), mutators.numbers(mutators.zipped(_pickled, suffix=".pkl"))
+        one_file(".pt2"), mutators.numbers(mutators.zipped(_pickled, suffix=".pkl"))
     ),
     "hdf5": Target(
-        _one_file(".h5"),
+        one_file(".h5"),
         mutators.numbers(mutators.words(mutators.blind, HDF5)),
         ("hdf5", "hdf5 chunked", "hdf5 turned"),
     ),
     "keras": Target(
-        _one_file(".keras"),
+        one_file(".keras"),
         mutators.numbers(mutators.zipped(mutators.numbers(mutators.blind), suffix=".h5")),
         ("keras",),
     ),
     "lineage": Target(
-        _one_file(".lineage"), mutators.words(mutators.fingerprint, JSON), ("memory",), (), True
+        one_file(".lineage"), mutators.words(mutators.fingerprint, JSON), ("memory",),
+        read=_stored, is_stored=True,
     ),
+    **records.TARGETS,
 }  # fmt: skip
 """By the name that `run.py` takes."""

@@ -6,6 +6,8 @@ returns other bytes. Whatever they cannot take apart they give to `raw`.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import io
 import json
 import random
@@ -256,3 +258,107 @@ def numbers(mutator: Mutator) -> Mutator:
         return data[:at] + (value % 256**width).to_bytes(width, "little") + data[at + width :]
 
     return change
+
+
+def lines(mutator: Mutator) -> Mutator:
+    """Change one line by itself, or lines at their ends."""
+
+    def change(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+        held = data.split(b"\n")
+        if rng.random() < 0.15:
+            return raw(data)
+        at = rng.randrange(len(held))
+        held[at] = mutator(held[at], rng, raw)
+        return b"\n".join(held)
+
+    return change
+
+
+def gzipped(mutator: Mutator) -> Mutator:
+    """Change what was compressed and compress it anew."""
+
+    def change(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+        try:
+            inner = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error):
+            return raw(data)
+        if rng.random() < 0.2:
+            return raw(data)
+        return gzip.compress(mutator(inner, rng, raw), 1)
+
+    return change
+
+
+def parquet(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+    """Change the footer or the pages, and write the footer's length anew."""
+    length = int.from_bytes(data[-8:-4], "little")
+    if data[-4:] != b"PAR1" or length > len(data) - 12 or rng.random() < 0.2:
+        return raw(data)
+    pages, footer = data[: -8 - length], data[-8 - length : -8]
+    if rng.random() < 0.5:
+        footer = raw(footer)
+    else:
+        pages = raw(pages)
+    return pages + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def tar(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+    """Change a header and put its checksum right, or change what it heads."""
+    heads = [at for at in range(0, len(data) - 511, 512) if data[at + 257 : at + 262] == b"ustar"]
+    if not heads or rng.random() < 0.3:
+        return raw(data)
+    at = rng.choice(heads)
+    head = raw(data[at : at + 512])[:512].ljust(512, b"\0")
+    total = sum(head) - sum(head[148:156]) + 8 * 32
+    head = head[:148] + b"%06o\0 " % total + head[156:]
+    return data[:at] + head + data[at + 512 :]
+
+
+def canonical(mutator: Mutator) -> Mutator:
+    """Write what another mutator made of a JSON text in the form that readers ask for."""
+
+    def change(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+        made = mutator(data, rng, raw)
+        try:
+            value = json.loads(made)
+        except (ValueError, RecursionError):
+            return made
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "replace")
+
+    return change
+
+
+def manifest(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+    """Change the header, the list of files, or the digests of a saved manifest, and its length."""
+    head, mark, rest = data.partition(b"\n")
+    try:
+        value = json.loads(head)
+        length = int(value["files_bytes"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return raw(data)
+    files, digests = rest[:length], rest[length:]
+    what = rng.randrange(4)
+    if what == 0:
+        return raw(data)
+    if what == 1:
+        return head + mark + files + raw(digests)
+    if what == 2:
+        files = canonical(json_text)(files, rng, raw)
+        value["files_bytes"] = len(files)
+        head = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return head + mark + files + digests
+    return canonical(json_text)(head, rng, raw) + mark + rest
+
+
+def proof(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+    """Change a member of a proof, or its opened tree."""
+    try:
+        value = json.loads(data)
+        opened = base64.b64decode(value["tree"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return canonical(json_text)(data, rng, raw)
+    if rng.random() < 0.5:
+        return canonical(json_text)(data, rng, raw)
+    value["tree"] = base64.b64encode(raw(opened)).decode()
+    return canonical(blind)(json.dumps(value).encode(), rng, lambda part: part)

@@ -67,7 +67,8 @@ def _fuzz(reader: str, folder: Path, seconds: int) -> str:
     (folder / "findings").mkdir(exist_ok=True)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="lineage-fuzz-", dir=memory) as place:
-        ours = {"LINEAGE_FUZZ_PLACE": place, "HF_HUB_OFFLINE": "1", "MALLOC_ARENA_MAX": "1"}
+        ours = {"LINEAGE_FUZZ_PLACE": place, "HF_HUB_OFFLINE": "1", "MALLOC_ARENA_MAX": "1",
+                "ARROW_DEFAULT_MEMORY_POOL": "system", "TMPDIR": place}  # fmt: skip
         environment = {**os.environ, **threads, **ours}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False,
                               errors="replace")  # fmt: skip

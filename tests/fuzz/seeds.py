@@ -12,6 +12,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "family")]
 
 import numpy as np
+import record_seeds
+import records
 from formats import TARGETS
 from makers import Array, model_bytes, shard_name
 from writers import WRITERS
@@ -30,7 +32,11 @@ def main(reader: str, folder: Path) -> None:
     seeds.mkdir(parents=True, exist_ok=True)
     beside.mkdir(exist_ok=True)
     by_hand = {"index": _index, "folder": _folder, "torchscript": _torchscript}
-    for number, data in enumerate(by_hand.get(reader, list)()):
+    if reader in records.TARGETS:
+        made = record_seeds.seeds(reader, beside)
+    else:
+        made = by_hand.get(reader, list)()
+    for number, data in enumerate(made):
         (seeds / f"hand-{number}").write_bytes(data)
     (beside / _SHARD[0]).write_bytes(model_bytes({"a": np.zeros(2, np.float32)}))
     (beside / _SHARD[1]).write_bytes(model_bytes({"b": np.ones((2, 2), np.float32)}))

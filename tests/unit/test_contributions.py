@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +21,7 @@ from lineage import claims
 from lineage.claims import Claim, ModelRef, Parent, contributions
 from lineage.claims.contributions import Contribution, from_bytes, shares
 from lineage.cli import run
-from lineage.datasets import build, load
+from lineage.datasets import Options, build, load
 from lineage.datasets.parts import hold_parts
 from lineage.datasets.stored import Manifest
 from lineage.errors import FormatError, SignatureError, VerificationError
@@ -45,39 +46,54 @@ def made_of(folder: Path, name: str, numbers: list[int]) -> Manifest:
     return load(folder / f"{name}.manifest")
 
 
-def said(payee: str, records: Head, weight: Fraction = Fraction(1)) -> Contribution:
-    return Contribution(records, payee, "labeller", ISSUED, weight)
+def said(
+    payee: str, records: Head, weight: Fraction = Fraction(1), role: str = "labeller"
+) -> Contribution:
+    return Contribution(records, payee, role, ISSUED, weight)
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from("abc"), st.integers(1, 10**6), st.fractions(Fraction(1, 1000), 1000)
-        ),
-        max_size=6,
+PARTS = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(["labeller", "writer"]),
+        st.integers(1, 10**6),
+        st.integers(1, 40).map(lambda n: Fraction(n, 7)),
     ),
-    st.integers(0, 10**6),
+    max_size=6,
 )
-def test_shares_are_exact_and_sum_to_one(parts: list[tuple[str, int, Fraction]], left: int) -> None:
-    parts = [(payee, n, weight.limit_denominator(20) or Fraction(1)) for payee, n, weight in parts]
-    whole = head_of(sum(n for _, n, _ in parts) + left)
-    listed = [said(payee, head_of(n), weight) for payee, n, weight in parts]
+
+
+@given(PARTS, st.integers(0, 10**6))
+def test_shares_are_exact_and_sum_to_one(
+    parts: list[tuple[str, str, int, Fraction]], left: int
+) -> None:
+    roles = {role: sum(n for _, r, n, _ in parts if r == role) for _, role, _, _ in parts}
+    whole = head_of(max(roles.values(), default=0) + left)
+    listed = [said(payee, head_of(n), weight, role) for payee, role, n, weight in parts]
     if not whole.records:
         with pytest.raises(VerificationError, match="without records"):
-            shares(whole, listed, ("owner", "curator"))
+            shares(whole, listed, left, ("owner", "curator"))
         return
-    found = shares(whole, listed, ("owner", "curator"))
+    found = shares(whole, listed, left, ("owner", "curator"))
     assert sum(split.share for split in found) == 1
-    total = sum((w * n for _, n, w in parts), Fraction(left))
-    for payee in {payee for payee, _, _ in parts}:
-        share = next(split.share for split in found if split.payee == payee)
-        assert share == sum((w * n for p, n, w in parts if p == payee), Fraction(0)) / total
+    total = sum((w * n for _, _, n, w in parts), Fraction(left))
+    for payee, role in {(payee, role) for payee, role, _, _ in parts}:
+        share = next(s.share for s in found if (s.payee, s.role) == (payee, role))
+        counted = sum((w * n for p, r, n, w in parts if (p, r) == (payee, role)), Fraction(0))
+        assert share == counted / total
     assert any(split.payee == "owner" for split in found) == (left > 0)
     if left:
         with pytest.raises(VerificationError, match=f"{left} records are nobody's"):
-            shares(whole, listed)
+            shares(whole, listed, left)
     with pytest.raises(VerificationError, match="1 records more are claimed"):
-        shares(whole, [*listed, said("d", head_of(left + 1))], ("owner", "curator"))
+        shares(whole, [said("d", head_of(whole.records + 1))], 0, ("owner", "curator"))
+    for unclaimed in (-1, whole.records + 1):
+        with pytest.raises(
+            VerificationError, match=r"records cannot be unclaimed|more are claimed"
+        ):
+            shares(whole, listed, unclaimed, ("owner", "curator"))
+    with pytest.raises(VerificationError, match=r"0 records cannot be unclaimed"):
+        shares(head_of(sum(roles.values()) + 1), listed, 0, ("owner", "curator"))
 
 
 def test_a_contribution_is_believed_by_its_signature() -> None:
@@ -118,12 +134,80 @@ def test_what_is_no_contribution_is_refused(change: dict[str, Any]) -> None:
 def test_parts_are_held_to_the_whole(tmp_path: Path) -> None:
     whole = made_of(tmp_path, "whole", [*range(10), 3])
     a, b = made_of(tmp_path, "a", [1, 2, 3]), made_of(tmp_path, "b", [3, 4])
-    hold_parts(whole, [a, b])
-    hold_parts(whole, [])
-    with pytest.raises(VerificationError, match="1 distinct records are claimed more often"):
-        hold_parts(whole, [a, b, made_of(tmp_path, "c", [4])])
-    with pytest.raises(VerificationError, match="2 distinct records of the parts are not in"):
-        hold_parts(whole, [a, made_of(tmp_path, "d", [77, 78, 1])])
+    assert hold_parts(whole, {"labeller": [a, b]}) == 6
+    assert hold_parts(whole, {}) == hold_parts(whole, {"labeller": []}) == 11
+    assert hold_parts(whole, {"labeller": [a, b], "writer": [whole]}) == 0
+    assert hold_parts(whole, {"labeller": [a], "writer": [b]}) == 7  # one of the two 3 is nobody's
+    assert hold_parts(whole, {"labeller": [b], "writer": [b]}) == 9
+    more = [a, b, made_of(tmp_path, "c", [4])]
+    with pytest.raises(
+        VerificationError, match=r"1 distinct records .*'labeller' are claimed more"
+    ):
+        hold_parts(whole, {"labeller": more})
+    assert hold_parts(whole, {"labeller": more[:2], "writer": more[2:]}) == 6
+    with pytest.raises(VerificationError, match=r"2 distinct records .* are not in the data set"):
+        hold_parts(whole, {"writer": [a], "x": [made_of(tmp_path, "d", [77, 78, 1])]})
+    secret = Options(secret=bytes(32))
+    build([[{"n": 1}]], tmp_path / "hidden.manifest", secret)
+    with pytest.raises(FormatError, match="private"):
+        hold_parts(whole, {"writer": [load(tmp_path / "hidden.manifest")]})
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=3), st.data())
+def test_the_unclaimed_are_what_no_role_has(
+    tmp_path_factory: pytest.TempPathFactory, roles: list[list[int]], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    counts = [Counter(numbers) for numbers in roles]
+    most = Counter({n: max(c[n] for c in counts) for n in range(6)} if counts else {})
+    extra = data.draw(st.lists(st.integers(0, 9), max_size=5))
+    whole = made_of(folder, "whole", [*most.elements(), *extra])
+    parts = {}
+    for number, numbers in enumerate(roles):
+        cut = data.draw(st.integers(0, len(numbers)))
+        halves = numbers[:cut], numbers[cut:]
+        parts[str(number)] = [made_of(folder, f"{number}{n}", h) for n, h in enumerate(halves)]
+    assert hold_parts(whole, parts) == len(extra)
+
+
+def test_who_signs_what_is_not_theirs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A record that two sign in one role; one that is not there; and two roles at one record."""
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"n": n}) for n in range(6)]
+    parts = {"whole": lines, "ann": lines[:3], "bob": lines[2:4], "eve": [*lines[4:], '{"n": 99}']}
+    for name, part in parts.items():
+        Path(f"{name}.jsonl").write_text("\n".join(part))
+        assert run(["manifest", f"{name}.jsonl", "-o", f"{name}.manifest"]) == 0
+    for name in ("ann", "bob", "eve"):
+        assert run(["key", f"{name}.key"]) == 0
+        for role in ("writer", "labeller"):
+            words = ["--payee", name, "--role", role, "--key", f"{name}.key"]
+            out = f"{name}.{role}.json"
+            assert run(["contribute", f"{name}.manifest", *words, "-o", out]) == 0
+
+    def shared(*said: str) -> tuple[int, str, str]:
+        keys = [w for name in ("ann", "bob", "eve") for w in ("--key", f"{name}.key.pub")]
+        part = [w for s in said for w in ("--part", f"{s.split('.')[0]}.manifest", f"{s}.json")]
+        capsys.readouterr()
+        status = run(["shares", "whole.manifest", *part, *keys, "--rest", "owner:curator"])
+        return status, *capsys.readouterr()
+
+    status, _, error = shared("ann.writer", "bob.writer")
+    assert status == 1
+    assert "1 distinct records of the parts of role 'writer' are claimed more often" in error
+    status, _, error = shared("eve.writer")
+    assert status == 1
+    assert "1 distinct records of the parts of role 'writer' are not in the data set" in error
+    status, _, error = shared("ann.writer", "ann.writer")
+    assert status == 1
+    assert "3 distinct records" in error
+    status, out, _ = shared("ann.writer", "bob.labeller")  # 3, 2, and 2 that are nobody's
+    assert status == 0
+    assert [line.split() for line in out.splitlines()] == [
+        ["3/7", "ann,", "writer"], ["2/7", "bob,", "labeller"], ["2/7", "owner,", "curator"],
+    ]  # fmt: skip
 
 
 def test_labellers_are_paid_by_a_model_trained_on_their_records(

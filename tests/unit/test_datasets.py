@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import struct
 import sys
 import tarfile
 from decimal import Decimal
@@ -210,6 +211,9 @@ TYPED: list[tuple[Any, Any, list[str | None]]] = [
     (pa.binary(2), [b"ab"], [f'!bytes"{blake3(b"ab").hexdigest()}"']),
     (pa.string_view(), ["a\n\"\\\x1f\u007f", None], ['"a\\n\\"\\\\\\u001f\u007f"', None]),
     (pa.dictionary(pa.int8(), pa.string()), ["b", "a", None], ['"b"', '"a"', None]),
+    (pa.dictionary(pa.int8(), pa.list_(pa.int8())), pa.DictionaryArray.from_arrays(
+        pa.array([1, None, 0, 1], pa.int8()), pa.array([[1], None])
+    ), [None, None, "[1]", None]),
     (pa.null(), [None], [None]),
     (pa.bool_(), [True, None], ["true", None]),
     (pa.list_(pa.int8()), [[1, None], [], None], ["[1,null]", "[]", None]),
@@ -223,9 +227,13 @@ TYPED: list[tuple[Any, Any, list[str | None]]] = [
 ]  # fmt: skip
 
 
+def array_of(values: Any, kind: Any) -> Any:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
 @pytest.mark.parametrize(("kind", "values", "texts"), TYPED, ids=[str(t[0]) for t in TYPED])
 def test_typed_values_have_these_texts(kind: Any, values: list[Any], texts: list[Any]) -> None:
-    column = pa.array(values, kind)
+    column = array_of(values, kind)
     expected = ["{}" if t is None else f'{{"c":{t}}}' for t in texts]
     batch = pa.record_batch([column], ["c"])
     assert [t.decode() for t in columns.texts_of(batch).to_pylist()] == expected
@@ -412,6 +420,19 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     write_lines(tmp_path / "train" / "cat" / "metadata.jsonl", [{"file_name": "1.png"}] * 2)
     with pytest.raises(FormatError, match=r"metadata of '1\.png' twice"):
         build([tmp_path], options=Options("image"))
+    (tmp_path / "train" / "cat" / "metadata.jsonl").unlink()
+    table = tmp_path / "train" / "cat" / "metadata.csv"
+    table.write_text("\ufefffile_name,text\n1.png,a cat\n", encoding="utf-8")
+    assert root(tmp_path, kind="image") == root(expected)
+    for data, match in (
+        (b"file_name,text\n1.png\n", r"metadata\.csv: line 2: 1 values where the header has 2"),
+        (b'file_name\n"1.png', r"metadata\.csv: line 2: unexpected end of data"),
+        (b"file_name\n\xff", r"metadata\.csv: not UTF-8 \(at byte 10\)"),
+        (b"name\n1.png\n", "metadata without file_name"),
+    ):
+        table.write_bytes(data)
+        with pytest.raises(FormatError, match=match):
+            build([tmp_path], options=Options("image"))
 
 
 def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
@@ -439,18 +460,69 @@ def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
     (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(FormatError, match="outside its folder"):
         build([tmp_path / "saved"])
+    for name in ("missing.arrow", "x" * 300, "a\0b"):
+        state["_data_files"] = [{"filename": name}]
+        (folder / "state.json").write_text(json.dumps(state))
+        with pytest.raises(FormatError, match=r"state\.json: the data file '.*' is not there"):
+            build([tmp_path / "saved"])
 
 
-def test_a_dataset_of_the_datasets_library_is_read() -> None:
+ROWS_OF_DATASETS = [
+    {
+        "n": n, "t": f"te/xt \u00e9 {n}" if n % 3 else None, "x": n / 8, "ok": n % 2 == 0,
+        "l": [n, n + 1], "o": {"a": str(n), "b": None if n % 2 else n}, "c": n % 3,
+    }
+    for n in range(25)
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_datasets_in_memory_and_saved_have_one_root(tmp_path: Path) -> None:
+    """As jsonl, parquet and a folder that the library wrote, and as its objects in memory."""
     datasets = pytest.importorskip("datasets")
-    rows = [{"n": n, "t": str(n)} for n in range(25)]
+    rows = ROWS_OF_DATASETS
+    expected = root(rows)
     made = datasets.Dataset.from_list(rows)
-    assert root(made) == root(rows)
-    assert root(made.shuffle(seed=1).select(range(25))) == root(rows)
+    made = made.cast_column("c", datasets.ClassLabel(names=["x", "y", "z"]))
     both = datasets.DatasetDict(
-        {"train": made.select(range(20)), "test": made.select(range(20, 25))}
+        {"train": made.select(range(20)), "validation": made.select(range(20, 25))}
     )
-    assert root(both) == root(rows)
+    made.to_json(tmp_path / "a.jsonl")
+    made.to_parquet(tmp_path / "a.parquet")
+    made.save_to_disk(tmp_path / "saved", num_shards=3)
+    both.save_to_disk(tmp_path / "both")
+    (tmp_path / "parts").mkdir()
+    for split, part in both.items():
+        part.to_parquet(tmp_path / "parts" / f"{split}-00000-of-00001.parquet")
+    for given_ in (tmp_path / "a.jsonl", tmp_path / "a.parquet", tmp_path / "saved", made):
+        assert root(given_) == expected
+        assert build([given_]).header.ordered_root == build([rows]).header.ordered_root
+    for given_ in (tmp_path / "both", tmp_path / "parts", both):
+        header = build([given_]).header
+        assert header.head.root.hex() == expected
+        assert header.splits == {"train": 20, "validation": 5}
+    assert root(datasets.load_from_disk(str(tmp_path / "saved"))) == expected
+    assert root(datasets.load_from_disk(str(tmp_path / "both"))) == expected
+    assert root(made.shuffle(seed=1).select(range(25))) == expected  # by indices over the table
+    assert root(made.with_format("numpy")) == expected  # however it shows itself
+    assert root(made.with_transform(lambda batch: {"n": [0] * len(batch["n"])})) == expected
+    assert root(made.to_iterable_dataset()) == expected
+    assert root(datasets.concatenate_datasets([both["validation"], both["train"]])) == expected
+    assert build([made]).header.columns == tuple(rows[0])
+    picked = made.select([3, 1])
+    picked.save_to_disk(tmp_path / "picked")
+    assert root(tmp_path / "picked") == root([rows[3], rows[1]])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_datasets_of_pictures_are_their_bytes(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"image": {"bytes": bytes([n]) * 9, "path": None}, "n": n} for n in range(3)]
+    features = datasets.Features({"image": datasets.Image(), "n": datasets.Value("int64")})
+    made = datasets.Dataset.from_list(rows, features=features)
+    made.to_parquet(tmp_path / "a.parquet")
+    made.save_to_disk(tmp_path / "saved")
+    assert root(made) == root(tmp_path / "a.parquet") == root(tmp_path / "saved") == root(rows)
 
 
 # Bad input
@@ -506,6 +578,59 @@ def test_cut_columnar_files_are_refused(tmp_path: Path) -> None:
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
         refused(path, "broken or cut")
+
+
+def sharing(rows: int, text: str) -> dict[str, pa.Array]:
+    """Columns in which one text stands in every row, and is there once."""
+    view = struct.pack("<i4sii", len(text), text[:4].encode(), 0, 0)
+    buffers = [None, pa.py_buffer(view * rows), pa.py_buffer(text.encode())]
+    views = pa.Array.from_buffers(pa.string_view(), rows, buffers)
+    codes = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), pa.array([text]))
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([rows], pa.int32()), pa.array([text]))
+    lists = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), views)
+    return {
+        "views": views,
+        "codes": codes,
+        "runs": runs,
+        "lists": lists,
+        "objects": pa.StructArray.from_arrays([codes], ["a"]),
+        "of views": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), views[:1]),
+        "of lists": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), lists[:1]),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(sharing(1, "text")))
+def test_one_long_value_in_every_row_takes_little_memory(name: str) -> None:
+    """What shares a value is unpacked a little at a time: 2000 times 100 kB are 200 MB."""
+    column = sharing(2000, "x" * 100_000)[name]
+    pieces = list(columns.batches([pa.record_batch([column], ["c"])]))
+    assert sum(piece.num_rows for piece in pieces) == 2000
+    assert max(piece.num_rows for piece in pieces) <= 200
+    few = pa.record_batch([column.slice(1990)], ["c"])
+    (whole,) = columns.batches([few])
+    assert build([pa.Table.from_batches([few])]).header.head.distinct == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "ROW_BYTES", 1000)
+        assert [piece.num_rows for piece in columns.batches([few])] == [1] * 10
+        patch.setattr(columns, "MAX_ROW_BYTES", 10_000)
+        with pytest.raises(FormatError, match=r"a row unpacks to 1000.. bytes, more than 10000"):
+            build([pa.Table.from_batches([whole])])
+
+
+def test_batches_of_every_type_are_measured() -> None:
+    for kind, values, _ in TYPED:
+        batch = pa.record_batch([array_of(values, kind)], ["c"])
+        for part in (batch, batch.slice(1)):
+            assert sum(piece.num_rows for piece in columns.batches([part])) == part.num_rows
+
+
+def test_what_arrow_gives_up_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise pa.ArrowMemoryError("malloc of size 9 failed")
+
+    monkeypatch.setattr(columns, "texts_of", full)
+    with pytest.raises(FormatError, match="memory-0: broken columns: malloc of size 9 failed"):
+        build([pa.table({"n": [1]})])
 
 
 def test_json_of_every_outline_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, final
 
@@ -10,6 +12,8 @@ from lineage import canonical
 from lineage.datasets.building import Built
 from lineage.datasets.conventions import croissant, dvc, hub_info, mosaic, wandb
 from lineage.datasets.conventions.base import Declared, Description
+from lineage.datasets.conventions.cards import front_matter
+from lineage.datasets.stored import MAX_WORDS
 from lineage.errors import FormatError, printable
 
 MAX_BYTES = 64 << 20
@@ -27,8 +31,8 @@ class Agreement:
         convention: Whose description it is.
         whole: The convention's own digest of all files, where it has one.
         agree: Files whose digests, or at least sizes, are as described.
-        differ: Files whose digest or size is another, or a root that is.
-        missing: Files that are described and not there.
+        differ: Files whose digest or size is another, a root that is, or splits of other counts.
+        missing: Files and columns that are described and not there.
         unchecked: Files of whom the description says neither a known digest nor a size.
     """
 
@@ -62,18 +66,28 @@ def read(path: Path) -> Description:
     Raises:
         FormatError: If it is of none, or broken.
     """
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    value = canonical.loads(data, file=path, max_bytes=MAX_BYTES, floats=True)
     try:
-        for reader in READERS:
-            found = reader(value)
+        for found in _said(path):
             if found is not None:
                 return found
     except FormatError as error:
-        raise FormatError(error.reason, file=path) from error
-    reason = "no description known here: Croissant, DVC .dir, W&B, MosaicML or dataset_infos"
+        raise FormatError(error.reason, file=path, offset=error.offset) from error
+    reason = (
+        "no description known here: Croissant, DVC .dir, W&B, MosaicML, dataset_infos or a card"
+    )
     raise FormatError(reason, file=path)
+
+
+def _said(path: Path) -> Iterator[Description | None]:
+    """Return what each reader makes of a file."""
+    if path.suffix.lower() == ".md":
+        yield hub_info.read_card(front_matter(path))
+        return
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    value = canonical.loads(data, max_bytes=MAX_BYTES, floats=True)
+    for reader in READERS:
+        yield reader(value)
 
 
 def algorithms_of(found: Description) -> tuple[str, ...]:
@@ -87,9 +101,27 @@ def hold(found: Description, built: Built) -> Agreement:
     named: dict[str, list[str]] = {"agree": [], "differ": [], "missing": [], "unchecked": []}
     for file in found.files:
         named[_held(file, sizes, built)].append(printable(file.name))
-    if found.root is not None and found.root != built.header.head.root.hex():
+    names = list(sizes)
+    for described in found.sets:
+        if not any(_matches(name, described.patterns) for name in names):
+            named["missing"].append(printable(described.name))
+    header = built.header
+    if found.root is not None and found.root != header.head.root.hex():
         named["differ"].append("the root over the records")
+    there = set(header.columns)
+    if len(there) < MAX_WORDS:  # where there are more, not all are told
+        gone = (name for name in found.columns if name not in there)
+        named["missing"] += [f"the column {printable(name)}" for name in gone]
+    for split, records in found.splits.items():
+        if header.splits.get(split, 0) != records:
+            counts = f"{records} records described, {header.splits.get(split, 0)} found"
+            named["differ"].append(f"the split {printable(split)}: {counts}")
     return Agreement(found.convention, found.whole, *(tuple(part) for part in named.values()))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path, or what ends it, matches one of several patterns."""
+    return any(fnmatchcase(f"/{name}", f"*/{pattern.lstrip('/')}") for pattern in patterns)
 
 
 def _held(file: Declared, sizes: dict[str, int], built: Built) -> str:

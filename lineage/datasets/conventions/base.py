@@ -29,6 +29,20 @@ class Declared:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Matched:
+    """Files that are described by patterns: at least one file must match.
+
+    Args:
+        name: What the set is called.
+        patterns: As a shell has them, a `*` standing for `/` too.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a description says.
 
@@ -37,12 +51,18 @@ class Description:
         files: The files.
         whole: The convention's own digest of all of it, where it has one.
         root: The root over the records, where `lineage` wrote it.
+        sets: Files that are described together.
+        columns: The columns that are said to be there.
+        splits: How many records each split is said to have.
     """
 
     convention: str
     files: tuple[Declared, ...]
     whole: str | None = None
     root: str | None = None
+    sets: tuple[Matched, ...] = ()
+    columns: tuple[str, ...] = ()
+    splits: dict[str, int] = field(default_factory=dict)
 
 
 def text_at(value: Any, key: str) -> str:

@@ -19,7 +19,7 @@ def read_card(folder: Path) -> tuple[str | None, str | None]:
     `README.md`'s front matter comes first, then `dataset_info.json` and `dataset_infos.json`.
     """
     licence = source = None
-    front = _front_matter(folder / "README.md")
+    front = front_matter(folder / "README.md")
     for value in (front, *_infos(folder)):
         licence = licence or _words(value.get("license"))
         origin = value.get("homepage") or value.get("source_datasets")
@@ -27,7 +27,12 @@ def read_card(folder: Path) -> tuple[str | None, str | None]:
     return licence, source
 
 
-def _front_matter(path: Path) -> dict[str, Any]:
+def front_matter(path: Path) -> dict[str, Any]:
+    """Return what a card says between its lines of three dashes; nothing where it has none.
+
+    Raises:
+        FormatError: If it is not YAML, or not text.
+    """
     if not path.is_file():
         return {}
     import yaml

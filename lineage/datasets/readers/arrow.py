@@ -32,6 +32,6 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
             yield Columns(tuple(opened.schema.names))
             for batch in columns.batches(found):
                 yield columns.digest, (batch, near)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         reason = f"broken or cut Arrow: {printable(str(error))}"
         raise FormatError(reason, file=file.path) from error

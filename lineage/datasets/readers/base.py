@@ -234,12 +234,12 @@ def whole_lines(file: WatchedFile) -> Iterator[bytes]:
         if is_first:
             piece, is_first = without_mark(piece, file.path), False
         cut = piece.rfind(b"\n") + 1
+        if held + (piece.find(b"\n") if cut else len(piece)) > MAX_RECORD_BYTES:
+            reason = f"a line is longer than {MAX_RECORD_BYTES} bytes"
+            raise FormatError(reason, file=file.path, offset=begin)
         if not cut:
             rest.append(piece)
             held += len(piece)
-            if held > MAX_RECORD_BYTES:
-                reason = f"a line is longer than {MAX_RECORD_BYTES} bytes"
-                raise FormatError(reason, file=file.path, offset=begin)
             continue
         lines = b"".join([*rest, piece[:cut]])
         begin += len(lines)

@@ -22,7 +22,7 @@ from lineage.datasets.readers.base import (
     without_mark,
 )
 from lineage.errors import FormatError
-from lineage.manifests.records import MAX_RECORD_BYTES
+from lineage.manifests.records import MAX_RECORD_BYTES, parse_json
 
 unit = "item"
 suffixes = (".json", ".json.gz", ".json.zst")
@@ -37,7 +37,7 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
     held: list[str] = []
     size = 0
     is_first = True
-    for item in _items(_text(file), file.path):
+    for item in items_of(file):
         if is_first:
             yield Columns(_names(item))
             is_first = False
@@ -50,16 +50,25 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
         yield _digest, (held, near)
 
 
+def items_of(file: WatchedFile) -> Iterator[str]:
+    """Return the texts of a file's items."""
+    return _items(_text(file), file.path)
+
+
 def _digest(items: list[str], near: Near | None) -> Done:
+    texts = [item.encode() for item in items]
     bad: list[Bad] = []
-    texts = canonical_texts([item.encode() for item in items], bad)
-    return done(texts, len(items), bad, near)
+    for number, text in enumerate(texts):
+        if len(text) > MAX_RECORD_BYTES:
+            bad.append((number, f"longer than {MAX_RECORD_BYTES} bytes"))
+            texts[number] = b""
+    return done(canonical_texts(texts, bad), len(items), bad, near)
 
 
 def _names(item: str) -> tuple[str, ...]:
     try:
-        value = json.loads(item)
-    except (ValueError, RecursionError):
+        value = parse_json(item.encode())
+    except FormatError:
         return ()
     return tuple(value) if isinstance(value, dict) else ()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from lineage.datasets.json_texts import Bad, canonical_texts
@@ -16,6 +15,8 @@ from lineage.datasets.readers.base import (
     done,
     whole_lines,
 )
+from lineage.errors import FormatError
+from lineage.manifests.records import parse_json
 
 unit = "line"
 suffixes = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
@@ -47,8 +48,8 @@ def names_in(lines: bytes) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for line in lines.split(b"\n", LOOKED_AT)[:LOOKED_AT]:
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = parse_json(line)
+        except FormatError:
             continue
         if isinstance(value, dict):
             names.update(dict.fromkeys(value))

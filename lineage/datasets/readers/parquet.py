@@ -32,6 +32,6 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
                 table = opened.iter_batches(batch_size=rows, row_groups=[group])
                 for batch in columns.batches(table):
                     yield columns.digest, (batch, near)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"broken or cut Parquet: {printable(str(error))}"
         raise FormatError(reason, file=file.path) from error

@@ -42,7 +42,7 @@ class Table:
         """Return a job for every few thousand rows."""
         # The module's one limit is everyone's; it is only ever raised.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
-        rows = csv.reader(_lines(file), delimiter=self.mark, strict=True)
+        rows = csv.reader(lines_of(file), delimiter=self.mark, strict=True)
         try:
             names = next(rows, None)
             if names is None:
@@ -70,7 +70,8 @@ csv_files = Table(",", (".csv", ".csv.gz", ".csv.zst"))
 tsv_files = Table("\t", (".tsv", ".tsv.gz", ".tsv.zst"))
 
 
-def _lines(file: WatchedFile) -> Iterator[str]:
+def lines_of(file: WatchedFile) -> Iterator[str]:
+    """Return the lines of a table as text, their ends kept."""
     line = 0
     for lines in whole_lines(file):
         try:

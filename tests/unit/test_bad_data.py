@@ -1,0 +1,326 @@
+"""Bad data sets: one line that names file and place, or a count and a list of what was left out."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lineage.cli import run
+from lineage.datasets import Options, build
+from lineage.errors import FormatError
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "fuzz"))
+try:
+    import record_seeds
+    import records
+finally:
+    sys.path.pop(0)
+
+LINES = {
+    "cut": (b'{"a": ', "not JSON"),
+    "two values": (b"1 2", "not JSON"),
+    "latin-1": (b'{"a": "caf\xe9"}', r"not UTF-8 \(byte 10 of the record\)"),
+    "utf-16 without a mark": ('{"a": 1}'.encode("utf-16-le"), "not JSON"),
+    "a mark inside": (b'\xef\xbb\xbf{"a": 1}', "not JSON"),
+    "surrogates in utf-8": (b'"\xed\xa0\x80"', "not UTF-8"),
+    "a key twice": (b'{"a": 1, "a": 1}', "the key 'a' twice in one object"),
+    "a key twice, once null": (b'{"a": 1, "a": null}', "the key 'a' twice in one object"),
+    "a key twice inside": (b'[{"b": {"a": 1, "\\u0061": 2}}]', "the key 'a' twice in one object"),
+    "2^53": (b'{"a": 9007199254740992}', r"the integer 9007199254740992 is beyond 2\^53"),
+    "-2^53": (b"[-9007199254740992]", r"the integer -9007199254740992 is beyond 2\^53"),
+    "very long digits": (b"1" * 5000, r"the integer 1111.* is beyond 2\^53"),
+    "too large a number": (b"1e309", "the number 1e309 is beyond what a double holds"),
+    "-0": (b"-0", "the number -0"),
+    "-0.0": (b'{"a": -0.0}', "the number -0.0, which is -0"),
+    "-0e0": (b"-0e0", "the number -0e0, which is -0"),
+    "NaN": (b'{"a": NaN}', "NaN is not JSON"),
+    "Infinity": (b"Infinity", "Infinity is not JSON"),
+    "-Infinity": (b"[-Infinity]", "-Infinity is not JSON"),
+    "half a pair": (b'{"a": "\\ud800"}', "half of a surrogate pair"),
+    "half a pair in a key": (b'{"\\udfff": 1}', "half of a surrogate pair"),
+    "deep": (b"[" * 130 + b"]" * 130, "nested more than 128 deep"),
+    "very deep": (b"[" * 200_000, "nested more than 128 deep"),
+    "a control character": (b'"a\tb"', "not JSON"),
+}
+"""A line that is no record, and why not."""
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_is_refused_or_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    line, reason = LINES[name]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"n": 1}\n\n' + line + b'\n{"n": 2}\n')
+    assert run(["manifest", str(path)]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"lineage: .*a\.jsonl: line 3: .*{reason}.*\n", err)
+    assert run(["manifest", str(path), "--skip-bad-records", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["records"], made["skipped"]) == (2, 1)
+    (left,) = made["skipped_records"]
+    assert (left["file"], left["where"]) == ("a.jsonl", "line 3")
+    assert re.search(reason, left["reason"])
+    assert made["root"] == build([[{"n": 1}, {"n": 2}]]).header.head.root.hex()
+
+
+SKIPPED = {
+    "a.jsonl": (b'1\nno\n{"a":1,"a":2}\n2\n', ["line 2", "line 3"]),
+    "a.json": (b'[1, {"a": 1, "a": 2}, -0, 2]', ["item 2", "item 3"]),
+    "a.csv": (b"a,b\n1,2\n1\n\n1,2,3\n3,4\n", ["line 3", "line 5"]),
+    "a.tsv": (b"a\tb\n1\t2\n1\n3\t4\n", ["line 3"]),
+    "a.txt": (b"one\n\xff\ntwo\n\xe9\n", ["line 2", "line 4"]),
+    "a.jsonl.gz": (gzip.compress(b"1\nno\n2\n"), ["line 2"]),
+    "a.jsonl.zst": (zstandard.compress(b"1\nno\n2\n"), ["line 2"]),
+}
+"""Files with two good records, and where the bad ones are."""
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_bad_records_of_every_format_are_counted_and_listed(tmp_path: Path, name: str) -> None:
+    data, places = SKIPPED[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(FormatError, match=rf"{re.escape(name)}: {places[0]}: "):
+        build([tmp_path / name])
+    for near in (False, True):
+        built = build([tmp_path / name], options=Options(skip_bad=True, near=near))
+        assert built.header.head.records == 2
+        assert built.header.skipped == len(places)
+        assert [row["where"] for row in built.skipped] == places
+
+
+def test_an_image_that_is_told_badly_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"image")
+    rows = [{"file_name": "a.png", "l": [0] * 3}, {"file_name": "b.png"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert build([tmp_path], options=Options("image")).header.head.records == 2
+
+
+def test_more_bad_records_than_are_listed_are_all_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"no\n" * 2500 + b"1\n")
+    built = build([tmp_path / "a.jsonl"], options=Options(skip_bad=True))
+    assert (built.header.skipped, len(built.skipped)) == (2500, 1000)
+
+
+def test_a_bad_name_of_a_bad_record_is_no_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"b\\ud800": 1}\n')
+    (tmp_path / "b.json").write_bytes(b'[{"b\\ud800": 1}, {"a": 1}]')
+    built = build([tmp_path], tmp_path / "out.manifest", Options(skip_bad=True))
+    assert built.header.columns == ("a",)
+    assert built.header.skipped == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", b'{"a":1}\n"%b"\n' % (b"x" * (65 << 20))),
+        ("a.json", b'[1, "%b"]' % (b"x" * (65 << 20))),
+        ("a.jsonl.gz", gzip.compress(b'"%b"' % (b"x" * (70 << 20)), 1)),
+        ("a.csv", b'a\n"%b"\n' % (b"x" * (70 << 20))),
+        ("a.txt", b"x" * (70 << 20)),
+    ],
+    ids=["jsonl", "json", "packed", "csv", "text"],
+)
+def test_huge_strings_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(FormatError, match=rf"{re.escape(name)}.*longer than 67108864 bytes"):
+        build([tmp_path / name])
+
+
+def columnar() -> dict[str, bytes]:
+    table = pa.table({"n": list(range(2000)), "t": [str(n) for n in range(2000)]})
+    made = {}
+    for packed in ("none", "snappy", "zstd"):
+        out = pa.BufferOutputStream()
+        pa.parquet.write_table(table, out, compression=packed, row_group_size=500)
+        made[f"{packed}.parquet"] = out.getvalue().to_pybytes()
+    for name, new in (("a.feather", pa.ipc.new_file), ("b.arrow", pa.ipc.new_stream)):
+        out = pa.BufferOutputStream()
+        with new(out, table.schema) as writer:
+            writer.write_table(table, max_chunksize=500)
+        made[name] = out.getvalue().to_pybytes()
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(columnar()))
+def test_cut_and_damaged_columnar_files_are_refused(tmp_path: Path, name: str) -> None:
+    data = columnar()[name]
+    path = tmp_path / name
+    for cut in range(0, len(data) - 8, max(1, len(data) // 60)):
+        path.write_bytes(data[:cut])
+        with pytest.raises(FormatError, match=re.escape(name)):
+            build([path])
+    rng = random.Random(1)
+    for _ in range(60):
+        at = rng.randrange(len(data))
+        path.write_bytes(data[:at] + rng.randbytes(8) + data[at + 8 :])
+        try:
+            build([path])
+        except FormatError as error:
+            words = str(error)
+            assert words.isprintable()
+            assert name in words
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Arrow looks through values, and not through the names of columns and zones."""
+    for schema in (pa.schema({"name": pa.int8()}), pa.schema({"t": pa.timestamp("s", "name")})):
+        with pa.ipc.new_stream(tmp_path / "a.arrow", schema) as writer:
+            column = pa.array([1], pa.int64()).cast(schema[0].type)
+            writer.write_batch(pa.record_batch([column], schema=schema))
+        data = (tmp_path / "a.arrow").read_bytes()
+        assert data.count(b"name") == 1
+        (tmp_path / "a.arrow").write_bytes(data.replace(b"name", b"n\xffme"))
+        with pytest.raises(FormatError, match=r"a\.arrow: broken .*utf-8"):
+            build([tmp_path / "a.arrow"])
+
+
+def archive(*members: tuple[str, bytes, str]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as made:
+        for name, kind, link in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, link, 3 * (kind == tarfile.REGTYPE)
+            made.addfile(member, io.BytesIO(b"abc"))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("../a.txt", tarfile.REGTYPE, ""),
+        ("a/../../b.txt", tarfile.REGTYPE, ""),
+        ("/etc/passwd", tarfile.REGTYPE, ""),
+        ("a\\..\\b.txt", tarfile.REGTYPE, ""),
+        ("a.txt", tarfile.SYMTYPE, "/etc/passwd"),
+        ("a.txt", tarfile.LNKTYPE, "../b"),
+        ("a.txt", tarfile.CHRTYPE, ""),
+        ("a.txt", tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_members_out_of_an_archive_are_refused(tmp_path: Path, member: Any) -> None:
+    (tmp_path / "a.tar").write_bytes(archive(("0.txt", tarfile.REGTYPE, ""), member))
+    with pytest.raises(FormatError, match=r"a\.tar: .*(leads out of|is a link or device)"):
+        build([tmp_path / "a.tar"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"n": 1}\n' * 200_000)
+    over = threading.Event()
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            while not over.wait(0.001):
+                file.write(b'{"n": 2}\n')
+                file.flush()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        with pytest.raises(FormatError, match=r"a\.jsonl: the file changed while it was read"):
+            build([path])
+    finally:
+        over.set()
+        writer.join()
+
+
+LIMITED = """
+import resource, sys
+from lineage.cli import run
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+sys.exit(run(["manifest", sys.argv[1], "-o", sys.argv[2]]))
+"""
+
+
+def test_no_room_for_what_is_spilled_is_one_line(tmp_path: Path) -> None:
+    """A process that may write no file of more than a megabyte: the digests need 3.2."""
+    (tmp_path / "a.jsonl").write_bytes(b"".join(b"%d\n" % n for n in range(100_000)))
+    output = tmp_path / "out" / "a.manifest"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "a.jsonl"), str(output)],
+        capture_output=True, text=True, check=False, env=dict(os.environ),
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert re.fullmatch(r"lineage: .*out: no file may be so large: .*\n", done.stderr), done.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+# Anything at all
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.floats(0, 1),
+        st.sampled_from(["cut", "put", "over", "drop", "twice"]),
+        st.binary(max_size=6)
+        | st.sampled_from([b"\xff" * 8, b"\0" * 8, b'"', b"\n", b"{", b"9" * 20]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def edited(data: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
+    for where, how, piece in edits:
+        at = int(where * len(data))
+        rest = {
+            "cut": b"",
+            "put": piece + data[at:],
+            "over": piece + data[at + len(piece) :],
+            "drop": data[at + 5 :],
+            "twice": data[at : at + 40] + data[at:],
+        }[how]
+        data = data[:at] + rest
+    return data
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[bytes]]]:
+    made = {}
+    for name in records.TARGETS:
+        folder = tmp_path_factory.mktemp("anything")
+        made[name] = folder, record_seeds.seeds(name, folder)
+    return made
+
+
+@pytest.mark.parametrize("name", records.TARGETS)
+@settings(
+    max_examples=40,
+    deadline=timedelta(seconds=20),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_anything_is_read_or_refused_in_one_line(
+    beside: dict[str, tuple[Path, list[bytes]]], name: str, data: st.DataObject
+) -> None:
+    folder, seeds = beside[name]
+    target = records.TARGETS[name]
+    changed = edited(data.draw(st.sampled_from(seeds)), data.draw(EDITS))
+    try:
+        target.read(target.lay(folder, changed), changed)
+    except FormatError as error:
+        assert str(error).isprintable()
+        assert len(str(error)) < 1500
