@@ -88,6 +88,12 @@ class Contained:
     modules: int
     outside: float
 
+    @property
+    def is_all(self) -> bool:
+        """Whether every adapter is in there, and hardly anything besides."""
+        is_little = self.fit.left <= _MOST_LEFT and self.outside <= _MOST_LEFT
+        return is_little and all(share.present for share in self.fit.shares)
+
 
 def fits(adapter: Delta, model: Fingerprint) -> Fits:
     """Hold an adapter's names and shapes against a model's."""

@@ -180,3 +180,47 @@ def test_an_adapter_is_claimed_of_its_base(here: Path, capsys: pytest.CaptureFix
     asked = ["verify", "one.json", "--key", "maker.key.pub", "--weights", "one"]
     seen = printed(capsys, *asked, "--parent", "base.safetensors")
     assert seen["delta_id"] == found["delta_id"]
+
+
+def test_a_model_with_adapters_merged_in_is_measured_against_all_it_was_made_of(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, "key", "maker.key")
+    words = ["--parent", "base.safetensors", "--parent", "one", "--parent", "two"]
+    made = printed(capsys, "claim", "merged.safetensors", *words, "--key", "maker.key")
+    assert [(p["relation"], p["how"], p["coefficient"]) for p in made["parents"]] == [
+        ("finetune", "low_rank", None),
+        ("merge", "task_arithmetic", 0.5),
+        ("merge", "task_arithmetic", 0.25),
+    ]
+    asked = ["verify", made["path"], "--key", "maker.key.pub", "--weights", "merged.safetensors"]
+    seen = printed(capsys, *asked, *words, "--require-measured")
+    assert all(parent["confirmed"] for parent in seen["parents"])
+    # One adapter is not all that was merged, and a third is not in it: neither is confirmed.
+    for others in (["one"], ["one", "two", "three"]):
+        words = [word for path in ("base.safetensors", *others) for word in ("--parent", path)]
+        made = printed(capsys, "claim", "merged.safetensors", *words, "--key", "maker.key")
+        seen = printed(capsys, *asked, *words)
+        assert [parent["confirmed"] for parent in seen["parents"][1:]] == [False] * len(others)
+    # The other way round, an adapter was taken off.
+    words = ["--parent", "merged.safetensors", "--parent", "one", "--parent", "two"]
+    made = printed(capsys, "claim", "base.safetensors", *words, "--key", "maker.key")
+    assert not {"merge"} & {parent["relation"] for parent in made["parents"]}
+
+
+def test_the_data_that_a_claim_names_are_held_against_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rows in (("mine", [1, 2]), ("again", [2, 1]), ("other", [1, 2, 3])):
+        (here / f"{name}.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in rows))
+        printed(capsys, "manifest", f"{name}.jsonl", "-o", f"{name}.manifest")
+    printed(capsys, "key", "maker.key")
+    printed(capsys, "claim", "one", "--trained-on", "mine.manifest", "--key", "maker.key")
+    asked = ["verify", "one.claim.json", "--key", "maker.key.pub", "--trained-on"]
+    seen = printed(capsys, *asked, "again.manifest")
+    assert [one["path"] for one in seen["data"]] == ["again.manifest"]
+    assert seen["data"][0]["id"] == seen["parents"][0]["id"]
+    assert run([*asked, "again.manifest"]) == 0
+    assert "again.manifest has the records that it names" in capsys.readouterr().out
+    refused = printed(capsys, *asked, "other.manifest", status=1)
+    assert "not said to be trained on the records of other.manifest" in refused["reason"]
