@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lineage.evidence import Comparison
-    from lineage.evidence.contained import Contained, Fits
+    from lineage.evidence.contained import Contained
     from lineage.evidence.fitting import Fit
     from lineage.fingerprints import Fingerprint
     from lineage.fingerprints.delta import Delta
-
-_SHOWN = 3
 
 
 def told_of(
@@ -127,11 +125,10 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     print_b = load(base, cache=True)
     seen = fits(delta, print_b)
     declared = _declared(delta, base)
-    verdict: bool | None = None
-    reason = "it fits by names and shapes, as it fits any model of this architecture"
+    verdict, reason = None, str(seen)
     made = None
     if not seen.is_whole:
-        verdict, reason = _misfit(seen, len(delta.changes))
+        verdict = False if seen.is_denied else None
     elif any(one["agrees"] for one in declared):
         verdict, reason = True, "the adapter declares the digest of this base"
     elif merged is not None:
@@ -154,31 +151,18 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     return {True: 0, False: 1, None: 3}[verdict]
 
 
-def _misfit(seen: Fits, changes: int) -> tuple[bool | None, str]:
-    if len(seen.missing) == changes:
-        return None, "no tensor that it changes is known in the base by name"
-    if seen.misshapen:
-        shown = ", ".join(map(printable, seen.misshapen[:_SHOWN]))
-        return False, f"{len(seen.misshapen)} tensors have another shape in the base ({shown})"
-    shown = ", ".join(map(printable, seen.missing[:_SHOWN]))
-    return False, f"the base has not {len(seen.missing)} tensors that it changes ({shown})"
-
-
 def _by_weights(made: Contained | None) -> tuple[bool | None, str]:
+    from lineage.evidence.contained import MOST_LEFT
+
     if made is None:
         return None, "the merged model is not laid out as the base is, or not changed"
     share = made.fit.shares[0]
     words = f"the merged model is the base and {share.weight:.4g} times the adapter"
-    if share.present and made.fit.left <= _MOST_LEFT:
+    if share.present and made.fit.left <= MOST_LEFT:
         return True, f"{words}, {made.fit.left:.1%} left"
     if share.present:
         return None, f"{words}, but {made.fit.left:.1%} of their difference is something else"
     return False, f"the merged model is not the base and this adapter: {made.fit.left:.0%} is left"
-
-
-_MOST_LEFT = 0.02
-"""Share of the difference that may be something else than the adapter: a module that was left out,
-a merge that was rounded twice."""
 
 
 def _declared(delta: Delta, base: str) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from lineage.evidence.adapters import Adapter, adapter_of, merged
 from lineage.evidence.base import Comparison, Evidence
+from lineage.evidence.contained import merged
 from lineage.evidence.extraction import (
     NULL,
     InWeights,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lineage.evidence.base import Direction
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.delta import Delta
 
 __all__ = ["CLEARLY_MERGED", "over_base"]
 
@@ -42,7 +43,7 @@ def over_base(
     Raises:
         ValueError: If not just one of the two is an adapter.
     """
-    low, other = adapter_of(a), adapter_of(b)
+    low, other = a.delta, b.delta
     if (low is None) == (other is None):
         raise ValueError("a base is of use where one of the two is an adapter, and the other not")
     adapter, model = (low, b) if low is not None else (other, a)
@@ -63,7 +64,7 @@ def over_base(
 
 
 def _extracted(
-    adapter: Adapter,
+    adapter: Delta,
     base: Fingerprint,
     model: Fingerprint,
     names: tuple[str, str],
@@ -91,7 +92,7 @@ def _extracted(
     if seen is not None and not seen.is_extracted:
         return Comparison(related=None, score=0.5, evidence=tuple(told))
     if seen is None and found is None:
-        words = "sketches tell nothing of ranks above 36, magnitudes or few modules: weights may"
+        words = "sketches tell nothing of magnitudes or few modules: weights may"
         return Comparison(related=None, evidence=(Evidence("extracted-v1", words),))
     direction: Direction = "b->a" if names[0] == "a" else "a->b"
     return Comparison(
@@ -106,7 +107,7 @@ def _extracted(
 
 
 def _read(
-    adapter: Adapter,
+    adapter: Delta,
     prints: tuple[Fingerprint, Fingerprint],
     names: tuple[str, str],
     weights: Weights,
@@ -114,5 +115,6 @@ def _read(
     if not all(name in weights for name in ("a", "b", "base")):
         return None
     with ExitStack() as stack:
-        opened = [stack.enter_context(weights.opened(n)) for n in (names[0], "base", names[1])]
-        return in_weights(adapter, prints, *opened)
+        changes = stack.enter_context(weights.adapter(names[0]))
+        opened = [stack.enter_context(weights.opened(n)) for n in ("base", names[1])]
+        return in_weights(adapter, prints, changes, *opened)

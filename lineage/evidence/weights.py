@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lineage.adapters import adapter_of
+from lineage.adapters.base import Unread
+from lineage.adapters.names import slug
 from lineage.artifacts import read
 from lineage.evidence.pairing import ROUNDING_RMS
 from lineage.fingerprints import SUFFIX, Fingerprint
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lineage.adapters.base import Change
     from lineage.artifacts import Item
 
 __all__ = ["Weights", "rounding_of", "some_rows"]
@@ -58,6 +62,19 @@ class Weights:
         """
         with read(self.sources[name]) as artifact:
             yield {item.name: item for item in artifact.items if item.dtype in ROUNDING}
+            artifact.check_unchanged()
+
+    @contextmanager
+    def adapter(self, name: str) -> Iterator[dict[tuple[str, str], Change]]:
+        """Open an adapter: the key of a change in its delta -> the change; of others, nothing.
+
+        Raises:
+            FormatError: As `opened`.
+        """
+        with read(self.sources[name]) as artifact:
+            found = adapter_of(artifact, self.sources[name])
+            changes = () if found is None or isinstance(found, Unread) else found.changes
+            yield {(slug(change.name), change.kind): change for change in changes}
             artifact.check_unchanged()
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lineage.artifacts.dialects import canonical_name
 from lineage.evidence.contained import contained, fits, merged
@@ -11,6 +15,9 @@ from lineage.evidence.deltas import combined
 from lineage.fingerprints import fingerprint
 from lineage.fingerprints.delta import Delta
 from lineage.graph import compare, infer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Arrays = dict[str, np.ndarray]
 NAMES = [f"model.layers.{k}.self_attn.{part}_proj" for k in range(3) for part in "qv"]
@@ -116,9 +123,70 @@ def test_infer_hangs_an_adapter_of_another_dialect_on_its_base() -> None:
         "child": with_merged(start, low, 1.0),
         "adapter": flat,
         "other": adapter(9),
+        "stranger": base(10),
     }
-    edges = [(e.parent, e.child) for e in infer(models).edges if e.relation == "adapter"]
-    assert edges == [("base", "adapter")]
+    graph = infer(models)
+    assert edges_of(graph) == {("base", "adapter")}
+    # The other one fits both bases, and nothing was made with it.
+    assert {(u.a, u.b) for u in graph.undetermined} == {("base", "other"), ("stranger", "other")}
+    assert "it fits" in graph.undetermined[0].why
+
+
+def edges_of(graph: Any) -> set[tuple[str, str]]:
+    return {(e.parent, e.child) for e in graph.edges if e.relation == "adapter"}
+
+
+def test_infer_finds_adapters_that_were_merged_together() -> None:
+    low, other, start = adapter(50), adapter(51), base(50)
+    child = with_merged(with_merged(start, low, 0.7), other, 0.4)
+    models = {"base": start, "child": child, "low": low, "other": other, "third": adapter(52)}
+    graph = infer(models)
+    assert edges_of(graph) == {("base", "low"), ("base", "other")}
+    assert {(u.a, u.b) for u in graph.undetermined} == {("base", "third")}
+    assert graph.family("low") == graph.family("child")
+
+
+def test_infer_names_the_base_that_an_adapter_declares(tmp_path: Path) -> None:
+    for name, seed in (("mine", 53), ("theirs", 54)):
+        (tmp_path / name).mkdir()
+        save_file(base(seed), tmp_path / name / "model.safetensors")
+    (tmp_path / "lora").mkdir()
+    save_file(adapter(53), tmp_path / "lora" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "me/mine"}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    (said,) = infer([str(tmp_path)]).undetermined
+    assert (said.a, said.b) == (
+        str(tmp_path / "mine" / "model.safetensors"),
+        str(tmp_path / "lora"),
+    )
+    assert said.why.startswith("it declares this name, and it fits")
+
+
+def test_an_adapter_beside_a_base_is_denied_by_shapes_alone() -> None:
+    low, start = adapter(55), base(55)
+    for one, other in ((low, start), (start, low)):
+        seen = compare(one, other)
+        assert (seen.related, seen.relation) == (None, None)
+        assert "as it fits any model" in seen.evidence[0].words
+    narrow = {name: value[:, :32] for name, value in start.items()}
+    seen = compare(narrow, low)
+    assert seen.related is False
+    assert "{b} is an adapter, and {a} not its base: 6 tensors have another" in (
+        seen.evidence[0].words
+    )
+    few = {name: value for name, value in start.items() if ".layers.0." in name}
+    assert compare(low, few).related is False
+    assert compare(low, {"x": start["lm_head.weight"]}).related is None
+
+
+def test_what_was_sketched_in_part_is_not_held_against_adapters(tmp_path: Path) -> None:
+    low, start = adapter(56), base(56)
+    paths = []
+    for name, model in (("base", start), ("child", with_merged(start, low, 1.0))):
+        save_file(model, tmp_path / f"{name}.safetensors")
+        paths.append(tmp_path / f"{name}.safetensors")
+    assert contained([delta(low)], *map(fingerprint, paths)) is not None
+    assert contained([delta(low)], *(fingerprint(p, tier="fast") for p in paths)) is None
 
 
 def rotated(low: Arrays, dtype: str = "f4", seed: int = 0) -> Arrays:
