@@ -47,7 +47,9 @@ _EMBEDDINGS = {"token_embd", "output"}
 _SAVED = re.compile(r"\.(?:modules_to_save|original_module)\.\w+(?=\.)|\.base_layer(?=\.\w+$)")
 
 
-def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | Unread | None:
+def grouped(
+    artifact: Artifact, source: str | PathLike[str] | Any, base: Any = None
+) -> Adapter | Unread | None:
     """Return the adapter that an artifact is; see `adapter_of`."""
     config, where = _config(source)
     metadata = _metadata(artifact)
@@ -66,9 +68,13 @@ def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | 
         )
         raise FormatError(reason, file=file)
     if "vera" in families:
-        lacking = _shared(groups)
-        if lacking is not None:
-            return lacking
+        from lineage.adapters.projections import projections
+
+        shared = _shared(groups) or projections(groups, config, base, where=where)
+        if isinstance(shared, Unread):
+            return shared
+        for module, group in groups.items():
+            groups[module] = replace(group, tensors={**group.tensors, **shared})
     changes: list[Change] = []
     used: set[str] = set()
     for group in groups.values():
@@ -161,20 +167,21 @@ def _bared(name: str) -> str:
     return name.removesuffix(".base_layer")
 
 
-def _shared(groups: dict[str, Group]) -> Unread | None:
-    """Give every module the projections that all share; say so where they were not saved."""
+def _shared(groups: dict[str, Group]) -> dict[str, Stored]:
+    """Take the projections that all modules share from among them; none where none were saved.
+
+    Raises:
+        FormatError: If there is one of the two.
+    """
     shared: dict[str, Stored] = {}
     for module in list(groups):
         roles = groups[module].tensors
         if any(role in roles for role in ("shared_A", "shared_B")):
             shared |= groups.pop(module).tensors
-    if not {"shared_A", "shared_B"} <= shared.keys():
-        return Unread(
-            "its projections were not saved with it (save_projection), nor is their width"
-        )
-    for module, group in groups.items():
-        groups[module] = replace(group, tensors={**group.tensors, **shared})
-    return None
+    for here, there in (("shared_A", "vera_B"), ("shared_B", "vera_A")):
+        if here in shared and len(shared) < 2:
+            raise shared[here].fail(f"it has no {there} beside it")
+    return shared
 
 
 def _saved(stored: Stored, settings: Settings, *, is_peft: bool) -> Iterable[Change]:

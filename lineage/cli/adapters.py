@@ -10,6 +10,7 @@ import click
 from lineage.cli import say
 from lineage.cli.measure import load
 from lineage.cli.options import json_option
+from lineage.cli.prints import untold
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def told_of(
     from lineage.evidence.contained import contained
     from lineage.evidence.deltas import combined
 
-    deltas = [delta_of(path, load(path)) for path in adapters]
+    deltas = [delta_of(path, None if other.delta is not None else b) for path in adapters]
     names = list(adapters)
     made: Contained | None = None
     if one.delta is not None and other.delta is not None:
@@ -57,15 +58,18 @@ def told_of(
     return 0 if True in present else (3 if None in present else 1)
 
 
-def delta_of(path: str, made: Fingerprint) -> Delta:
-    """Return an adapter's delta.
+def delta_of(path: str, base: str | None = None) -> Delta:
+    """Return an adapter's delta, read beside a base where that is none that was saved.
 
     Raises:
         FormatError: If it has none.
     """
-    if made.delta is None:
-        raise FormatError("it is no adapter whose change can be told", file=path)
-    return made.delta
+    base = None if base is None or PurePath(base).suffix == ".lineage" else base
+    made = load(path, base=base).delta
+    if made is None:
+        reason = f"it is no adapter whose change can be told: {untold(path, base)}"
+        raise FormatError(reason, file=path)
+    return made
 
 
 def _json(names: Sequence[str], fit: Fit | None, made: Contained | None) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     """
     from lineage.evidence.contained import contained, fits
 
-    delta = delta_of(adapter, load(adapter))
+    delta = delta_of(adapter, base)
     print_b = load(base, cache=True)
     seen = fits(delta, print_b)
     declared = _declared(delta, base)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -224,3 +225,30 @@ def test_the_data_that_a_claim_names_are_held_against_it(
     assert "again.manifest has the records that it names" in capsys.readouterr().out
     refused = printed(capsys, *asked, "other.manifest", status=1)
     assert "not said to be trained on the records of other.manifest" in refused["reason"]
+
+
+def test_an_adapter_whose_change_is_not_in_its_files_says_why(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "vera").mkdir()
+    stem = f"base_model.model.{MODULES[0]}.vera_lambda"
+    save_file(
+        {f"{stem}_b": drawn(1, 64), f"{stem}_d": drawn(1, 4)}, here / "vera" / "adapter.safetensors"
+    )
+    config = {"peft_type": "VERA", "r": 4, "target_modules": ["q_proj"]}
+    (here / "vera" / "adapter_config.json").write_text(json.dumps(config))
+    why = "they can be drawn anew where its base is given"
+    assert "delta_id" not in printed(capsys, "fingerprint", "vera")["fingerprints"][0]
+    assert run(["fingerprint", "vera"]) == 0
+    assert why in capsys.readouterr().err
+    assert run(["compare", "one", "two", "--adapter", "vera"]) == 3
+    assert why in capsys.readouterr().err
+    if find_spec("torch") is None:
+        assert run(["fingerprint", "vera", "--base", "base.safetensors"]) == 0
+        assert "takes torch, which is not installed" in capsys.readouterr().err
+        return
+    asked = ["fingerprint", "vera", "--base", "base.safetensors"]
+    assert printed(capsys, *asked)["fingerprints"][0]["delta"]["family"] == "vera"
+    found = printed(capsys, "verify-base", "vera", "base.safetensors", status=3)
+    assert found["is_base"] is None
+    assert run(["verify-base", "vera", "narrow.safetensors"]) == 3

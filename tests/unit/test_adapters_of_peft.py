@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of
 from lineage.adapters.base import Adapter
 from lineage.adapters.names import modules_of
+from lineage.adapters.projections import drawn
 from lineage.artifacts import read
+from lineage.errors import FormatError
 from lineage.fingerprints import fingerprint
 
 if TYPE_CHECKING:
@@ -123,6 +127,60 @@ def test_gains_of_peft(tmp_path: Path) -> None:
         (gain,) = (p for n, p in gains.items() if f".{module}." in n)
         expected = gain.detach().double().numpy().reshape(-1) - 1
         np.testing.assert_allclose(found[name, kind].reshape(-1), expected)
+
+
+@pytest.mark.parametrize("key", [0, 7])
+def test_projections_that_were_not_saved_are_drawn_anew(key: int, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    targets = {"target_modules": ["q", "up"], "r": 4, "projection_prng_key": key}
+    for name, is_saved in (("with", True), ("without", False)):
+        config = peft.VeraConfig(**targets, save_projection=is_saved)
+        torch.manual_seed(3)
+        model = saved(config, tmp_path / name)
+    base = network().state_dict()
+    one, other = fingerprint(tmp_path / "with"), fingerprint(tmp_path / "without", base=base)
+    assert one.delta is not None
+    assert other.delta is not None
+    assert one.delta.id == other.delta.id
+    assert one.delta.features == other.delta.features
+    a, b = drawn(key, 4, rows=40, cols=40)
+    np.testing.assert_array_equal(model.base_model.vera_A["default"].numpy(), a)
+    np.testing.assert_array_equal(model.base_model.vera_B["default"].numpy(), b)
+    assert fingerprint(tmp_path / "without").delta is None
+
+
+BASE = {"q.weight": np.zeros((40, 24), "f4"), "up.weight": np.zeros((24, 40), "f4")}
+UNDRAWN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no seed": (BASE, {"projection_prng_key": "7"}, "no seed"),
+    "a seed too long": (BASE, {"projection_prng_key": 1 << 64}, "beyond 2^53"),
+    "another base": ({"v.weight": np.zeros((40, 24), "f4")}, {}, "no matrix is called q"),
+    "a base of other rows": (BASE | {"q.weight": np.zeros((8, 24), "f4")}, {}, "of 8 outputs"),
+    "two ranks": (BASE, {"r": 2}, "says 2"),
+}
+
+
+@pytest.mark.parametrize("case", UNDRAWN)
+def test_projections_that_cannot_be_drawn_are_refused(case: str, tmp_path: Path) -> None:
+    base, changed, reason = UNDRAWN[case]
+    tensors = {"base_model.model.q.vera_lambda_b": np.ones(40, "f4")}
+    tensors |= {"base_model.model.q.vera_lambda_d": np.ones(4, "f4")}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "VERA", "r": 4, "target_modules": ["q"], **changed}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError) as caught:
+        fingerprint(tmp_path, base=base)
+    assert reason in str(caught.value)
+
+
+def test_a_base_that_lies_transposed_gives_its_inputs(tmp_path: Path) -> None:
+    config = {"peft_type": "VERA", "r": 4, "target_modules": ["q"], "fan_in_fan_out": True}
+    tensors = {"base_model.model.q.vera_lambda_b": np.ones(40, "f4")}
+    tensors |= {"base_model.model.q.vera_lambda_d": np.ones(4, "f4")}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = fingerprint(tmp_path, base={"q.weight": np.zeros((24, 40), "f4")}).delta
+    assert found is not None
+    assert found.changes[0].shape == (40, 24)
 
 
 def test_the_bin_of_older_versions_is_the_same(tmp_path: Path) -> None:
