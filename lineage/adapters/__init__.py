@@ -21,7 +21,7 @@ FAMILIES = ("lora", "loha", "lokr", "ia3", "vera", "full")
 """A module of this folder each."""
 
 _HINT = re.compile(
-    r"\.lora_[AB]\b|lora_(?:down|up)\.|lora[12]?\.(?:down|up)\.|lora_linear_layer\.|lora_embedding_"
+    r"\.lora_[AB]\b|\.weight\.lora_[ab]$|lora_(?:down|up)\.|lora[12]?\.(?:down|up)\.|lora_linear_layer\.|lora_embedding_"
     r"|\.hada_w|\.lokr_w|\.ia3_l|\.on_input$|vera_lambda_|\.diff(?:_b)?$",
     re.MULTILINE,
 )

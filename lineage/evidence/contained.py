@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.adapters.names import modules_of, slug
+from lineage.artifacts.dialects import is_reordered_for_rotation
 from lineage.errors import printable
 from lineage.evidence.base import Comparison, Evidence
 from lineage.evidence.fitting import Fit, fit
@@ -221,17 +222,19 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
                 return None
             if not (one.usable[place] and other.usable[twin]):
                 return None
+            if not _has_shape(change, one, place, is_cut=False):
+                return None
+            if is_reordered_for_rotation(one.names[place], ""):
+                continue  # of a GGUF file the rows of queries and keys may lie otherwise
             if place not in steps:
                 steps[place] = other.matrix(twin).astype(np.float64) - one.matrix(place)
                 noise[place] = rounding_of(one, place) + rounding_of(other, twin)
-            if not _has_shape(change, one, place, is_cut=False):
-                return None
             core = _laid_out(change, steps[place])
             if core is None:
                 return None
             part[place] = part[place] + core if place in part else core
         parts.append(part)
-    found = fit(steps, parts, noise)
+    found = fit(steps, parts, noise) if steps else None
     if found is None:
         return None
     inside = sum(float(np.vdot(step, step)) for step in steps.values())
