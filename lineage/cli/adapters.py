@@ -48,6 +48,7 @@ def told_of(
         names, deltas = [b, *names], [other.delta, *deltas]
         fit = combined(one.delta, deltas)
     else:
+        deltas = [_on_base(path, b, delta) for path, delta in zip(adapters, deltas, strict=True)]
         made = contained(deltas, other, one)
         fit = None if made is None else made.fit
     document = {"a": a, "b": b, **found.to_json(), "adapters": _json(names, fit, made)}
@@ -70,6 +71,23 @@ def delta_of(path: str, base: str | None = None) -> Delta:
         reason = f"it is no adapter whose change can be told: {untold(path, base)}"
         raise FormatError(reason, file=path)
     return made
+
+
+def _on_base(path: str, base: str, delta: Delta) -> Delta:
+    """Return what an adapter adds to a base, if it does more than to add and both are at hand."""
+    from lineage.adapters.applied import is_plain
+    from lineage.evidence.weights import Weights
+
+    if is_plain(change.kind for change in delta.changes):
+        return delta
+
+    found = Weights.of({"adapter": path, "base": base}).applied("adapter", "base")
+    if found is None:
+        say.note(
+            f"{printable(path)}: what magnitudes, gains and whole tensors do is left out: "
+            "that takes the base's weights"
+        )
+    return found or delta
 
 
 def _json(names: Sequence[str], fit: Fit | None, made: Contained | None) -> dict[str, Any]:
@@ -136,7 +154,8 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     elif any(one["agrees"] for one in declared):
         verdict, reason = True, "the adapter declares the digest of this base"
     elif merged is not None:
-        made = contained([delta], print_b, load(merged, cache=True))
+        on_base = _on_base(adapter, base, delta)
+        made = contained([on_base], print_b, load(merged, cache=True))
         verdict, reason = _by_weights(made)
     if verdict is not False and any(one["agrees"] is False for one in declared):
         say.note(f"{printable(adapter)}: it declares another base than {printable(base)}")

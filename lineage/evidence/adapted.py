@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from lineage.adapters.applied import is_plain
 from lineage.evidence.base import Comparison, Evidence
 from lineage.evidence.contained import merged
 from lineage.evidence.extraction import (
@@ -38,7 +39,8 @@ def over_base(
         a: An adapter or a model.
         b: The other of the two.
         base: What the model was made from.
-        weights: Of the three, named `a`, `b` and `base`, to be sure of an extraction.
+        weights: Of the three, named `a`, `b` and `base`, to be sure of an extraction, and for what
+            adapters do besides adding.
 
     Raises:
         ValueError: If not just one of the two is an adapter.
@@ -49,7 +51,10 @@ def over_base(
     adapter, model = (low, b) if low is not None else (other, a)
     assert adapter is not None
     names = ("a", "b") if low is not None else ("b", "a")
-    seen = merged(adapter, base, model)
+    added = adapter
+    if weights is not None and not is_plain(change.kind for change in adapter.changes):
+        added = weights.applied(names[0], "base") or adapter
+    seen = merged(added, base, model)
     if (
         seen is not None
         and seen.scale > 0

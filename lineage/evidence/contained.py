@@ -224,7 +224,7 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
                 return None
             if not _has_shape(change, one, place, is_cut=False):
                 return None
-            if is_reordered_for_rotation(one.names[place], ""):
+            if place < one.whole and is_reordered_for_rotation(one.names[place], ""):
                 continue  # of a GGUF file the rows of queries and keys may lie otherwise
             if place not in steps:
                 steps[place] = other.matrix(twin).astype(np.float64) - one.matrix(place)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lineage.adapters import adapter_of
+from lineage.adapters.applied import applied
 from lineage.adapters.base import Unread
 from lineage.adapters.names import slug
 from lineage.artifacts import read
 from lineage.evidence.pairing import ROUNDING_RMS
 from lineage.fingerprints import SUFFIX, Fingerprint
+from lineage.fingerprints.delta import delta_of
 from lineage.fingerprints.lattice import ROUNDING
 from lineage.fingerprints.values import as_float32
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from lineage.adapters.base import Change
     from lineage.artifacts import Item
+    from lineage.fingerprints.delta import Delta
 
 __all__ = ["Weights", "rounding_of", "some_rows"]
 
@@ -76,6 +79,26 @@ class Weights:
             changes = () if found is None or isinstance(found, Unread) else found.changes
             yield {(slug(change.name), change.kind): change for change in changes}
             artifact.check_unchanged()
+
+    def applied(self, name: str, base: str) -> Delta | None:
+        """Return what an adapter comes to on a base, all of it as differences.
+
+        Returns:
+            None where the weights of one of the two are not at hand, or the one does not fit.
+
+        Raises:
+            FormatError: As `opened`.
+        """
+        if name not in self or base not in self:
+            return None
+        with read(self.sources[name]) as artifact, self.opened(base) as tensors:
+            found = adapter_of(artifact, self.sources[name], self.sources[base])
+            if found is None or isinstance(found, Unread):
+                return None
+            on_base = applied(found, tensors, file=base)
+            made = None if on_base is None else delta_of(on_base)
+            artifact.check_unchanged()
+            return made
 
 
 def _is_print(source: Any) -> bool:

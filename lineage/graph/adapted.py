@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
+from lineage.adapters.applied import is_plain
 from lineage.evidence.adapted import CLEARLY_MERGED
 from lineage.evidence.contained import MOST_LEFT, contained, fits, merged
 from lineage.evidence.extraction import Held, changes_more, extracted, in_weights, is_told
@@ -78,7 +79,7 @@ def adapter_edges(
     steps += [ends for open_ in unclear for ends in ((open_.a, open_.b), (open_.b, open_.a))]
     lines = nx.DiGraph((edge.parent, edge.child) for edge in known)
     adapters = {path: delta for path in sorted(models) if (delta := models[path].delta) is not None}
-    bases = _merged(adapters, models, steps)
+    bases = _merged(adapters, models, steps, weights)
     found = [
         Edge(base, path, Relation.ADAPTER, None, None, _SURE)
         for path, base in sorted(bases.items())
@@ -99,20 +100,31 @@ def _merged(
     adapters: Mapping[str, Delta],
     models: Mapping[str, Fingerprint],
     steps: Iterable[tuple[str, str]],
+    weights: Weights | None,
 ) -> dict[str, str]:
     """Return which models adapters were merged into to give others, each alone or several."""
     found: dict[str, str] = {}
+    added: dict[tuple[str, str], Delta] = {}
     for base, child in steps:
-        fitting = {
-            path: delta
-            for path, delta in adapters.items()
-            if path not in found and fits(delta, models[base]).is_whole
-        }
+        fitting: dict[str, Delta] = {}
+        for path, delta in adapters.items():
+            if path in found or not fits(delta, models[base]).is_whole:
+                continue
+            if (path, base) not in added:
+                added[path, base] = _added(path, delta, base, weights)
+            fitting[path] = added[path, base]
         alone = [path for path, delta in fitting.items() if _is_merged(delta, models, base, child)]
         if not alone and 1 < len(fitting) <= _MOST_TOGETHER:
             alone = _merged_together(fitting, models[base], models[child])
         found.update(dict.fromkeys(alone, base))
     return found
+
+
+def _added(path: str, delta: Delta, base: str, weights: Weights | None) -> Delta:
+    """Return what an adapter adds to a base, if it does more than to add and that can be read."""
+    if weights is None or is_plain(change.kind for change in delta.changes):
+        return delta
+    return weights.applied(path, base) or delta
 
 
 def _is_merged(adapter: Delta, models: Mapping[str, Fingerprint], base: str, child: str) -> bool:

@@ -252,3 +252,25 @@ def test_an_adapter_whose_change_is_not_in_its_files_says_why(
     found = printed(capsys, "verify-base", "vera", "base.safetensors", status=3)
     assert found["is_base"] is None
     assert run(["verify-base", "vera", "narrow.safetensors"]) == 3
+
+
+def test_gains_in_a_merged_model_are_told_by_the_bases_weights(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.numpy import load_file
+
+    gains = {f"{name}.ia3_l": 1 + 0.1 * drawn(n, 64, 1) for n, name in enumerate(MODULES)}
+    save_file(gains, "gains.safetensors")
+    merged = load_file("base.safetensors")
+    for name in MODULES:
+        merged[f"{name}.weight"] = merged[f"{name}.weight"] * gains[f"{name}.ia3_l"]
+    save_file(merged, "gained.safetensors")
+    given = ["gained.safetensors", "base.safetensors", "--adapter", "gains.safetensors"]
+    found = printed(capsys, "compare", *given)
+    assert found["adapters"]["shares"][0]["weight"] == pytest.approx(1, abs=1e-4)
+    asked = ["verify-base", "gains.safetensors", "base.safetensors"]
+    assert printed(capsys, *asked, "--merged", "gained.safetensors")["is_base"] is True
+    printed(capsys, "fingerprint", "base.safetensors", "-o", "base.lineage")
+    given[1] = "base.lineage"
+    assert run(["compare", *given]) == 3
+    assert "that takes the base's weights" in capsys.readouterr().err

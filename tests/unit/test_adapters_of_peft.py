@@ -16,6 +16,8 @@ from lineage.adapters.names import modules_of
 from lineage.adapters.projections import drawn
 from lineage.artifacts import read
 from lineage.errors import FormatError
+from lineage.evidence.contained import contained
+from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 
 if TYPE_CHECKING:
@@ -297,3 +299,58 @@ def test_names_that_diffusers_writes_are_names_already() -> None:
         module = f"unet.mid_block.attentions.0{theirs.rsplit('.', 1)[0]}"
         expected = f"unet.mid_block.attentions.0{new.rsplit('.', 1)[0]}"
         assert modules_of(module) == modules_of(expected)
+
+
+def merged_by_peft(config: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a network as it was and with an adapter merged in, which is saved."""
+    peft = pytest.importorskip("peft")
+    start = network()
+    base = {name: value.numpy().copy() for name, value in start.state_dict().items()}
+    model = peft.get_peft_model(start, config)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            scale = 1.05 if parameter.ndim == 1 else 1.0
+            parameter.data = scale * parameter.data + torch.randn_like(parameter) * 0.02
+    model.save_pretrained(folder)
+    whole = model.merge_and_unload().state_dict()
+    return base, {name: value.numpy() for name, value in whole.items()}
+
+
+APPLIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "dora": ("LoraConfig", {"r": 4, "target_modules": ["q", "up", "conv"], "use_dora": True}),
+    "dora of embeddings": ("LoraConfig", {"r": 4, "target_modules": ["emb"], "use_dora": True}),
+    "gains": ("IA3Config", {"target_modules": ["q", "up"], "feedforward_modules": ["up"]}),
+    "saved whole": ("LoraConfig", {"r": 4, "target_modules": ["q"], "modules_to_save": ["head"]}),
+}
+
+
+@pytest.mark.parametrize("case", APPLIED)
+def test_what_is_no_difference_is_one_on_a_base(case: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    kind, settings = APPLIED[case]
+    base, whole = merged_by_peft(getattr(peft, kind)(**settings), tmp_path / "low")
+    half = {name: base[name] + 0.4 * (whole[name] - base[name]) for name in base}
+    weights = Weights.of({"low": tmp_path / "low", "base": base})
+    delta = weights.applied("low", "base")
+    assert delta is not None
+    assert {change.kind for change in delta.changes} == {"delta"}
+    for model, weight in ((whole, 1.0), (half, 0.4)):
+        found = contained([delta], fingerprint(base), fingerprint(model))
+        assert found is not None
+        assert found.fit.shares[0].weight == pytest.approx(weight, abs=1e-3)
+        assert found.is_all
+    narrow = {name: value[:-1] for name, value in base.items()}
+    assert Weights.of({"low": tmp_path / "low", "base": narrow}).applied("low", "base") is None
+    assert Weights.of({"low": tmp_path / "low"}).applied("low", "base") is None
+
+
+def test_sketches_alone_tell_the_product_of_a_dora_and_not_its_magnitudes(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q", "up"], use_dora=True)
+    base, whole = merged_by_peft(config, tmp_path)
+    delta = fingerprint(tmp_path).delta
+    assert delta is not None
+    found = contained([delta], fingerprint(base), fingerprint(whole))
+    assert found is not None
+    assert not found.is_all

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from lineage.artifacts.dialects import canonical_name
 from lineage.evidence.contained import contained, fits, merged
 from lineage.evidence.deltas import combined
+from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.fingerprints.delta import Delta
 from lineage.graph import compare, infer
@@ -374,3 +375,41 @@ def test_the_projections_of_vera_may_be_wider_than_a_base() -> None:
     found = delta(tensors)
     assert fits(found, fingerprint(base(42))).is_whole
     assert contained([found], fingerprint(base(42)), fingerprint(base(43))) is None
+
+
+def with_magnitudes(start: Arrays, low: Arrays) -> tuple[Arrays, Arrays]:
+    """A DoRA, and the model that it is merged into: rows have the norms that it says."""
+    draw = np.random.default_rng(60)
+    found, model = dict(low), with_merged(start, low, 1.0)
+    for name in NAMES:
+        weight = model[f"{name}.weight"]
+        norms = np.linalg.norm(start[f"{name}.weight"], axis=1) * draw.uniform(0.8, 1.2, 80)
+        scales = norms / np.linalg.norm(weight, axis=1)
+        model[f"{name}.weight"] = weight * scales[:, None].astype(np.float32)
+        found[f"base_model.model.{name}.lora_magnitude_vector"] = norms.astype(np.float32)
+    return found, model
+
+
+def test_a_dora_in_a_model_takes_the_weights_of_its_base() -> None:
+    start = base(57)
+    dora, model = with_magnitudes(start, adapter(57))
+    models = {"base": start, "child": model, "dora": dora}
+    assert edges_of(infer(models)) == set()
+    assert edges_of(infer(models, deep=True)) == {("base", "dora")}
+    assert compare(dora, model, base=start).related is None
+    seen = compare(model, dora, base=start, deep=True)
+    assert seen.related is True
+    assert "is the base with {b} merged into it, 1 times" in seen.evidence[0].words
+    other, _ = with_magnitudes(start, adapter(58))
+    assert edges_of(infer({**models, "dora": other}, deep=True)) == set()
+
+
+def test_what_differs_in_shape_or_place_is_not_applied() -> None:
+    start = base(59)
+    dora, _ = with_magnitudes(start, adapter(59))
+    short, flat = ({k: v[at] for k, v in start.items()} for at in (slice(-1), 0))
+    for changed in ({"x": start["lm_head.weight"]}, short, flat):
+        assert Weights.of({"a": dora, "b": changed}).applied("a", "b") is None
+    assert Weights.of({"a": start, "b": start}).applied("a", "b") is None
+    turned = {k: np.ascontiguousarray(v.T) for k, v in start.items()}
+    assert Weights.of({"a": dora, "b": turned}).applied("a", "b") is None
