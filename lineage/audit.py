@@ -28,6 +28,7 @@ from lineage.claims import (
 )
 from lineage.errors import ContradictionError
 from lineage.evidence import compare_fingerprints
+from lineage.evidence.contained import contained
 from lineage.evidence.merging import linear_merge
 from lineage.evidence.stacked import stack
 from lineage.fingerprints import Fingerprint, fingerprint
@@ -70,14 +71,15 @@ def measure(
     """Measure a child against its supposed parents: together where they may be a merge, else alone.
 
     A merge must be seen whole: alone, each of its parents can look like its child. So where a model
-    has several parents, a pair by itself tells whether it is related, and no more.
+    has several parents, a pair by itself tells whether it is related, and no more. Adapters tell
+    nothing by themselves: they are held against what the model changed of its base.
 
     Args:
         child: The child's fingerprint.
         parents: Those parents that are at hand.
         is_only: Whether the child is said to have one parent.
     """
-    merged = _merged(child, parents)
+    merged = _merged(child, parents) or _with_adapters(child, parents)
     if merged is not None:
         return merged
     return tuple(_pairwise(child, parent, with_direction=is_only) for parent in parents)
@@ -96,6 +98,39 @@ def _merged(child: Fingerprint, parents: Sequence[Fingerprint]) -> tuple[Parenta
             words,
         )  # fmt: skip
         found.append(Parentage(measurement, coefficient, "affine-merge-v1", coefficient))
+    return tuple(found)
+
+
+def _with_adapters(
+    child: Fingerprint, parents: Sequence[Fingerprint]
+) -> tuple[Parentage, ...] | None:
+    """Measure a base and the adapters that were merged into it; None where it is not all of them.
+
+    A weight below 0 takes an adapter off: then the other of the two models may be the base.
+    """
+    bases = [parent for parent in parents if parent.delta is None]
+    deltas = [parent.delta for parent in parents if parent.delta is not None]
+    if child.delta is not None or len(bases) != 1 or not deltas:
+        return None
+    made = contained(deltas, bases[0], child)
+    if made is None or not made.is_all or any(share.weight <= 0 for share in made.fit.shares):
+        return None
+    how = "low_rank" if all(delta.rank is not None for delta in deltas) else None
+    weights = iter(made.fit.shares)
+    found = []
+    for parent in parents:
+        share = None if parent.delta is None else next(weights)
+        relation = Relation.FINETUNE if share is None else Relation.MERGE
+        words = "it is this model with adapters merged into it"
+        if share is not None:
+            words = f"it is its base and {share.weight:.3f} times this adapter"
+        measurement = Measurement(
+            child.root, parent.root, True, relation, how if share is None else "task_arithmetic",
+            "parent->child", words,
+        )  # fmt: skip
+        coefficient = None if share is None else share.weight
+        statistic = made.fit.left if share is None else share.weight
+        found.append(Parentage(measurement, coefficient, "merged-v1", statistic))
     return tuple(found)
 
 

@@ -16,8 +16,10 @@ from strategies import json_values
 from vectors import make_dataset
 
 from lineage import manifests
-from lineage.datasets import build, hashing, load
+from lineage.datasets import build, hashing, json_texts, load
 from lineage.datasets.near import sketches
+from lineage.datasets.readers import json_lines
+from lineage.datasets.sorting import tree_over
 from lineage.errors import FormatError, VerificationError
 from lineage.manifests import canonical, opened, parse_json, proofs, record_digest, tree
 from lineage.manifests.records import hidden_digest, salt_of
@@ -29,9 +31,9 @@ VECTORS = Path(__file__).parent / "vectors" / "dataset" / "v1"
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With orjson, which must be there to be tested, and without."""
     if request.param == "plain":
-        monkeypatch.setattr(hashing, "fast", None)
+        monkeypatch.setattr(json_texts, "fast", None)
     else:
-        assert hashing.fast is not None
+        assert json_texts.fast is not None
 
 
 def test_the_script_makes_these_very_files(tmp_path: Path) -> None:
@@ -47,9 +49,9 @@ def test_the_script_makes_these_very_files(tmp_path: Path) -> None:
 def test_records_are_what_the_vectors_say(name: str) -> None:
     expected = json.loads((VECTORS / name / "expected.json").read_text())
     data = make_dataset.RECORDS[name][1].removeprefix(b"\xef\xbb\xbf")
-    digests, _, bad = hashing.digest_lines(data)
-    assert bad == []
-    assert [d.hex() for (d,) in struct.iter_unpack("32s", digests)] == expected["digests"]
+    found = json_lines.digest(data, None)
+    assert found.bad == ()
+    assert [d.hex() for (d,) in struct.iter_unpack("32s", found.digests)] == expected["digests"]
     if expected["texts"]:
         lines = [line for line in data.split(b"\n") if line.strip()]
         assert [canonical(parse_json(line)).decode() for line in lines] == expected["texts"]
@@ -124,27 +126,35 @@ def test_orjson_spells_what_the_definition_does(
     values: list[Any], ascii_: bool, marks: Any
 ) -> None:
     lines = [json.dumps(v, ensure_ascii=ascii_, separators=marks).encode() for v in values]
-    digests, count, bad = hashing.digest_lines(b"\n".join(lines))
-    assert (count, bad) == (len(lines), [])
-    assert digests == b"".join(record_digest(canonical(value)) for value in values)
-    texts = [canonical(value) for value in values]
-    assert hashing.digest_texts(texts) == digests
+    found = json_lines.digest(b"\n".join(lines), None)
+    assert (found.lines, found.bad) == (len(lines), ())
+    assert found.digests == b"".join(record_digest(canonical(value)) for value in values)
+
+
+def check_line(line: bytes) -> None:
+    """What is made of a line is what the definition says, alone and among others."""
+    for others in ([], [b'{"b":[1.5,null],"a":"\xf0\x9f\x98\x80"}', b"", b'{"a":1,"a":2}'] * 3):
+        lines = [line, *others]
+        expected = b""
+        bad = []
+        for number, one in enumerate(lines):
+            try:
+                if one.strip(b" \t\r"):
+                    expected += record_digest(canonical(parse_json(one)))
+            except FormatError as error:
+                bad.append((number, error.reason))
+        found = json_lines.digest(b"\n".join(lines), None)
+        assert (found.digests, found.bad) == (expected, tuple(bad))
 
 
 @given(st.binary(max_size=60))
 def test_orjson_refuses_what_the_definition_does(line: bytes) -> None:
-    line = line.replace(b"\n", b"")
-    digests, _, bad = hashing.digest_lines(line)
-    try:
-        expected = record_digest(canonical(parse_json(line))) if line.strip(b" \t\r") else b""
-        assert (digests, bad) == (expected, [])
-    except FormatError as error:
-        assert (digests, bad) == (b"", [(0, error.reason)])
+    check_line(line.replace(b"\n", b""))
 
 
 @given(st.text(alphabet='{}[]",:\\u0123e-.tnab \t', max_size=24))
 def test_what_is_nearly_json_is_read_as_the_definition_does(line: str) -> None:
-    test_orjson_refuses_what_the_definition_does.hypothesis.inner_test(line.encode())  # type: ignore[attr-defined]
+    check_line(line.encode())
 
 
 @pytest.mark.parametrize(
@@ -156,28 +166,49 @@ def test_what_is_nearly_json_is_read_as_the_definition_does(line: str) -> None:
         b'{"\xf0\x9f\x98\x80":1,"\xef\xbf\xbd":2}', b"[" * 200 + b"]" * 200,
         b'{"b":1,"a":[2,"x:"]}', b"[5.0,0.5]", b"[0.00001,0.0001]", b"[1234567890123456.5]",
         b"[0.12345678901234567890]", b"[-0.5]", b"[123456789012345.25]", b"[1.0e-7]",
+        b'{"a":null,"b":[null,{"c":null}],"d":"e:null,"}', b'{"a":":null}"}',
+        b"[4.99999999999999999]",
+        b'{"a":"3e4","b":"\\u003a\\u003A","c":1,"c":1}',
+        b'{"\xf0\x9f\x98\x80\\"\":":1,"\xef\xbf\xbd":2}',
+        b'{"id":"1234567890123456789","n":1}', b"[1e400]", b"[-1e-400]", b"[1e22]", b"[2.5e-9,3]",
+        b'"\\ud800"', b'{"\\u003a":1,"\\u003a":2}', b"-0", b"-0 ", b"[-0 ,1]", b"0.0", b"1.0",
+        b"1e5",
+        b'{"a":' * 129 + b"1" + b"}" * 129, b'{"a":' * 128 + b"1" + b"}" * 128, b"\xef\xbb\xbf1",
     ],
 )  # fmt: skip
 def test_what_orjson_would_take_otherwise_is_left_to_the_definition(line: bytes) -> None:
-    test_orjson_refuses_what_the_definition_does.hypothesis.inner_test(line)  # type: ignore[attr-defined]
+    check_line(line)
 
 
-@given(st.dictionaries(st.binary(min_size=32, max_size=32), st.integers(1, 2**40), max_size=60))
+@given(st.dictionaries(st.binary(min_size=32, max_size=32), st.integers(1, 2**40), max_size=120))
 def test_trees_agree(counts: dict[bytes, int]) -> None:
     entries = sorted(counts.items())
     packed = b"".join(digest + second.le(count) for digest, count in entries)
     expected = second.set_tree(counts)
     assert tree.set_tree(entries) == hashing.set_tree(packed) == expected
-    if entries:
-        digests = [digest for digest, _ in entries]
-        assert hashing.order_tree(b"".join(digests)) == tree.order_tree(digests)
-        assert tree.ordered_root(tree.order_tree(digests), len(digests)) == second.ordered_root(
-            digests
-        )
+
+
+@given(st.integers(0, 5000))
+def test_orders_agree(count: int) -> None:
+    digests = [record_digest(b"%d" % n) for n in range(count)]
+    runs = [b"".join(digests[at : at + tree.RUN]) for at in range(0, count, tree.RUN)]
+    found = tree.ordered_root([tree.run_hash(run) for run in runs], count)
+    assert found == second.ordered_root(digests)
+
+
+@given(st.integers(0, 4), st.integers(0, 400))
+def test_a_tree_is_that_of_its_parts(depth: int, count: int) -> None:
+    digests = sorted(record_digest(b"%d" % n) for n in range(count))
+    parts = [
+        b"".join(d + second.le(1) for d in digests if d[0] >> (8 - depth) == n)
+        for n in range(1 << depth)
+    ]
+    found = tree_over([hashing.subtree(part, depth) for part in parts], depth)
+    assert found == second.set_tree(dict.fromkeys(digests, 1))
 
 
 def test_digests_alike_in_most_bits_make_deep_trees() -> None:
-    digests = [bytes(31) + bytes([n]) for n in range(5)] + [b"\xff" * 32]
+    digests = [bytes(31) + bytes([n]) for n in range(40)] + [b"\xff" * 32]
     counts = dict.fromkeys(digests, 2)
     packed = b"".join(digest + second.le(2) for digest in digests)
     assert (
@@ -265,4 +296,4 @@ def test_depth_without_end_is_refused() -> None:
 def test_an_opened_tree_ends_at_the_last_bit() -> None:
     step = bytes([opened.NODE])
     with pytest.raises(FormatError, match="no step of an opened tree"):
-        opened.read(step * 300 + b"\0" * 301)
+        opened.read(step * 300 + b"\0\0" * 301)

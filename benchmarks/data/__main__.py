@@ -37,6 +37,7 @@ def main() -> int:
     """Measure, print the tables, and say whether what was wanted is met."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=int, default=10_000_000)
+    parser.add_argument("--words", type=int, default=inputs.SHORT, help="of a record's text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", default=["jsonl", "parquet"])
     parser.add_argument("--one-core", action="store_true", help="the parser on one core, too")
@@ -58,7 +59,7 @@ def main() -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     is_good = True
     if options.only != "proofs":
-        files = inputs.made(CACHE, options.records)
+        files = inputs.made(CACHE, options.records, options.words)
         files = {kind: files[kind] for kind in options.kinds}
         facts["race"] = race.run(files, options.rounds, CACHE, one_core=options.one_core)
         is_good &= _race_table(facts["race"], options.records, options.kinds)

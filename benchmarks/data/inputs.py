@@ -22,13 +22,17 @@ _WORDS = [
 ]
 _AT_ONCE = 100_000
 
+SHORT = 6
+"""Words of a short record."""
 
-def made(folder: Path, records: int) -> dict[str, Path]:
-    """Return the files of so many records, made if they are not there."""
+
+def made(folder: Path, records: int, words: int = SHORT) -> dict[str, Path]:
+    """Return the files of so many records of so many words, made if they are not there."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = {kind: folder / f"{records}.{kind}" for kind in ("jsonl", "parquet")}
+    called = f"{records}" if words == SHORT else f"{records}-of-{words}"
+    files = {kind: folder / f"{called}.{kind}" for kind in ("jsonl", "parquet")}
     if all(path.exists() for path in files.values()):
         return files
     print(f"making {records} records", file=sys.stderr)
@@ -37,7 +41,7 @@ def made(folder: Path, records: int) -> dict[str, Path]:
     )
     parts = {kind: path.with_suffix(f".{kind}.part") for kind, path in files.items()}
     with parts["jsonl"].open("w") as lines, pq.ParquetWriter(parts["parquet"], schema) as table:
-        for rows in _rows(records):
+        for rows in _rows(records, words):
             lines.writelines(
                 f'{{"id":{n},"text":"{text}","label":"{label}","score":{score}}}\n'
                 for n, text, label, score in rows
@@ -60,13 +64,13 @@ def lines(records: int) -> Iterator[bytes]:
         ).encode()
 
 
-def _rows(records: int) -> Iterator[list[tuple[int, str, str, float]]]:
+def _rows(records: int, words: int = SHORT) -> Iterator[list[tuple[int, str, str, float]]]:
     for start in range(0, records, _AT_ONCE):
         random_ = random.Random(start)
         yield [
             (
                 n,
-                " ".join(random_.choices(_WORDS, k=6)),
+                " ".join(random_.choices(_WORDS, k=words)),
                 _WORDS[n % 5],
                 random_.randrange(1, 1000) / 1000,
             )

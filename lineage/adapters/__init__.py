@@ -21,7 +21,7 @@ FAMILIES = ("lora", "loha", "lokr", "ia3", "vera", "full")
 """A module of this folder each."""
 
 _HINT = re.compile(
-    r"\.lora_[AB]\b|lora_(?:down|up)\.|lora[12]?\.(?:down|up)\.|lora_linear_layer\.|lora_embedding_"
+    r"\.lora_[AB]\b|\.weight\.lora_[ab]$|lora_(?:down|up)\.|lora[12]?\.(?:down|up)\.|lora_linear_layer\.|lora_embedding_"
     r"|\.hada_w|\.lokr_w|\.ia3_l|\.on_input$|vera_lambda_|\.diff(?:_b)?$",
     re.MULTILINE,
 )
@@ -33,13 +33,14 @@ def is_adapter(names: Iterable[str]) -> bool:
 
 
 def adapter_of(
-    artifact: Artifact, source: str | PathLike[str] | Any = None
+    artifact: Artifact, source: str | PathLike[str] | Any = None, base: Any = None
 ) -> Adapter | Unread | None:
     """Read an open artifact as an adapter.
 
     Args:
         artifact: Its tensors; it must stay open while changes are loaded.
         source: Where it was read from: configurations lie beside weights.
+        base: What it was trained on, where that is known; see `lineage.adapters.projections`.
 
     Returns:
         None where it is none, or one among the tensors of a whole model; `Unread` where its change
@@ -52,4 +53,4 @@ def adapter_of(
         return None
     from lineage.adapters.grouping import grouped
 
-    return grouped(artifact, source)
+    return grouped(artifact, source, base)

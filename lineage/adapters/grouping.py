@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from importlib import import_module
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from lineage import canonical
-from lineage.adapters import FAMILIES
+from lineage.adapters import FAMILIES, llama_cpp
 from lineage.adapters.base import Adapter, Change, Group, Unread
 from lineage.adapters.names import modules_of, slug
-from lineage.adapters.settings import SAYS, Settings, layers_of
+from lineage.adapters.settings import SAYS, Settings, beside, layers_of
 from lineage.adapters.tensors import Stored
 from lineage.adapters.vectors import tensor as whole
 from lineage.artifacts.dialects import canonical_name, layered
-from lineage.artifacts.hub import located
 from lineage.artifacts.opened import OpenFile
 from lineage.artifacts.safetensors import read_header
 from lineage.errors import FormatError, printable
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from lineage.artifacts import Artifact
 
 CONFIG = "adapter_config.json"
-_MOST_BYTES = 1 << 24
 
 _MODULES = {family: import_module(f"lineage.adapters.{family}") for family in FAMILIES}
 _ENDINGS = [
@@ -47,11 +44,19 @@ _EMBEDDINGS = {"token_embd", "output"}
 _SAVED = re.compile(r"\.(?:modules_to_save|original_module)\.\w+(?=\.)|\.base_layer(?=\.\w+$)")
 
 
-def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | Unread | None:
+def grouped(
+    artifact: Artifact, source: str | PathLike[str] | Any, base: Any = None
+) -> Adapter | Unread | None:
     """Return the adapter that an artifact is; see `adapter_of`."""
-    config, where = _config(source)
-    metadata = _metadata(artifact)
-    file = artifact.path
+    file, header = artifact.path, llama_cpp.header_of(artifact)
+    if header is None:
+        config, where = beside(source, CONFIG)
+        metadata = _metadata(artifact)
+    elif header.get("general.type", "adapter") != "adapter":
+        return None
+    else:
+        config, where = llama_cpp.config_of(header, artifact), file
+        metadata = {key: value for key, value in header.items() if isinstance(value, str)}
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if isinstance(kind, str) and kind not in _PEFT_TYPES:
         reason = f"what an adapter of the type {printable(kind, 40)} changes is not in its file"
@@ -65,10 +70,19 @@ def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | 
             f"{where} says {kind}, but the tensors are those of {' and '.join(sorted(families))}"
         )
         raise FormatError(reason, file=file)
+    if header is not None:
+        back = llama_cpp.put_back(groups, header, base)
+        if isinstance(back, Unread):
+            return back
+        groups = back
     if "vera" in families:
-        lacking = _shared(groups)
-        if lacking is not None:
-            return lacking
+        from lineage.adapters.projections import projections
+
+        shared = _shared(groups) or projections(groups, config, base, where=where)
+        if isinstance(shared, Unread):
+            return shared
+        for module, group in groups.items():
+            groups[module] = replace(group, tensors={**group.tensors, **shared})
     changes: list[Change] = []
     used: set[str] = set()
     for group in groups.values():
@@ -87,24 +101,6 @@ def grouped(artifact: Artifact, source: str | PathLike[str] | Any) -> Adapter | 
     _check_distinct(changes, file)
     return Adapter("+".join(f for f in FAMILIES if f in used), tuple(changes),
                    _says(config, metadata))  # fmt: skip
-
-
-def _config(source: Any) -> tuple[Any, str]:
-    """Return the configuration beside the weights, or None, and what to call it."""
-    if not isinstance(source, str | PathLike):
-        return None, "memory"
-    path = located(source)
-    file = (path if path.is_dir() else path.parent) / CONFIG
-    if not file.is_file():
-        return None, fspath(source)
-    opened = OpenFile.open(file, label=str(file))
-    try:
-        if opened.size > _MOST_BYTES:
-            raise FormatError(f"{opened.size} bytes, more than any configuration has", file=file)
-        data = opened.read(0, opened.size)
-    finally:
-        opened.close()
-    return canonical.loads(data, file=file, floats=True), str(file)
 
 
 def _metadata(artifact: Artifact) -> dict[str, str]:
@@ -161,20 +157,21 @@ def _bared(name: str) -> str:
     return name.removesuffix(".base_layer")
 
 
-def _shared(groups: dict[str, Group]) -> Unread | None:
-    """Give every module the projections that all share; say so where they were not saved."""
+def _shared(groups: dict[str, Group]) -> dict[str, Stored]:
+    """Take the projections that all modules share from among them; none where none were saved.
+
+    Raises:
+        FormatError: If there is one of the two.
+    """
     shared: dict[str, Stored] = {}
     for module in list(groups):
         roles = groups[module].tensors
         if any(role in roles for role in ("shared_A", "shared_B")):
             shared |= groups.pop(module).tensors
-    if not {"shared_A", "shared_B"} <= shared.keys():
-        return Unread(
-            "its projections were not saved with it (save_projection), nor is their width"
-        )
-    for module, group in groups.items():
-        groups[module] = replace(group, tensors={**group.tensors, **shared})
-    return None
+    for here, there in (("shared_A", "vera_B"), ("shared_B", "vera_A")):
+        if here in shared and len(shared) < 2:
+            raise shared[here].fail(f"it has no {there} beside it")
+    return shared
 
 
 def _saved(stored: Stored, settings: Settings, *, is_peft: bool) -> Iterable[Change]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ROLES = {
     r"\.lora_A(?:\.\w+)?\.weight": "A", r"\.lora_B(?:\.\w+)?\.weight": "B",
     r"\.lora_A": "A", r"\.lora_B": "B",
+    r"\.weight\.lora_a": "A", r"\.weight\.lora_b": "B",
     r"\.lora_B(?:\.\w+)?\.bias": "bias",
     r"\.lora_embedding_A(?:\.\w+)?": "rows", r"\.lora_embedding_B(?:\.\w+)?": "cols",
     r"\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?": "magnitude",

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from lineage import canonical
+from lineage.artifacts.hub import located
+from lineage.artifacts.opened import OpenFile
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
@@ -19,13 +22,14 @@ if TYPE_CHECKING:
 
     from lineage.adapters.base import Group
 
-__all__ = ["SAYS", "Settings", "layers_of"]
+__all__ = ["SAYS", "Settings", "beside", "layers_of"]
 
 SAYS = (
     "base_model_name_or_path", "revision", "peft_type",
     "ss_base_model_version", "ss_sd_model_name", "ss_sd_model_hash", "ss_new_sd_model_hash",
     "ss_output_name", "ss_network_module", "modelspec.architecture", "modelspec.title",
-    "modelspec.hash_sha256", "sshs_model_hash",
+    "modelspec.hash_sha256", "sshs_model_hash", "general.architecture",
+    "general.base_model.0.name", "general.base_model.0.repo_url",
 )  # fmt: skip
 """What is kept, of a configuration and of metadata, of what an adapter declares."""
 
@@ -139,6 +143,24 @@ class Settings:
             if _regex(rf"(.*\.)?({pattern})$", patterns, self.where).match(module):
                 return value
         return config.get(key)
+
+
+def beside(source: Any, name: str) -> tuple[Any, str]:
+    """Return the JSON of a file beside weights, or None, and what to call it."""
+    if not isinstance(source, str | PathLike):
+        return None, "memory"
+    path = located(source)
+    file = (path if path.is_dir() else path.parent) / name
+    if not file.is_file():
+        return None, fspath(source)
+    opened = OpenFile.open(file, label=str(file))
+    try:
+        if opened.size > _MOST_BYTES:
+            raise FormatError(f"{opened.size} bytes, more than any configuration has", file=file)
+        data = opened.read(0, opened.size)
+    finally:
+        opened.close()
+    return canonical.loads(data, file=file, floats=True), str(file)
 
 
 def _regex(pattern: str, key: str, where: str) -> re.Pattern[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
+from lineage.artifacts.base import BLOCKS
+from lineage.artifacts.ggml import WITHOUT_VALUES, dequantized
 from lineage.errors import FormatError
 
 if TYPE_CHECKING:
@@ -28,10 +30,19 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor of an adapter's file, its values not read yet."""
+    """One tensor of an adapter's file, its values not read yet.
+
+    Attributes:
+        item: As it is stored.
+        file: What errors call the file.
+        heads: Of a query or key whose rows llama.cpp reordered, how many it has; they are put back.
+        is_turned: Whether its transpose is stored.
+    """
 
     item: Item
     file: str
+    heads: int = 0
+    is_turned: bool = False
 
     @property
     def name(self) -> str:
@@ -40,8 +51,8 @@ class Stored:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As stored."""
-        return self.item.shape
+        """As stored, or of its transpose."""
+        return self.item.shape[::-1] if self.is_turned else self.item.shape
 
     def fail(self, reason: str) -> FormatError:
         """Return an error about this tensor."""
@@ -53,13 +64,17 @@ class Stored:
         Raises:
             FormatError: If one is not finite, there are none, or the dtype is none of factors.
         """
-        if self.item.dtype not in _DTYPES:
+        is_packed = self.item.dtype in BLOCKS and self.item.dtype not in WITHOUT_VALUES
+        if self.item.dtype not in _DTYPES and not is_packed:
             raise self.fail(f"{self.item.dtype} is not a dtype that factors are read in")
         if not prod(self.item.shape):
             raise self.fail(f"the shape {list(self.item.shape)} holds no values")
         size = self.item.size_bytes
         raw = self.item.source.piece(0, size, memoryview(bytearray(size)))
-        values = np.frombuffer(raw, _DTYPES[self.item.dtype])
+        if is_packed:
+            values: NDArray[Any] = dequantized(np.frombuffer(raw, np.uint8), self.item.dtype)
+        else:
+            values = np.frombuffer(raw, _DTYPES[self.item.dtype])
         wide: NDArray[np.float64] = values.astype(np.float64).reshape(self.item.shape)
         with np.errstate(over="ignore", invalid="ignore"):
             total = float(wide.sum())
@@ -67,7 +82,13 @@ class Stored:
             bad = int(wide.size - np.count_nonzero(np.isfinite(wide)))
             if bad:
                 raise self.fail(f"{bad} of its {wide.size} values are NaN or infinite")
-        return wide
+        return self._put_back(wide)
+
+    def _put_back(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.heads:
+            pairs = values.reshape(self.heads, -1, 2, *values.shape[1:])
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
+        return values.T if self.is_turned else values
 
     def matrix(self) -> NDArray[np.float64]:
         """Return its values as a matrix: the first extent by the rest."""

@@ -14,6 +14,8 @@ from lineage.adapters.matrices import Dense
 from lineage.adapters.names import extents_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lineage.adapters.base import Kind, Matrix
     from lineage.adapters.tensors import Stored
 
@@ -60,7 +62,11 @@ def vector(
 
 
 def _vector(stored: Stored, start: int, stop: int, scale: float, less: float) -> Matrix:
-    places = (stored.values().reshape(-1)[start:stop] - less) * scale
+    return in_rows((stored.values().reshape(-1)[start:stop] - less) * scale)
+
+
+def in_rows(places: NDArray[np.float64]) -> Dense:
+    """Lay a vector out in rows."""
     rows = -(-places.size // WIDTH)
     width = min(places.size, WIDTH)
     padded = np.zeros(rows * width)

@@ -2,7 +2,7 @@
 
 A module uses as many rows and columns of the projections as it has. How many columns that is its
 file does not say, so its change has all of them here; the projections themselves are in the file
-only where they were saved.
+only where they were saved, and else are drawn anew (`lineage.adapters.projections`).
 
 Source: Kopiczko, Blankevoort and Asano (2024); `VeraLayer` of peft.
 """
@@ -25,9 +25,6 @@ ROLES = {
     r"\.vera_lambda_b(?:\.\w+)?": "b", r"\.vera_lambda_d(?:\.\w+)?": "d",
     r"(?:^|\.)vera_A(?:\.\w+)?": "shared_A", r"(?:^|\.)vera_B(?:\.\w+)?": "shared_B",
 }  # fmt: skip
-
-SHARED = ("shared_A", "shared_B")
-"""Roles of tensors that are every module's."""
 
 
 def changes(group: Group, scaling: Scaling) -> Iterator[Change]:

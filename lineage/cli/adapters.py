@@ -10,18 +10,17 @@ import click
 from lineage.cli import say
 from lineage.cli.measure import load
 from lineage.cli.options import json_option
+from lineage.cli.prints import untold
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lineage.evidence import Comparison
-    from lineage.evidence.contained import Contained, Fits
+    from lineage.evidence.contained import Contained
     from lineage.evidence.fitting import Fit
     from lineage.fingerprints import Fingerprint
     from lineage.fingerprints.delta import Delta
-
-_SHOWN = 3
 
 
 def told_of(
@@ -42,13 +41,14 @@ def told_of(
     from lineage.evidence.contained import contained
     from lineage.evidence.deltas import combined
 
-    deltas = [delta_of(path, load(path)) for path in adapters]
+    deltas = [delta_of(path, None if other.delta is not None else b) for path in adapters]
     names = list(adapters)
     made: Contained | None = None
     if one.delta is not None and other.delta is not None:
         names, deltas = [b, *names], [other.delta, *deltas]
         fit = combined(one.delta, deltas)
     else:
+        deltas = [_on_base(path, b, delta) for path, delta in zip(adapters, deltas, strict=True)]
         made = contained(deltas, other, one)
         fit = None if made is None else made.fit
     document = {"a": a, "b": b, **found.to_json(), "adapters": _json(names, fit, made)}
@@ -59,15 +59,35 @@ def told_of(
     return 0 if True in present else (3 if None in present else 1)
 
 
-def delta_of(path: str, made: Fingerprint) -> Delta:
-    """Return an adapter's delta.
+def delta_of(path: str, base: str | None = None) -> Delta:
+    """Return an adapter's delta, read beside a base where that is none that was saved.
 
     Raises:
         FormatError: If it has none.
     """
-    if made.delta is None:
-        raise FormatError("it is no adapter whose change can be told", file=path)
-    return made.delta
+    base = None if base is None or PurePath(base).suffix == ".lineage" else base
+    made = load(path, base=base).delta
+    if made is None:
+        reason = f"it is no adapter whose change can be told: {untold(path, base)}"
+        raise FormatError(reason, file=path)
+    return made
+
+
+def _on_base(path: str, base: str, delta: Delta) -> Delta:
+    """Return what an adapter adds to a base, if it does more than to add and both are at hand."""
+    from lineage.adapters.applied import is_plain
+    from lineage.evidence.weights import Weights
+
+    if is_plain(change.kind for change in delta.changes):
+        return delta
+
+    found = Weights.of({"adapter": path, "base": base}).applied("adapter", "base")
+    if found is None:
+        say.note(
+            f"{printable(path)}: what magnitudes, gains and whole tensors do is left out: "
+            "that takes the base's weights"
+        )
+    return found or delta
 
 
 def _json(names: Sequence[str], fit: Fit | None, made: Contained | None) -> dict[str, Any]:
@@ -123,19 +143,19 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     """
     from lineage.evidence.contained import contained, fits
 
-    delta = delta_of(adapter, load(adapter))
+    delta = delta_of(adapter, base)
     print_b = load(base, cache=True)
     seen = fits(delta, print_b)
     declared = _declared(delta, base)
-    verdict: bool | None = None
-    reason = "it fits by names and shapes, as it fits any model of this architecture"
+    verdict, reason = None, str(seen)
     made = None
     if not seen.is_whole:
-        verdict, reason = _misfit(seen, len(delta.changes))
+        verdict = False if seen.is_denied else None
     elif any(one["agrees"] for one in declared):
         verdict, reason = True, "the adapter declares the digest of this base"
     elif merged is not None:
-        made = contained([delta], print_b, load(merged, cache=True))
+        on_base = _on_base(adapter, base, delta)
+        made = contained([on_base], print_b, load(merged, cache=True))
         verdict, reason = _by_weights(made)
     if verdict is not False and any(one["agrees"] is False for one in declared):
         say.note(f"{printable(adapter)}: it declares another base than {printable(base)}")
@@ -154,31 +174,18 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     return {True: 0, False: 1, None: 3}[verdict]
 
 
-def _misfit(seen: Fits, changes: int) -> tuple[bool | None, str]:
-    if len(seen.missing) == changes:
-        return None, "no tensor that it changes is known in the base by name"
-    if seen.misshapen:
-        shown = ", ".join(map(printable, seen.misshapen[:_SHOWN]))
-        return False, f"{len(seen.misshapen)} tensors have another shape in the base ({shown})"
-    shown = ", ".join(map(printable, seen.missing[:_SHOWN]))
-    return False, f"the base has not {len(seen.missing)} tensors that it changes ({shown})"
-
-
 def _by_weights(made: Contained | None) -> tuple[bool | None, str]:
+    from lineage.evidence.contained import MOST_LEFT
+
     if made is None:
         return None, "the merged model is not laid out as the base is, or not changed"
     share = made.fit.shares[0]
     words = f"the merged model is the base and {share.weight:.4g} times the adapter"
-    if share.present and made.fit.left <= _MOST_LEFT:
+    if share.present and made.fit.left <= MOST_LEFT:
         return True, f"{words}, {made.fit.left:.1%} left"
     if share.present:
         return None, f"{words}, but {made.fit.left:.1%} of their difference is something else"
     return False, f"the merged model is not the base and this adapter: {made.fit.left:.0%} is left"
-
-
-_MOST_LEFT = 0.02
-"""Share of the difference that may be something else than the adapter: a module that was left out,
-a merge that was rounded twice."""
 
 
 def _declared(delta: Delta, base: str) -> list[dict[str, Any]]:

@@ -89,8 +89,13 @@ def manifest(
     secret = None if private is None else made_secret(private)
     options = datasets.Options(kind, skip_bad_records, licence, source, secret, near, tuple(wanted))
     started = time.perf_counter()
-    with progress(paths) as advance:
-        built = datasets.build([Path(path) for path in paths], output, options, advance)
+    try:
+        with progress(paths) as advance:
+            built = datasets.build([Path(path) for path in paths], output, options, advance)
+    except KeyboardInterrupt:
+        if output is not None:
+            say.note("what was read is kept: the same command goes on from there")
+        raise
     made = _document(built)
     made["seconds"] = round(time.perf_counter() - started, 4)
     if output is not None:

@@ -36,6 +36,7 @@ _DEEP = "Read some weights again, for what fingerprints do not tell."
 @click.option("--digests", is_flag=True, help="Also SHA-256 of files, as hubs and signers have it.")
 @click.option("--neurons", is_flag=True, help="Keep what finds relatives in other coordinates.")
 @click.option("--no-cache", is_flag=True, help="Measure again what has not changed since.")
+@click.option("--base", metavar="BASE", help="Of adapters that are told with it alone (VeRA).")
 @json_option
 def fingerprint(
     paths: tuple[str, ...],
@@ -45,6 +46,7 @@ def fingerprint(
     digests: bool,
     neurons: bool,
     no_cache: bool,
+    base: str | None,
     as_json: bool,
 ) -> int:
     """Print the exact identity of models, and save what comparisons need.
@@ -58,7 +60,14 @@ def fingerprint(
         lineage fingerprint ./my-model -o my-model.lineage
     """
     return prints.fingerprint(
-        paths, output, tier, digests=digests, neurons=neurons, no_cache=no_cache, as_json=as_json
+        paths,
+        output,
+        tier,
+        digests=digests,
+        neurons=neurons,
+        no_cache=no_cache,
+        as_json=as_json,
+        base=base,
     )
 
 
@@ -105,7 +114,7 @@ def compare(
     """
     from lineage.evidence import compare_fingerprints
 
-    one, other = load(a, cache=True), load(b, cache=True)
+    one, other = (load(path, cache=True, base=base) for path in (a, b))
     if base is not None:
         if explain or adapters:
             given = "--explain" if explain else "--adapter"
@@ -297,9 +306,9 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def load(path: str, *, cache: bool = False) -> Fingerprint:
+def load(path: str, *, cache: bool = False, base: str | None = None) -> Fingerprint:
     """Fingerprint a model or load a saved one, saying on stderr what a person should know."""
-    return prints.timed(path, "full", cache=cache)[0]
+    return prints.timed(path, "full", cache=cache, base=base)[0]
 
 
 def _name(path: str) -> str:

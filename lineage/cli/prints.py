@@ -65,6 +65,7 @@ def fingerprint(
     neurons: bool,
     no_cache: bool,
     as_json: bool,
+    base: str | None = None,
 ) -> int:
     """Print the exact identity of models, save what comparisons need, and return the status."""
     from lineage.artifacts import models_in
@@ -83,7 +84,9 @@ def fingerprint(
     targets = _targets(models, output)
     for path in models:
         try:
-            made, seconds = timed(path, tier or "full", neurons=neurons, cache=not no_cache)
+            made, seconds = timed(
+                path, tier or "full", neurons=neurons, cache=not no_cache, base=base
+            )
             if output is not None:
                 _save(made, targets[path])
         except (LineageError, OSError) as error:
@@ -155,22 +158,38 @@ def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def timed(path: str, tier: str, *, neurons: bool = False, cache: bool) -> tuple[Fingerprint, float]:
+def timed(
+    path: str, tier: str, *, neurons: bool = False, cache: bool, base: str | None = None
+) -> tuple[Fingerprint, float]:
     """Fingerprint a model or load a saved one, with a bar and warnings on stderr; and seconds."""
     from lineage.adapters import is_adapter
     from lineage.fingerprints import fingerprint as make
 
     started = time.perf_counter()
     with _progress(path) as advance:
-        made = make(path, tier=tier, neurons=neurons, cache=cache, progress=advance)
+        made = make(path, tier=tier, neurons=neurons, cache=cache, base=base, progress=advance)
     for line in made.warnings:
         say.note(f"{printable(path)}: {printable(line)}")
     if made.delta is None and is_adapter(tensor.name for tensor in made.tensors):
-        reason = "there are factors among its tensors, but no adapter whose change can be told"
-        say.note(f"{printable(path)}: {reason}")
+        say.note(f"{printable(path)}: what it changes cannot be told: {untold(path, base)}")
     if neurons and made.neurons is None:
         say.note(f"{printable(path)}: no stream is known by names and shapes; no neuron sketch")
     return made, time.perf_counter() - started
+
+
+def untold(path: str, base: str | None = None) -> str:
+    """Say why what an adapter changes is not known."""
+    from lineage.adapters import adapter_of
+    from lineage.adapters.base import Unread
+    from lineage.artifacts import read
+    from lineage.fingerprints import SUFFIX
+
+    if Path(path).suffix != SUFFIX:
+        with read(path) as artifact:
+            found = adapter_of(artifact, path, base)
+            if isinstance(found, Unread):
+                return found.reason
+    return "it is no adapter, or a part of a model's tensors"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lineage.cli import say
 from lineage.cli.measure import load
 from lineage.cli.options import json_option
 from lineage.cli.trust import FILE, about, fraction, load_key, open_envelope
-from lineage.errors import VerificationError, printable
+from lineage.errors import ContradictionError, VerificationError, printable
 from lineage.files import write_whole
 from lineage.relation import Relation
 from lineage.signing import PublicKey
@@ -142,6 +142,14 @@ def _claim_text(document: dict[str, Any]) -> str:
 @click.option("--key", "keys", type=FILE, multiple=True, required=True, help="An accepted key.")
 @click.option("--weights", help="The claimed model, or its saved fingerprint.")
 @click.option("--parent", "parents", multiple=True, help="A claimed parent, or its fingerprint.")
+@click.option(
+    "--trained-on",
+    "data",
+    type=FILE,
+    multiple=True,
+    metavar="MANIFEST",
+    help="Data that the claim must name.",
+)
 @click.option("--threshold", default=1, show_default=True, help="Distinct keys that must sign.")
 @click.option("--audience", help="Accept a claim addressed to this name, too.")
 @click.option("--require-measured", is_flag=True, help="Every parent must be confirmed.")
@@ -151,6 +159,7 @@ def verify(
     keys: tuple[Path, ...],
     weights: str | None,
     parents: tuple[str, ...],
+    data: tuple[Path, ...],
     threshold: int,
     audience: str | None,
     require_measured: bool,
@@ -160,7 +169,8 @@ def verify(
 
     The fingerprint is recomputed, and what the model is to its parents is measured again; what the
     claim says of its own evidence is not believed. Exit status 1 if anything disagrees. Saved
-    fingerprints stand in for weights; give only such as you made yourself.
+    fingerprints stand in for weights; give only such as you made yourself. The data of
+    --trained-on, by a manifest that you made of them, must be data that the claim names.
 
     \b
     Example:
@@ -181,13 +191,29 @@ def verify(
                 weights=None if weights is None else load(weights),
                 parents=[load(parent) for parent in parents],
             )
+            named = [_named_data(manifest, found) for manifest in data]
     except VerificationError as error:
         if as_json:
             say.result({"path": str(path), "valid": False, "reason": str(error)}, "", as_json=True)
         raise
-    document = _verified_json(path, found, weights, parents)
+    document = _verified_json(path, found, weights, parents) | {"data": named}
     say.result(document, lambda: _verified_text(document), as_json=as_json)
     return 0
+
+
+def _named_data(path: Path, found: VerifiedClaim) -> dict[str, Any]:
+    """Return a data set that a claim names.
+
+    Raises:
+        ContradictionError: If it names none of these records.
+    """
+    given = _data(path)
+    taught = [p.model.root for p in found.claim.parents if p.relation is Relation.TRAINED_ON]
+    if given.root not in taught:
+        raise ContradictionError(
+            f"'{found.claim.subject.name}' is not said to be trained on the records of {path}"
+        )
+    return {"path": str(path), "id": given.root}
 
 
 def _verified_json(
@@ -232,6 +258,7 @@ def _verified_text(document: dict[str, Any]) -> str:
         by = "saved fingerprints" if document["trusts_saved"] else "the weights"
         seen = f"confirmed by {by}" if parent["confirmed"] else "as claimed, not confirmed"
         lines.append(f"  {parent['relation']} of {printable(parent['name'])}: {seen}")
+    lines += [f"  {printable(d['path'])} has the records that it names" for d in document["data"]]
     if document["trusts_saved"]:
         lines.append(
             "  a saved fingerprint proves nothing unless you made it: its sketches are not"

@@ -2,7 +2,8 @@
 
 Files are read one after the other, in the order of their names; jobs run on all cores and are
 collected in order. Whatever is kept meanwhile is in a folder beside the result, which is gone when
-the work is done or broken off; the result appears whole or not at all.
+the work is done or fails; if it is interrupted, the same call goes on from there. The result
+appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -16,31 +17,32 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, final
 
 from lineage import merkle
-from lineage.datasets import finding, hashing
+from lineage.datasets import finding, hashing, resuming
 from lineage.datasets.readers import reader
-from lineage.datasets.readers.base import Columns, Done, Near, Source, WatchedFile
-from lineage.datasets.sorting import Sorter, subtree, tree_over
+from lineage.datasets.readers.base import PIECE, Columns, Done, Near, Source, WatchedFile
+from lineage.datasets.resuming import Journal, Whole
+from lineage.datasets.sorting import Sorter, tree_over
 from lineage.datasets.stored import (
-    BLOCK,
     MAX_HEADER,
     MAX_WORDS,
+    NEAR_BYTES,
     NEAR_SCHEME,
+    TYPE,
     Header,
     file_leaves,
     files_section,
-    order_hash,
     pieces_of,
 )
 from lineage.digest import SIZE, blake3_digest, sha256_digest
 from lineage.errors import FormatError
 from lineage.files import write_all
 from lineage.manifests.records import hidden_digest, salt_of
-from lineage.manifests.tree import Head, ordered_root
+from lineage.manifests.tree import RUN, Head, Side, ordered_root, run_hash
 
 MAX_SKIPPED = 1000
 """Bad records that are listed; all are counted."""
@@ -116,35 +118,52 @@ def build(
     if how.secret is not None and how.near:
         raise ValueError("sketches for near-duplicates tell what a private manifest hides")
     found = finding.find(paths, how.kind)
+    where = Path(tempfile.gettempdir()) if output is None else output.parent
+    where.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        folder = stack.enter_context(_spill_beside(output))
+        stack.enter_context(_told_when_full(where))
+        journal = stack.enter_context(resuming.journal(output, _settings(how), found.sources))
+        folder = stack.enter_context(_spill(journal))
         size = sum(s.path.stat().st_size for s in found.sources if s.path is not None)
         pool = stack.enter_context(_workers(size))
         threads = stack.enter_context(ThreadPoolExecutor(_cores()))
-        work = _Work(folder, output is not None, how, threads)
-        stack.callback(work.close)
+        work = _Work(folder, journal, how, Sorter(folder, threads))
         for source in found.sources:
             _read(source, work, pool, progress)
-        return work.finish(output, found)
+        return work.finish(output, found, pool)
+
+
+def _settings(how: Options) -> list[Any]:
+    """Return what of the options changes what is found in a file, and no secret."""
+    secret = None if how.secret is None else blake3_digest(b"resuming" + how.secret).hex()
+    near = NEAR_BYTES * how.near
+    return [TYPE, NEAR_SCHEME, near, how.skip_bad, sorted(how.digests), PIECE, secret]
 
 
 @contextmanager
-def _spill_beside(output: Path | None) -> Iterator[Path]:
-    """Make a folder for what does not fit in memory; a full disk is told as one."""
-    where = None if output is None else output.parent
-    if where is not None:
-        where.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".manifest-", dir=where))
+def _told_when_full(where: Path) -> Iterator[None]:
+    """Say of a full disk what it was needed for."""
     try:
-        yield folder
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             full = "the disk is full" if error.errno != errno.EFBIG else "no file may be so large"
             reason = f"{full}: sorting digests needs about 120 bytes a record here"
-            raise OSError(error.errno, reason, str(where or folder.parent)) from error
+            raise OSError(error.errno, reason, str(where)) from error
         raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _spill(journal: Journal | None) -> Iterator[Path]:
+    """Make a folder for what does not fit in memory."""
+    if journal is None:
+        with tempfile.TemporaryDirectory(prefix="manifest-") as name:
+            yield Path(name)
+        return
+    folder = journal.folder / "sorting"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    yield folder  # goes with the journal's
 
 
 def _cores() -> int:
@@ -162,8 +181,9 @@ def _workers(size: int) -> Executor:
 class _Work:
     """What is known so far: digests in order, digests to sort, files, columns, bad records."""
 
-    def __init__(self, folder: Path, is_saved: bool, how: Options, threads: Executor) -> None:
+    def __init__(self, folder: Path, journal: Journal | None, how: Options, sorter: Sorter) -> None:
         self.folder = folder
+        self.journal = journal
         self.how = how
         self.near: Near | None = None
         if how.near:
@@ -176,56 +196,39 @@ class _Work:
         self.skipped_count = 0
         self.columns: dict[str, None] = {}
         self.records = 0
-        self._sorter = Sorter(folder, threads)
-        self._threads = threads
-        self._held: list[bytes] = []
-        self._held_size = 0
-        self._blocks: list[Future[bytes]] = []
-        names = ["order", "near"] if is_saved else []
-        self._files: dict[str, BinaryIO] = {name: (folder / name).open("wb") for name in names}
-
-    def close(self) -> None:
-        """Close what is open."""
-        for file in self._files.values():
-            file.close()
+        self._sorter = sorter
+        self._runs: list[bytes] = []
+        self._rest = b""
 
     def add(self, done: Done) -> None:
         """Take the digests of a job, the next in order."""
-        digests = done.digests
         if self.how.secret is not None:
-            digests = _hidden(digests, self.how.secret)
-        self.records += len(digests) // SIZE
-        if self._files:
-            self._files["order"].write(digests)
-            self._files["near"].write(done.near)
-        self._sorter.add(digests)
-        self._held.append(digests)
-        self._held_size += len(digests)
-        if self._held_size >= 8 * BLOCK * SIZE:
-            self._cut(BLOCK * SIZE)
+            done = replace(done, digests=_hidden(done.digests, self.how.secret))
+        if self.journal is not None:
+            self.journal.keep(done)
+        self.take(done)
 
-    def _cut(self, size: int) -> None:
-        """Hash all that is held but for less than `size` bytes."""
-        held = memoryview(b"".join(self._held))
-        whole = len(held) // size * size
-        for start in range(0, whole, BLOCK * SIZE):
-            piece = held[start : min(whole, start + BLOCK * SIZE)]
-            self._blocks.append(self._threads.submit(hashing.order_tree, piece))
-        self._held, self._held_size = [bytes(held[whole:])], len(held) - whole
+    def take(self, done: Done) -> None:
+        """Take digests as they are kept."""
+        self.records += len(done.digests) // SIZE
+        self._sorter.add(done.digests)
+        held = self._rest + done.digests
+        whole = len(held) // (RUN * SIZE) * RUN * SIZE
+        self._runs += [run_hash(held[at : at + RUN * SIZE]) for at in range(0, whole, RUN * SIZE)]
+        self._rest = held[whole:]
 
-    def finish(self, output: Path | None, found: finding.Found) -> Built:
+    def finish(self, output: Path | None, found: finding.Found, pool: Executor) -> Built:
         """Sort, hash what is left, and write the file."""
-        if self._held_size:
-            self._cut(SIZE)
-        ordered = order_hash([future.result() for future in self._blocks])
-        tree, distinct = self._sorted(self.folder / "set" if output is not None else None)
+        if self._rest:
+            self._runs.append(run_hash(self._rest))
+        tree, distinct = self._sorted(None if output is None else self.folder / "set", pool)
         splits: dict[str, int] = {}
         for row in self.rows:
             split = row["split"] or ""
             splits[split] = splits.get(split, 0) + row["records"]
         header = Header(
             head=Head.over(tree, self.records, distinct),
-            ordered_root=ordered_root(ordered, self.records),
+            ordered_root=ordered_root(self._runs, self.records),
             files_root=merkle.root(file_leaves(self.rows), blake3_digest),
             files=len(self.rows),
             size_bytes=sum(row["bytes"] for row in self.rows),
@@ -239,28 +242,30 @@ class _Work:
         )
         files = files_section(self.rows, self.skipped)
         line = header.to_line(len(files))
-        self.close()
-        if output is not None:
-            parts = (self.folder / name for name in ("order", "set", "near"))
+        if output is not None and self.journal is not None:
+            self.journal.flush()
+            kept = self.journal.folder
+            parts = (kept / "order", self.folder / "set", kept / "near")
             pieces = (piece for part in parts for piece in pieces_of(part))
             write_all(output, _chained([line, files], pieces))
         skipped, rows = tuple(self.skipped), tuple(self.rows)
         return Built(header, sha256_digest(line).hex(), skipped, rows, self.digests)
 
-    def _sorted(self, path: Path | None) -> tuple[bytes, int]:
+    def _sorted(self, path: Path | None, pool: Executor) -> tuple[bytes, int]:
         """Merge all runs; return the tree's hash and the number of distinct digests."""
-        distinct = 0
-        hashing: list[Future[tuple[int, bytes]]] = []
+        distinct = depth = 0
+        parts: list[Future[Side]] = []
         with ExitStack() as stack:
             file = None if path is None else stack.enter_context(path.open("wb"))
             for depth, _, entries in self._sorter.parts():
                 distinct += len(entries)
-                if len(hashing) > 2:
-                    hashing[-2].result()  # no more than a few parts in memory
-                hashing.append(self._threads.submit(subtree, entries, depth))
+                if len(parts) > 2 * _cores():
+                    parts[-2 * _cores()].result()  # no more than a few parts in memory
+                data = entries.tobytes()
+                parts.append(pool.submit(hashing.subtree, data, depth))
                 if file is not None:
-                    file.write(entries.data)
-        return tree_over([future.result() for future in hashing]), distinct
+                    file.write(data)
+        return tree_over([future.result() for future in parts], depth), distinct
 
 
 def _told(names: Iterable[str]) -> tuple[str, ...]:
@@ -292,22 +297,56 @@ def _read(
     source: Source, work: _Work, pool: Executor, progress: Callable[[int], None] | None
 ) -> None:
     """Read one file: its records, and its row."""
-    using = reader(source.kind)
-    before = work.records
-    if source.path is None:  # what is in memory counts as an empty file
-        _collect(source, using.jobs(None, source, work.near), work, pool)  # type: ignore[arg-type]
-        digest, size = blake3_digest(b""), 0
-        work.digests[source.name] = {"blake3": digest.hex()}
-    else:
-        with WatchedFile(source.path, progress, work.how.digests) as file:
-            _collect(source, using.jobs(file, source, work.near), work, pool)
-            digest = file.finish()
-            size = file.size
-            work.digests[source.name] = file.digests()
-    if work.how.secret is not None:
-        digest = hidden_digest(salt_of(work.how.secret, digest), digest)
-    work.rows.append(
-        {
+    file = _File(source, work, pool)
+    whole = file.known() if work.journal is not None and work.journal.has_whole() else None
+    if whole is None:
+        whole = file.read(progress)
+        if work.journal is not None:
+            work.journal.keep_file(whole)
+    elif progress is not None:
+        progress(whole.row["bytes"])
+    work.columns.update(dict.fromkeys(whole.columns))
+    work.digests[source.name] = whole.digests
+    work.rows.append(whole.row)
+
+
+@final
+class _File:
+    """Takes the jobs of one file in order, whether they are done already or not."""
+
+    def __init__(self, source: Source, work: _Work, pool: Executor) -> None:
+        self._source = source
+        self._work = work
+        self._pool = pool
+        self._running: deque[Future[Done]] = deque()
+        self._line = 0
+
+    def known(self) -> Whole:
+        """Take all of a file that an earlier run read."""
+        assert self._work.journal is not None
+        while isinstance(done := self._work.journal.earlier(), Done):
+            self._take(done, is_new=False)
+        assert done is not None
+        return done
+
+    def read(self, progress: Callable[[int], None] | None) -> Whole:
+        """Read a file, and run those of its jobs that no earlier run did."""
+        source, work = self._source, self._work
+        using = reader(source.kind)
+        before = work.records
+        if source.path is None:  # what is in memory counts as an empty file
+            columns = self._collect(using.jobs(None, source, work.near))  # type: ignore[arg-type]
+            digest, size = blake3_digest(b""), 0
+            digests = {"blake3": digest.hex()}
+        else:
+            with WatchedFile(source.path, progress, work.how.digests) as file:
+                columns = self._collect(using.jobs(file, source, work.near))
+                digest = file.finish()
+                size = file.size
+                digests = file.digests()
+        if work.how.secret is not None:
+            digest = hidden_digest(salt_of(work.how.secret, digest), digest)
+        row = {
             "name": source.name,
             "kind": source.kind,
             "split": source.split,
@@ -315,40 +354,44 @@ def _read(
             "bytes": size,
             "records": work.records - before,
         }
-    )
+        return Whole(row, columns, digests)
 
+    def _collect(self, jobs: Iterator[Any]) -> tuple[str, ...]:
+        """Run jobs, a few at a time, and take their digests in order; return the columns."""
+        names: dict[str, None] = {}
+        source, journal = self._source, self._work.journal
+        try:
+            for job in jobs:
+                if isinstance(job, Columns):
+                    names.update(dict.fromkeys(job.names))
+                    continue
+                known = None if journal is None else journal.earlier()
+                if isinstance(known, Done):
+                    self._take(known, is_new=False)
+                    continue
+                function, arguments = job
+                self._running.append(self._pool.submit(function, *arguments))
+                if len(self._running) > 2 * _cores():
+                    self._take(self._running.popleft().result(), is_new=True)
+            while self._running:
+                self._take(self._running.popleft().result(), is_new=True)
+        except FormatError as error:
+            if error.file is None:
+                raise FormatError(error.reason, file=source.path or source.name) from error
+            raise
+        finally:
+            for future in self._running:
+                future.cancel()
+        return tuple(names)
 
-def _collect(source: Source, jobs: Iterator[Any], work: _Work, pool: Executor) -> None:
-    """Run jobs a few at a time and take their digests in order."""
-    running: deque[Future[Done]] = deque()
-    line = 0
-
-    def take() -> None:
-        nonlocal line
-        done = running.popleft().result()
+    def _take(self, done: Done, *, is_new: bool) -> None:
         for number, reason in done.bad:
-            _bad(source, line + number + 1, reason, work)
-        line += done.lines
-        work.add(done)
-
-    try:
-        for job in jobs:
-            if isinstance(job, Columns):
-                work.columns.update(dict.fromkeys(job.names))
-                continue
-            function, arguments = job
-            running.append(pool.submit(function, *arguments))
-            if len(running) > 2 * _cores():
-                take()
-        while running:
-            take()
-    except FormatError as error:
-        if error.file is None:
-            raise FormatError(error.reason, file=source.path or source.name) from error
-        raise
-    finally:
-        for future in running:
-            future.cancel()
+            _bad(self._source, self._line + number + 1, reason, self._work)
+        self._line += done.lines
+        if is_new:
+            self._work.add(done)
+        else:
+            self._work.take(done)
 
 
 def _bad(source: Source, line: int, reason: str, work: _Work) -> None:

@@ -11,6 +11,7 @@ from functools import cache
 from json.encoder import encode_basestring
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
 from lineage.canonical import MAX_INTEGER
@@ -311,9 +312,24 @@ def _floats(column: Any) -> Any:
     return compute.replace_with_mask(texts, is_odd, spelled)
 
 
+def _is_plain(column: Any) -> bool:
+    """Whether no value of a column of large strings has a character that JSON escapes."""
+    _, offsets, data = column.buffers()
+    if data is None or not len(column):
+        return True
+    whole = memoryview(offsets).cast("q")
+    start, end = whole[column.offset], whole[column.offset + len(column)]
+    if start == end:
+        return True
+    held = memoryview(data)[start:end].tobytes()
+    return b'"' not in held and b"\\" not in held and np.frombuffer(held, np.uint8).min() >= 0x20
+
+
 def _strings(column: Any) -> Any:
     pa = library()
     compute = pa.compute
+    if _is_plain(column):
+        return _joined(_text('"'), column, _text('"'))
     escaped = compute.replace_substring(column, "\\", "\\\\")
     escaped = compute.replace_substring(escaped, '"', '\\"')
     texts = _joined(_text('"'), escaped, _text('"'))

@@ -14,9 +14,9 @@ from lineage.datasets.stored import Manifest, halves, set_hash
 from lineage.digest import SIZE
 from lineage.errors import FormatError, VerificationError, printable
 from lineage.manifests import opened, proofs
-from lineage.manifests.opened import ADDED, NODE, NOTHING, SHARED, encode_leaf
+from lineage.manifests.opened import ADDED, NODE, SHARED, Leaf, encode
 from lineage.manifests.records import hidden_digest, salt_of
-from lineage.manifests.tree import bit
+from lineage.manifests.tree import BUCKET, bit
 
 PART = 1 << 18
 """About how many entries of two manifests are compared at once."""
@@ -72,7 +72,7 @@ def prove_change(old: Manifest, new: Manifest) -> tuple[str, bytes]:
         kind = "removal"
     else:
         kind = "change"
-    tree = _both(old.entries, new.entries, changes, 0, is_subset=False)
+    tree = _Opener(is_subset=False).both(old.entries, new.entries, changes)
     return kind, proofs.of_two(kind, old.head, new.head, tree)
 
 
@@ -87,7 +87,7 @@ def prove_subset(old: Manifest, new: Manifest) -> bytes:
     lost = int((changes.before > changes.after).sum())
     if lost:
         raise VerificationError(f"no subset: {lost} distinct records are missing there, or fewer")
-    tree = _both(old.entries, new.entries, changes, 0, is_subset=True)
+    tree = _Opener(is_subset=True).both(old.entries, new.entries, changes)
     return proofs.of_two("subset", old.head, new.head, tree)
 
 
@@ -146,8 +146,8 @@ def _joined(parts: list[Compared]) -> Compared:
     )
 
 
-def _compared(old: Entries, new: Entries, depth: int, *, is_same: bool) -> list[Compared]:
-    """Return digests that are in both, or whose counts differ, part by part."""
+def _compared(old: Entries, new: Entries, depth: int, *, is_same: bool | None) -> list[Compared]:
+    """Return digests that are in both, or whose counts differ, or all, part by part."""
     if len(old) + len(new) > PART and depth < 64:
         pairs = zip(halves(old, depth), halves(new, depth), strict=True)
         return [part for a, b in pairs for part in _compared(a, b, depth + 1, is_same=is_same)]
@@ -158,19 +158,18 @@ def _compared(old: Entries, new: Entries, depth: int, *, is_same: bool) -> list[
     nothing = [np.zeros(len(part), np.uint64) for part in (old, new)]
     before = np.add.reduceat(np.concatenate([counts_of(old), nothing[1]])[order], starts)
     after = np.add.reduceat(np.concatenate([nothing[0], counts_of(new)])[order], starts)
-    wanted = (before > 0) & (after > 0) if is_same else before != after
+    wanted = np.ones(len(before), bool)
+    if is_same is not None:
+        wanted = (before > 0) & (after > 0) if is_same else before != after
     return [Compared(rows[order[starts[wanted]]], before[wanted], after[wanted])]
 
 
 def _opened(entries: Entries, digests: Sequence[bytes], depth: int) -> bytes:
     """Open one tree along the paths of digests."""
-    if not len(entries):
-        return bytes([NOTHING])
-    if len(entries) == 1:
-        count = int(counts_of(entries)[0])
-        return encode_leaf(entries[0, :SIZE].tobytes(), count, count)
-    if not digests:
+    if len(entries) and not digests:
         return bytes([SHARED]) + set_hash(entries, depth)
+    if len(entries) <= BUCKET:
+        return _shown(entries, entries)
     sides = halves(entries, depth)
     parts = [_opened(e, _side(digests, depth, n), depth + 1) for n, e in enumerate(sides)]
     return bytes([NODE]) + parts[0] + parts[1]
@@ -180,16 +179,54 @@ def _side(digests: Sequence[bytes], depth: int, wanted: int) -> list[bytes]:
     return [digest for digest in digests if bit(digest, depth) == wanted]
 
 
-def _both(old: Entries, new: Entries, changes: Compared, depth: int, *, is_subset: bool) -> bytes:
-    """Open two trees at once where they differ; for a subset, what is new alone may stay shut."""
-    if not len(changes):
-        return _opened(old, (), depth)
-    if is_subset and not len(old) and len(new) > 1:
-        return bytes([ADDED]) + set_hash(new, depth)
-    if len(changes) == 1 and len(old) < 2 and len(new) < 2:
-        only = changes.digests[0].tobytes()
-        if all(part[0, :SIZE].tobytes() == only for part in (old, new) if len(part)):
-            return encode_leaf(only, int(changes.before[0]), int(changes.after[0]))
-    sides = zip(halves(old, depth), halves(new, depth), changes.halves(depth), strict=True)
-    parts = [_both(a, b, c, depth + 1, is_subset=is_subset) for a, b, c in sides]
-    return bytes([NODE]) + parts[0] + parts[1]
+def _shown(old: Entries, new: Entries) -> bytes:
+    """Return the step that shows all entries of both."""
+    whole = _joined(_compared(old, new, 0, is_same=None))
+    return encode(
+        [
+            Leaf(digest.tobytes(), int(before), int(after))
+            for digest, before, after in zip(whole.digests, whole.before, whole.after, strict=True)
+        ]
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """Opens two trees at once where they differ.
+
+    Args:
+        is_subset: Whether what is in the newer alone may stay shut.
+    """
+
+    is_subset: bool
+
+    def both(
+        self,
+        old: Entries,
+        new: Entries,
+        changes: Compared,
+        depth: int = 0,
+        *,
+        must_show: bool = False,
+    ) -> bytes:
+        """Return the steps from `depth` on.
+
+        Args:
+            old: The older's entries here.
+            new: The newer's.
+            changes: The digests here whose counts differ.
+            depth: Bits that all have in common.
+            must_show: Whether one side was few enough further up, and is hashed there.
+        """
+        if self.is_subset and not len(old) and len(new):
+            return bytes([ADDED]) + set_hash(new, depth)
+        few = (len(old) <= BUCKET, len(new) <= BUCKET)
+        if all(few) and (len(changes) or must_show or not len(old)):
+            return _shown(old, new)
+        if not len(changes):
+            return bytes([SHARED]) + set_hash(old, depth)
+        must_show = must_show or any(few)
+        sides = zip(halves(old, depth), halves(new, depth), changes.halves(depth), strict=True)
+        low, high = (self.both(a, b, c, depth + 1, must_show=must_show) for a, b, c in sides)
+        return bytes([NODE]) + low + high

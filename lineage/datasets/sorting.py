@@ -7,17 +7,17 @@ digest that occurs very often is one entry in every run.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
-from lineage.datasets.hashing import ENTRY, set_tree
+from lineage.datasets.hashing import ENTRY
 from lineage.digest import SIZE
-from lineage.manifests.tree import EMPTY, node
+from lineage.manifests.tree import Side, hash_of, joined
 
 Entries = npt.NDArray[np.uint8]
 """Rows of `ENTRY` bytes: a digest and its count, little-endian."""
@@ -25,7 +25,7 @@ Entries = npt.NDArray[np.uint8]
 RUN = 1 << 18
 """Digests sorted at once."""
 
-PART = 1 << 18
+PART = 1 << 16
 """About how many entries are merged at once."""
 
 
@@ -127,7 +127,7 @@ class Sorter:
         self._spilled += 1
         with path.open("wb") as file:
             file.write(run.data)
-        self._runs.append(_Run(path, prefixes_of(run)[:: _Run.STEP], len(run)))
+        self._runs.append(_Run(path, prefixes_of(run)[:: _Run.STEP].copy(), len(run)))
 
     def parts(self) -> Iterator[tuple[int, int, Entries]]:
         """Return all entries in order, as parts of one prefix each.
@@ -184,29 +184,10 @@ class _Run:
         return found[first:last]
 
 
-def tree_over(subtrees: list[tuple[int, bytes]]) -> bytes:
-    """Return the tree's hash from those of all prefixes of one length, in order.
-
-    Args:
-        subtrees: How many digests each holds (2 for more), and its hash.
-    """
-    while len(subtrees) > 1:
-        subtrees = [_join(*subtrees[i : i + 2]) for i in range(0, len(subtrees), 2)]
-    return subtrees[0][1] if subtrees else EMPTY
-
-
-def _join(left: tuple[int, bytes], right: tuple[int, bytes]) -> tuple[int, bytes]:
-    count = left[0] + right[0]
-    if count < 2:
-        return left if left[0] else right
-    return 2, node(left[1], right[1])
-
-
-def subtree(entries: Entries, depth: int) -> tuple[int, bytes]:
-    """Return how many digests a prefix holds (2 for more), and the hash of its subtree."""
-    return min(len(entries), 2), set_tree(np.ascontiguousarray(entries).data, depth)
-
-
-def as_entries(data: Any) -> Entries:
-    """Return bytes as entries."""
-    return np.frombuffer(data, np.uint8).reshape(-1, ENTRY)
+def tree_over(subtrees: Sequence[Side], depth: int) -> bytes:
+    """Return the tree's hash from the subtrees of all prefixes of `depth` bits, in order."""
+    while depth:
+        depth -= 1
+        pairs = zip(subtrees[::2], subtrees[1::2], strict=True)
+        subtrees = [joined(left, right, depth) for left, right in pairs]
+    return hash_of(subtrees[0], 0)

@@ -22,10 +22,22 @@ import numpy.typing as npt
 
 from lineage import canonical, merkle
 from lineage.datasets import hashing
-from lineage.datasets.sorting import Entries, prefixes_of, subtree, tree_over
+from lineage.datasets.sorting import Entries, prefixes_of
 from lineage.digest import SIZE, blake3_digest, sha256_digest
 from lineage.errors import FormatError, printable
-from lineage.manifests.tree import Head, count_of, digest_of, file_leaf, head_root, ordered_root
+from lineage.manifests.tree import (
+    RUN,
+    Head,
+    Side,
+    count_of,
+    digest_of,
+    file_leaf,
+    hash_of,
+    head_root,
+    joined,
+    ordered_root,
+    run_hash,
+)
 
 TYPE = "urn:model-lineage:dataset-manifest:v1"
 SUFFIX = ".manifest"
@@ -38,7 +50,7 @@ NEAR_BYTES = 512
 NEAR_SCHEME = "minhash-v1/hashes=128/words=5"
 
 BLOCK = 1 << 16
-"""Records whose part of the order's tree is one complete subtree."""
+"""Records that are looked at at once."""
 
 _MEMBERS = {
     "_type", "bytes", "columns", "distinct", "files", "files_bytes", "files_root", "hidden",
@@ -229,28 +241,24 @@ def _check(found: Manifest) -> None:
         raise FormatError(f"the counts add up to {total}, not to {head.records} records")
     if head_root(set_hash(found.entries), head.records, head.distinct) != head.root:
         raise FormatError("the distinct digests do not lead to the root")
-    blocks = [
-        hashing.order_tree(np.ascontiguousarray(found.order[i : i + BLOCK]).data)
-        for i in range(0, len(found.order), BLOCK)
-    ]
-    if ordered_root(order_hash(blocks), head.records) != found.header.ordered_root:
+    starts = range(0, len(found.order), RUN)
+    runs = [run_hash(found.order[start : start + RUN].tobytes()) for start in starts]
+    if ordered_root(runs, head.records) != found.header.ordered_root:
         raise FormatError("the digests in order do not lead to the ordered root")
     if merkle.root(found.file_leaves(), blake3_digest) != found.header.files_root:
         raise FormatError("the files do not lead to the root of files")
 
 
-def order_hash(blocks: list[bytes]) -> bytes:
-    """Return the order's tree from those of its blocks of `BLOCK` records."""
-    return merkle.root(blocks, blake3_digest)
-
-
 def set_hash(entries: Entries, depth: int = 0) -> bytes:
-    """Return the set's tree, some of it at a time."""
+    """Return the hash of the set's tree, some of it in memory at a time."""
+    return hash_of(_subtree(entries, depth), depth)
+
+
+def _subtree(entries: Entries, depth: int) -> Side:
     if len(entries) <= 1 << 18 or depth > 200:
-        return subtree(entries, depth)[1]
-    return tree_over(
-        [(min(len(part), 2), set_hash(part, depth + 1)) for part in halves(entries, depth)]
-    )
+        return hashing.subtree(entries.tobytes(), depth)
+    low, high = halves(entries, depth)
+    return joined(_subtree(low, depth + 1), _subtree(high, depth + 1), depth)
 
 
 def halves(entries: Entries, depth: int) -> tuple[Entries, Entries]:

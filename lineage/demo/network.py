@@ -315,6 +315,51 @@ def train(
     )
 
 
+def train_factors(
+    weights: Weights,
+    corpus: Tokens,
+    shape: Shape,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    *,
+    rank: int,
+    scale: float = 2.0,
+) -> tuple[Weights, tuple[float, ...]]:
+    """Return an adapter trained on `corpus`, and the loss of every step; the weights stay.
+
+    It changes every projection W to W + scale·B·A. Only A (rank x in, normal) and B (out x rank,
+    zero at first) are trained; they are called `NAME/A` and `NAME/B`. `scale` is the usual
+    alpha / rank.
+
+    Source: Hu et al. (2021), arXiv 2106.09685.
+    """
+    parameters: Weights = {}
+    for name, (rows, columns) in projections(shape):
+        start = rng.normal(0, columns**-0.5, (rank, columns))
+        parameters[f"{name}/A"] = start.astype(weights[name].dtype)
+        parameters[f"{name}/B"] = np.zeros((rows, rank), weights[name].dtype)
+
+    def gradient(now: Weights, tokens: Tokens) -> tuple[float, Weights]:
+        loss, full = loss_and_gradients(with_factors(weights, now, scale), tokens, shape)
+        by_factor: Weights = {}
+        for name, _ in projections(shape):
+            by_factor[f"{name}/A"] = scale * (now[f"{name}/B"].T @ full[name])
+            by_factor[f"{name}/B"] = scale * (full[name] @ now[f"{name}/A"].T)
+        return loss, by_factor
+
+    return descend(parameters, gradient, corpus, schedule, shape.context, rng)
+
+
+def with_factors(weights: Weights, factors: Weights, scale: float = 2.0) -> Weights:
+    """Return `weights` with an adapter merged in, as `train_factors` made it."""
+    return {
+        name: w + scale * (factors[f"{name}/B"] @ factors[f"{name}/A"])
+        if f"{name}/A" in factors
+        else w
+        for name, w in weights.items()
+    }
+
+
 def train_low_rank(
     weights: Weights,
     corpus: Tokens,
@@ -325,31 +370,10 @@ def train_low_rank(
     rank: int,
     scale: float = 2.0,
 ) -> tuple[Weights, tuple[float, ...]]:
-    """Return `weights` with a trained adapter merged in: W + scale·B·A on every projection.
+    """Return `weights` with a trained adapter merged in, and the loss of every step.
 
-    Only A (rank x in, normal) and B (out x rank, zero at first) are trained; the merged
-    difference of each projection has rank `rank` up to float32 rounding, and every other tensor
-    is untouched. `scale` is the usual alpha / rank.
-
-    Source: Hu et al. (2021), arXiv 2106.09685.
+    The difference of each projection has rank `rank` up to float32 rounding, and every other tensor
+    is untouched.
     """
-    parameters: Weights = {}
-    for name, (rows, columns) in projections(shape):
-        start = rng.normal(0, columns**-0.5, (rank, columns))
-        parameters[f"{name}/A"] = start.astype(weights[name].dtype)
-        parameters[f"{name}/B"] = np.zeros((rows, rank), weights[name].dtype)
-
-    def merged(now: Weights) -> Weights:
-        delta = {n: scale * (now[f"{n}/B"] @ now[f"{n}/A"]) for n, _ in projections(shape)}
-        return {n: w + delta[n] if n in delta else w for n, w in weights.items()}
-
-    def gradient(now: Weights, tokens: Tokens) -> tuple[float, Weights]:
-        loss, full = loss_and_gradients(merged(now), tokens, shape)
-        by_factor: Weights = {}
-        for name, _ in projections(shape):
-            by_factor[f"{name}/A"] = scale * (now[f"{name}/B"].T @ full[name])
-            by_factor[f"{name}/B"] = scale * (full[name] @ now[f"{name}/A"].T)
-        return loss, by_factor
-
-    trained, losses = descend(parameters, gradient, corpus, schedule, shape.context, rng)
-    return merged(trained), losses
+    factors, losses = train_factors(weights, corpus, shape, schedule, rng, rank=rank, scale=scale)
+    return with_factors(weights, factors, scale), losses

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
+from lineage.evidence.contained import beside
 from lineage.evidence.copied import copied, may_be_parts
 from lineage.evidence.counters import counted, counts
 from lineage.evidence.counters import evidence as counters
@@ -59,15 +60,15 @@ CONTINUED_CHANGE = 0.5
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
     """Say what two models are to each other.
 
-    Two adapters by what they change. Models by their weights one by one, and where these tell
-    nothing by units that are the same in other coordinates, if both have a neuron sketch.
+    Two adapters by what they change, an adapter and a model by names and shapes. Models by their
+    weights one by one, and where these tell nothing by units that are the same in other
+    coordinates, if both have a neuron sketch.
 
     Raises:
         SchemeError: If their sketches were made by two schemes.
     """
-    adapters = between(a, b) if a.root != b.root else None
-    if adapters is not None:
-        return adapters
+    if a.root != b.root and (seen := between(a, b) or beside(a, b)) is not None:
+        return seen
     found = compare_weights(a, b)
     if found.related or found.relation is not None:
         is_asked = bool(found.related) and found.shares is None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from lineage.evidence.adapters import Adapter, adapter_of, merged
+from lineage.adapters.applied import is_plain
 from lineage.evidence.base import Comparison, Evidence
+from lineage.evidence.contained import merged
 from lineage.evidence.extraction import (
     NULL,
     InWeights,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lineage.evidence.base import Direction
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.delta import Delta
 
 __all__ = ["CLEARLY_MERGED", "over_base"]
 
@@ -37,18 +39,22 @@ def over_base(
         a: An adapter or a model.
         b: The other of the two.
         base: What the model was made from.
-        weights: Of the three, named `a`, `b` and `base`, to be sure of an extraction.
+        weights: Of the three, named `a`, `b` and `base`, to be sure of an extraction, and for what
+            adapters do besides adding.
 
     Raises:
         ValueError: If not just one of the two is an adapter.
     """
-    low, other = adapter_of(a), adapter_of(b)
+    low, other = a.delta, b.delta
     if (low is None) == (other is None):
         raise ValueError("a base is of use where one of the two is an adapter, and the other not")
     adapter, model = (low, b) if low is not None else (other, a)
     assert adapter is not None
     names = ("a", "b") if low is not None else ("b", "a")
-    seen = merged(adapter, base, model)
+    added = adapter
+    if weights is not None and not is_plain(change.kind for change in adapter.changes):
+        added = weights.applied(names[0], "base") or adapter
+    seen = merged(added, base, model)
     if (
         seen is not None
         and seen.scale > 0
@@ -63,7 +69,7 @@ def over_base(
 
 
 def _extracted(
-    adapter: Adapter,
+    adapter: Delta,
     base: Fingerprint,
     model: Fingerprint,
     names: tuple[str, str],
@@ -91,7 +97,7 @@ def _extracted(
     if seen is not None and not seen.is_extracted:
         return Comparison(related=None, score=0.5, evidence=tuple(told))
     if seen is None and found is None:
-        words = "sketches tell nothing of ranks above 36, magnitudes or few modules: weights may"
+        words = "sketches tell nothing of magnitudes or few modules: weights may"
         return Comparison(related=None, evidence=(Evidence("extracted-v1", words),))
     direction: Direction = "b->a" if names[0] == "a" else "a->b"
     return Comparison(
@@ -106,7 +112,7 @@ def _extracted(
 
 
 def _read(
-    adapter: Adapter,
+    adapter: Delta,
     prints: tuple[Fingerprint, Fingerprint],
     names: tuple[str, str],
     weights: Weights,
@@ -114,5 +120,6 @@ def _read(
     if not all(name in weights for name in ("a", "b", "base")):
         return None
     with ExitStack() as stack:
-        opened = [stack.enter_context(weights.opened(n)) for n in (names[0], "base", names[1])]
-        return in_weights(adapter, prints, *opened)
+        changes = stack.enter_context(weights.adapter(names[0]))
+        opened = [stack.enter_context(weights.opened(n)) for n in ("base", names[1])]
+        return in_weights(adapter, prints, changes, *opened)

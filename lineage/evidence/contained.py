@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.adapters.names import modules_of, slug
+from lineage.artifacts.dialects import is_reordered_for_rotation
+from lineage.errors import printable
+from lineage.evidence.base import Comparison, Evidence
 from lineage.evidence.fitting import Fit, fit
 from lineage.evidence.matching import table
 from lineage.evidence.pairing import rounding_of
+from lineage.fingerprints.sketch import SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -29,11 +33,13 @@ if TYPE_CHECKING:
     from lineage.fingerprints import Fingerprint
     from lineage.fingerprints.delta import ChangePrint, Delta
 
-__all__ = ["Contained", "Fits", "Merged", "contained", "fits", "merged"]
+__all__ = ["MOST_LEFT", "Contained", "Fits", "Merged", "beside", "contained", "fits", "merged"]
 
-_MOST_LEFT = 0.02
-"""Share of the difference's squared norm that may be left beside rounding: a rounded scale, a
-dropped module's worth of nothing."""
+MOST_LEFT = 0.02
+"""Share of a model's difference from a base that may be something else than the adapters in it: a
+module that was left out, a merge that was rounded twice."""
+
+_SHOWN = 3
 
 _SAME = 1e-6
 """Share of a matrix's squared norm by which it may differ and be called the same."""
@@ -57,6 +63,23 @@ class Fits:
     def is_whole(self) -> bool:
         """Whether the base has all that the adapter changes."""
         return not (self.missing or self.misshapen)
+
+    @property
+    def is_denied(self) -> bool:
+        """Whether it is no base of the adapter; where no name is known, that stays open."""
+        return bool(self.misshapen or (self.missing and self.places))
+
+    def __str__(self) -> str:
+        """Say how, in one line."""
+        if self.is_whole:
+            return "it fits by names and shapes, as it fits any model of this architecture"
+        if not self.is_denied:
+            return "no tensor that it changes is known in the base by name"
+        names = self.misshapen or self.missing
+        shown = ", ".join(map(printable, names[:_SHOWN]))
+        if self.misshapen:
+            return f"{len(names)} tensors have another shape in the base ({shown})"
+        return f"the base has not {len(names)} tensors that it changes ({shown})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,12 @@ class Contained:
     fit: Fit
     modules: int
     outside: float
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every adapter is in there, and hardly anything besides."""
+        is_little = self.fit.left <= MOST_LEFT and self.outside <= MOST_LEFT
+        return is_little and all(share.present for share in self.fit.shares)
 
 
 def fits(adapter: Delta, model: Fingerprint) -> Fits:
@@ -134,6 +163,25 @@ def _has_shape(change: ChangePrint, of: Table, place: int, *, is_cut: bool) -> b
     )
 
 
+def beside(first: Fingerprint, second: Fingerprint) -> Comparison | None:
+    """Say whether an adapter fits a model; None where not just one of the two is an adapter.
+
+    That they fit says nothing of whether they are related: only that they do not is an answer.
+    """
+    if (first.delta is None) == (second.delta is None):
+        return None
+    if first.delta is not None:
+        adapter, model, names = first.delta, second, ("{a}", "{b}")
+    else:
+        assert second.delta is not None
+        adapter, model, names = second.delta, first, ("{b}", "{a}")
+    seen = fits(adapter, model)
+    words = f"{names[0]} is an adapter, {names[1]} a base that it may be of: {seen}"
+    if seen.is_denied:
+        words = f"{names[0]} is an adapter, and {names[1]} not its base: {seen}"
+    return Comparison(False if seen.is_denied else None, evidence=(Evidence("fits-v1", words),))
+
+
 def merged(adapter: Delta, base: Fingerprint, model: Fingerprint) -> Merged | None:
     """Say whether a model is `base` with the adapter merged into it.
 
@@ -141,7 +189,7 @@ def merged(adapter: Delta, base: Fingerprint, model: Fingerprint) -> Merged | No
     adapter of the same base the share left is 1.
     """
     found = contained([adapter], base, model)
-    if found is None or found.fit.left > _MOST_LEFT or found.fit.shares[0].weight == 0:
+    if found is None or found.fit.left > MOST_LEFT or found.fit.shares[0].weight == 0:
         return None
     return Merged(found.fit.shares[0].weight, found.fit.left, found.modules)
 
@@ -150,9 +198,11 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
     """Say which adapters were merged into `base` to make a model, and with what weights.
 
     Returns:
-        None where an adapter does not fit the base, the model is not laid out as the base is, or
-        nothing that they change differs between the two.
+        None where an adapter does not fit the base, the model is not laid out as the base is, one
+        of the two was not sketched in full, or nothing that they change differs between them.
     """
+    if base.scheme != SCHEME or model.scheme != SCHEME:
+        return None
     one, other = table(base), table(model)
     twins = _named(other)
     names = {place: name for name, place in _named(one).items()}
@@ -172,17 +222,19 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
                 return None
             if not (one.usable[place] and other.usable[twin]):
                 return None
+            if not _has_shape(change, one, place, is_cut=False):
+                return None
+            if place < one.whole and is_reordered_for_rotation(one.names[place], ""):
+                continue  # of a GGUF file the rows of queries and keys may lie otherwise
             if place not in steps:
                 steps[place] = other.matrix(twin).astype(np.float64) - one.matrix(place)
                 noise[place] = rounding_of(one, place) + rounding_of(other, twin)
-            if not _has_shape(change, one, place, is_cut=False):
-                return None
             core = _laid_out(change, steps[place])
             if core is None:
                 return None
             part[place] = part[place] + core if place in part else core
         parts.append(part)
-    found = fit(steps, parts, noise)
+    found = fit(steps, parts, noise) if steps else None
     if found is None:
         return None
     inside = sum(float(np.vdot(step, step)) for step in steps.values())

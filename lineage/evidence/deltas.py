@@ -96,9 +96,9 @@ def between(first: Fingerprint, second: Fingerprint) -> Comparison | None:
 
 def _rounded(first: Fingerprint, second: Fingerprint, apart: float) -> Comparison:
     dtypes = [_dtype(one) for one in (first, second)]
-    order = {"F32": 0, "F16": 1, "BF16": 2}
+    order = {"F32": 0, "F16": 1, "BF16": 2, "Q8_0": 3}
     known = [order.get(dtype, 0) for dtype in dtypes]
-    how = {1: "fp16", 2: "bf16"}.get(max(known))
+    how = {1: "fp16", 2: "bf16", 3: "int8"}.get(max(known))
     direction: Direction | None = None
     if known[0] != known[1]:
         direction = "a->b" if known[1] > known[0] else "b->a"

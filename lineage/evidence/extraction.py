@@ -17,23 +17,30 @@ the model trained on a little or rounded, looks the same. That takes the weights
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.adapters import Adapter, fits
+from lineage.adapters.matrices import Product
+from lineage.evidence.contained import fits
 from lineage.evidence.matching import table
 from lineage.evidence.weights import some_rows
+from lineage.fingerprints.sketch import SCHEME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from lineage.adapters.base import Change
     from lineage.artifacts import Item
     from lineage.evidence.matching import Table
     from lineage.fingerprints import Fingerprint
+    from lineage.fingerprints.delta import ChangePrint, Delta
+
+Key = tuple[str, str]
 
 __all__ = [
     "Extracted", "Held", "InWeights", "changes_more", "extracted", "in_weights", "is_told",
@@ -118,23 +125,23 @@ class Held:
         paths: Of the models that it fits.
     """
 
-    def __init__(self, adapter: Adapter, models: Mapping[str, Fingerprint]) -> None:
+    def __init__(self, adapter: Delta, models: Mapping[str, Fingerprint]) -> None:
         """Take the inner product with every module of every model that it fits."""
-        self._adapter = adapter
-        self._energy = np.array([float(np.vdot(d, d)) for d in adapter.deltas.values()])
+        self._low = _products(adapter)
+        self._energy = np.array([float(np.vdot(c.core, c.core)) for c in self._low])
         found: dict[str, list[float]] = {}
         for path in sorted(models):
             cores = _cores(adapter, models[path])
             if cores is not None:
-                pairs = zip(adapter.deltas.values(), cores, strict=True)
-                found[path] = [float(np.vdot(delta, core)) for delta, core in pairs]
+                pairs = zip(self._low, cores, strict=True)
+                found[path] = [float(np.vdot(change.core, core)) for change, core in pairs]
         self.paths = tuple(found)
         self._inner = np.array(list(found.values())).reshape(len(found), len(self._energy))
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield base and child of which the adapter may have been extracted, as a first look."""
         found: dict[tuple[int, int], None] = {}
-        for part in _parts(self._adapter):
+        for part in _parts(self._low):
             energy = self._energy * part
             total = float((energy * part).sum())
             if total <= 0:
@@ -153,58 +160,84 @@ _GLANCE = 0.1
 """Variance of the modules' factors over their mean's square, up to which a pair is looked at."""
 
 
-def _parts(adapter: Adapter) -> list[NDArray[np.float64]]:
-    """Return how the modules' factors may differ: not at all, or as one alpha over each rank."""
-    ranks = np.array([adapter.ranks[module] for module in adapter.deltas], np.float64)
-    is_one = len(set(adapter.ranks.values())) == 1 or not len(ranks)
+def _products(adapter: Delta) -> list[ChangePrint]:
+    """Return the changes that are products of two factors: an adapter's modules.
+
+    None are where norms are set besides (DoRA), and the product is not what is added.
+    """
+    if not set(adapter.family.split("+")) <= {"lora", "full"} or _has_magnitudes(adapter):
+        return []
+    return [c for c in adapter.changes if c.kind == "delta" and c.rank is not None and c.energy > 0]
+
+
+def _has_magnitudes(adapter: Delta) -> bool:
+    return any(change.kind == "magnitude" for change in adapter.changes)
+
+
+def _parts(low: Sequence[ChangePrint]) -> list[NDArray[np.float64]]:
+    """Return how the modules' factors may differ: not at all, or as one alpha over each rank.
+
+    Where nothing says alpha, the change as it is read has the factors alone.
+    """
+    ranks = np.array([change.rank for change in low], np.float64)
+    is_one = len(set(ranks.tolist())) <= 1
     return [np.ones_like(ranks)] if is_one else [np.ones_like(ranks), ranks.mean() / ranks]
 
 
-def _cores(adapter: Adapter, model: Fingerprint) -> list[NDArray[np.float64]] | None:
+def _cores(adapter: Delta, model: Fingerprint) -> list[NDArray[np.float64]] | None:
     """Return the cores of a model's modules, each as the adapter has it; None if it does not fit.
 
     Square modules lie as the others do.
     """
-    places = fits(adapter, model)
-    if places is None or not adapter.deltas:
+    low, of = _products(adapter), table(model)
+    places = _places(adapter, model)
+    if places is None or not low:
         return None
-    of = table(model)
-    turned = _is_turned(adapter, of, places)
-    cores = [of.matrix(places[module]).astype(np.float64) for module in adapter.deltas]
+    turned = _is_turned(low, of, places)
+    cores = [of.matrix(places[change.key]).astype(np.float64) for change in low]
     cores = [core.T if turned else core for core in cores]
-    deltas = adapter.deltas.values()
-    if any(core.shape != delta.shape for core, delta in zip(cores, deltas, strict=True)):
+    if any(core.shape != change.core.shape for core, change in zip(cores, low, strict=True)):
         return None
     return cores
 
 
-def _is_turned(adapter: Adapter, of: Table, places: Mapping[str, int]) -> bool:
-    return any(of.shapes[places[m]] != shape for m, shape in adapter.shapes.items())
+def _places(adapter: Delta, model: Fingerprint) -> Mapping[Key, int] | None:
+    """Return where a model has an adapter's modules; None where it has not all of them in full."""
+    fitting, usable = fits(adapter, model), table(model).usable
+    if model.scheme != SCHEME or not fitting.is_whole:
+        return None
+    return fitting.places if all(usable[place] for place in fitting.places.values()) else None
 
 
-def extracted(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Extracted | None:
+def _is_turned(low: Sequence[ChangePrint], of: Table, places: Mapping[Key, int]) -> bool:
+    extents = [(c, of.shapes[places[c.key]]) for c in low]
+    return any(c.turned or (shape[0], math.prod(shape[1:])) != c.shape for c, shape in extents)
+
+
+def extracted(adapter: Delta, base: Fingerprint, model: Fingerprint) -> Extracted | None:
     """Say whether an adapter may be extracted from a model, as a fine-tune of `base`.
 
     Args:
-        adapter: Of modules of which at least eight have a rank of at most 36.
+        adapter: Of at least eight modules.
         base: What the model was made from.
         model: The fine-tune.
     """
     from scipy.special import log_ndtr
 
     ours, theirs = _cores(adapter, base), _cores(adapter, model)
-    if ours is None or theirs is None or adapter.has_magnitudes or len(ours) < _FEWEST:
+    if ours is None or theirs is None or len(ours) < _FEWEST:
         return None
-    deltas = list(adapter.deltas.values())
+    low = _products(adapter)
+    deltas = [change.core for change in low]
     steps = [other - one for one, other in zip(ours, theirs, strict=True)]
     energy = np.array([float(np.vdot(d, d)) for d in deltas])
     inner = np.array([float(np.vdot(d, s)) for d, s in zip(deltas, steps, strict=True)])
     whole = np.array([float(np.vdot(s, s)) for s in steps])
     cells = np.array([d.size for d in deltas], np.float64)
-    if energy.min() <= 0 or inner.sum() <= 0:
+    if inner.sum() <= 0:
         return None
     kept = float(inner.sum() ** 2 / (energy.sum() * whole.sum()))
-    for part in _parts(adapter):
+    for part in _parts(low):
         factors = inner / (energy * part)
         scale = float(inner.sum() / (energy * part).sum())
         left = np.maximum(whole - 2 * scale * part * inner + (scale * part) ** 2 * energy, 0)
@@ -219,19 +252,20 @@ def extracted(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> Extrac
     return None
 
 
-def is_told(adapter: Adapter) -> bool:
-    """Whether sketches can tell of an adapter: of enough modules, and of all of them."""
-    return len(adapter.deltas) == len(adapter.shapes) >= _FEWEST and not adapter.has_magnitudes
+def is_told(adapter: Delta) -> bool:
+    """Whether sketches can tell of an adapter: of enough modules."""
+    return len(_products(adapter)) >= _FEWEST
 
 
-def changes_more(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> bool:
+def changes_more(adapter: Delta, base: Fingerprint, model: Fingerprint) -> bool:
     """Whether a model differs from a base outside of an adapter's modules, which a merge does not.
 
     Of models of other names this says no.
     """
     one, other = table(base), table(model)
-    places = fits(adapter, base)
-    inside = set() if places is None else {one.names[place] for place in places.values()}
+    places = set(fits(adapter, base).places.values())
+    places |= {whole for whole, parts in one.parts.items() if places & set(parts)}
+    inside = {one.names[place] for place in places}
     values = {t.name: t.value for t in other.tensors[: other.whole]}
     return any(
         tensor.name not in inside and values.get(tensor.name, tensor.value) != tensor.value
@@ -240,9 +274,9 @@ def changes_more(adapter: Adapter, base: Fingerprint, model: Fingerprint) -> boo
 
 
 def in_weights(
-    adapter: Adapter,
+    adapter: Delta,
     prints: tuple[Fingerprint, Fingerprint],
-    low: Mapping[str, Item],
+    changes: Mapping[Key, Change],
     base: Mapping[str, Item],
     model: Mapping[str, Item],
 ) -> InWeights | None:
@@ -255,22 +289,21 @@ def in_weights(
     Args:
         adapter: Of any ranks.
         prints: Of the base and of the model, by which the modules are found.
-        low: The adapter's tensors, by name.
+        changes: The adapter's, open for reading.
         base: The base's.
         model: The model's.
     """
-    tables = table(prints[0]), table(prints[1])
-    ours, theirs = fits(adapter, prints[0]), fits(adapter, prints[1])
-    if ours is None or theirs is None or adapter.has_magnitudes:
+    low = _products(adapter)
+    ours, theirs = (_places(adapter, model) for model in prints)
+    if ours is None or theirs is None:
         return None
-    places = ours, theirs
-    turned = [_is_turned(adapter, t, p) for t, p in zip(tables, places, strict=True)]
+    places, tables = (ours, theirs), (table(prints[0]), table(prints[1]))
+    turned = [_is_turned(low, t, p) for t, p in zip(tables, places, strict=True)]
     scales = []
     energy = whole = along = inside = expected = 0.0
-    for module in _chosen(adapter):
-        pair = [of.names[p[module]] for of, p in zip(tables, places, strict=True)]
-        names = adapter.factors[module]
-        if pair[0] not in base or pair[1] not in model or not all(n in low for n in names):
+    for change in _chosen(low):
+        pair = [of.names[p[change.key]] for of, p in zip(tables, places, strict=True)]
+        if pair[0] not in base or pair[1] not in model or change.key not in changes:
             return None
         one, other = (
             m.T if is_turned else m
@@ -279,9 +312,10 @@ def in_weights(
             )
         )
         step = other - one
-        left, right = (_whole(low[name]) for name in names)
-        if step.shape != (left.shape[0], right.shape[1]):
+        product = changes[change.key].load()
+        if not isinstance(product, Product) or step.shape != product.shape:
             return None
+        left, right = product.left * product.scale, product.right
         p, upper = np.linalg.qr(left)
         q, lower = np.linalg.qr(right.T)
         middle = upper @ lower.T
@@ -312,13 +346,12 @@ def in_weights(
     )
 
 
-def _chosen(adapter: Adapter) -> list[str]:
+def _chosen(low: Sequence[ChangePrint]) -> Sequence[ChangePrint]:
     """Return the modules to read: all, or some of those of a large model, evenly spread."""
-    modules = list(adapter.shapes)
-    if sum(4 * out * within for out, within in adapter.shapes.values()) <= _ALL:
-        return modules
-    some = np.unique(np.linspace(0, len(modules) - 1, _SOME).astype(np.intp))
-    return [modules[n] for n in some]
+    if sum(4 * math.prod(change.shape) for change in low) <= _ALL:
+        return low
+    some = np.unique(np.linspace(0, len(low) - 1, _SOME).astype(np.intp))
+    return [low[n] for n in some]
 
 
 def _whole(item: Item) -> NDArray[np.float64]:

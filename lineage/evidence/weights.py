@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lineage.adapters import adapter_of
+from lineage.adapters.applied import applied
+from lineage.adapters.base import Unread
+from lineage.adapters.names import slug
 from lineage.artifacts import read
 from lineage.evidence.pairing import ROUNDING_RMS
 from lineage.fingerprints import SUFFIX, Fingerprint
+from lineage.fingerprints.delta import delta_of
 from lineage.fingerprints.lattice import ROUNDING
 from lineage.fingerprints.values import as_float32
 
@@ -21,7 +26,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lineage.adapters.base import Change
     from lineage.artifacts import Item
+    from lineage.fingerprints.delta import Delta
 
 __all__ = ["Weights", "rounding_of", "some_rows"]
 
@@ -59,6 +66,39 @@ class Weights:
         with read(self.sources[name]) as artifact:
             yield {item.name: item for item in artifact.items if item.dtype in ROUNDING}
             artifact.check_unchanged()
+
+    @contextmanager
+    def adapter(self, name: str) -> Iterator[dict[tuple[str, str], Change]]:
+        """Open an adapter: the key of a change in its delta -> the change; of others, nothing.
+
+        Raises:
+            FormatError: As `opened`.
+        """
+        with read(self.sources[name]) as artifact:
+            found = adapter_of(artifact, self.sources[name])
+            changes = () if found is None or isinstance(found, Unread) else found.changes
+            yield {(slug(change.name), change.kind): change for change in changes}
+            artifact.check_unchanged()
+
+    def applied(self, name: str, base: str) -> Delta | None:
+        """Return what an adapter comes to on a base, all of it as differences.
+
+        Returns:
+            None where the weights of one of the two are not at hand, or the one does not fit.
+
+        Raises:
+            FormatError: As `opened`.
+        """
+        if name not in self or base not in self:
+            return None
+        with read(self.sources[name]) as artifact, self.opened(base) as tensors:
+            found = adapter_of(artifact, self.sources[name], self.sources[base])
+            if found is None or isinstance(found, Unread):
+                return None
+            on_base = applied(found, tensors, file=base)
+            made = None if on_base is None else delta_of(on_base)
+            artifact.check_unchanged()
+            return made
 
 
 def _is_print(source: Any) -> bool:

@@ -37,6 +37,7 @@ def fingerprint(
     tier: str = "full",
     neurons: bool = False,
     cache: bool = False,
+    base: str | PathLike[str] | Any = None,
     progress: Callable[[int], None] | None = None,
 ) -> Fingerprint:
     """Fingerprint a model, or load a fingerprint that was saved.
@@ -51,6 +52,8 @@ def fingerprint(
             transformer by names and shapes there is none.
         cache: Take what is known of unchanged files from the user's cache, and keep there what is
             measured, even if interrupted; see `lineage.fingerprints.cache`.
+        base: Of an adapter, what it was trained on, anything `read` takes: VeRA's change does not
+            follow from its own files where its projections were not saved, but from this it does.
         progress: Called with the number of bytes just done, from any thread.
 
     Raises:
@@ -79,16 +82,16 @@ def fingerprint(
             entry = Cache(artifact, TIERS[tier])
             passed.keep = entry.save
             passed.done.update(entry.load())
-        made = _with_delta(passed.over(artifact), artifact, source)
+        made = _with_delta(passed.over(artifact), artifact, source, base)
         return _with_neurons(made, artifact, source) if neurons else made
 
 
-def _with_delta(made: Fingerprint, artifact: Artifact, source: Any) -> Fingerprint:
+def _with_delta(made: Fingerprint, artifact: Artifact, source: Any, base: Any) -> Fingerprint:
     """Add what an adapter changes, if it is one."""
     from lineage.adapters import adapter_of
     from lineage.adapters.base import Adapter
 
-    adapter = adapter_of(artifact, source)
+    adapter = adapter_of(artifact, source, base)
     if not isinstance(adapter, Adapter):
         return made
     from lineage.fingerprints.delta import delta_of

@@ -112,9 +112,10 @@ def infer_graph(
     edges = without_rings([*parts.with_shares(edges), *parts.edges])
     unclear = [u for u in unclear if (min(u.a, u.b), max(u.a, u.b)) not in parts.settled]
     unclear += parts.unclear
-    for edge in adapter_edges(models, screen.families, edges, unclear, as_stored):
-        edges.append(edge)
-        family_of[edge.child] = family_of[edge.parent]
+    adapted, open_ones = adapter_edges(models, screen.families, edges, unclear, as_stored)
+    edges += adapted
+    unclear += open_ones
+    family_of |= {edge.child: family_of[edge.parent] for edge in adapted}
     hints = Hints(screen.families, models, comparisons)
     return LineageGraph(
         nodes=tuple(Node(path, given[path].root, family_of[path]) for path in screen.paths),

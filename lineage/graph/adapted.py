@@ -1,23 +1,25 @@
 """Adapters among models: the base that one was merged into, the fine-tune one was extracted from.
 
 Names and shapes say which models an adapter fits, and never which it belongs to. A merged model
-tells (`lineage.evidence.adapters`), and so does a full fine-tune of whose change it is the largest
-directions (`lineage.evidence.extraction`).
+tells (`lineage.evidence.contained`), and so does a full fine-tune of whose change it is the largest
+directions (`lineage.evidence.extraction`). Where there is neither, the models that it fits are
+named, and that it is open.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from lineage.evidence import contained
+from lineage.adapters.applied import is_plain
 from lineage.evidence.adapted import CLEARLY_MERGED
-from lineage.evidence.adapters import Adapter, adapter_of, fits, merged
+from lineage.evidence.contained import MOST_LEFT, contained, fits, merged
 from lineage.evidence.extraction import Held, changes_more, extracted, in_weights, is_told
-from lineage.graph.base import Edge
+from lineage.graph.base import Edge, Undetermined
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.fingerprints.delta import Delta
-    from lineage.graph.base import Undetermined
 
 __all__ = ["adapter_edges"]
 
@@ -36,6 +37,10 @@ and of the nearest of several."""
 
 _MOST_MODELS, _MOST_READ = 256, 24
 """Models of which all pairs are held against an adapter, and pairs whose weights are read."""
+
+_MOST_TOGETHER, _MOST_NAMED = 32, 4
+"""Adapters that are looked for at once in one model, and models that are named for one which fits
+several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,8 @@ def adapter_edges(
     edges: Iterable[Edge],
     unclear: Iterable[Undetermined],
     weights: Weights | None,
-) -> list[Edge]:
-    """Find what the adapters among some models belong to.
+) -> tuple[list[Edge], list[Undetermined]]:
+    """Find what the adapters among some models belong to, and what they may belong to.
 
     Args:
         models: Path -> fingerprint.
@@ -73,54 +78,91 @@ def adapter_edges(
     steps = [(e.parent, e.child) for e in known if e.relation is Relation.FINETUNE]
     steps += [ends for open_ in unclear for ends in ((open_.a, open_.b), (open_.b, open_.a))]
     lines = nx.DiGraph((edge.parent, edge.child) for edge in known)
-    found = []
-    for path in sorted(models):
-        adapter = adapter_of(models[path])
-        if adapter is None or not any(fits(adapter, models[base]) for base, _ in steps):
-            base = _held_in(models[path].delta, models, steps)
-            if base is not None:
-                found.append(Edge(base, path, Relation.ADAPTER, None, None, _SURE))
-            if base is not None or adapter is None:
-                continue
-        base = _merged_into(adapter, models, steps)
-        if base is not None:
-            found.append(Edge(base, path, Relation.ADAPTER, None, None, _SURE))
-            continue
-        source = _source(path, adapter, models, families, steps, lines, weights)
+    adapters = {path: delta for path in sorted(models) if (delta := models[path].delta) is not None}
+    bases = _merged(adapters, models, steps, weights)
+    found = [
+        Edge(base, path, Relation.ADAPTER, None, None, _SURE)
+        for path, base in sorted(bases.items())
+    ]
+    open_ones: list[Undetermined] = []
+    for path in sorted(adapters.keys() - bases.keys()):
+        source = _source(path, adapters[path], models, families, steps, lines, weights)
         if source is not None:
             pair, sure = source
             found.append(Edge(pair.base, path, Relation.ADAPTER, None, None, sure))
             found.append(Edge(pair.model, path, Relation.ADAPTER, "extracted", None, sure))
+        else:
+            open_ones += _fitted(path, adapters[path], models, lines)
+    return found, open_ones
+
+
+def _merged(
+    adapters: Mapping[str, Delta],
+    models: Mapping[str, Fingerprint],
+    steps: Iterable[tuple[str, str]],
+    weights: Weights | None,
+) -> dict[str, str]:
+    """Return which models adapters were merged into to give others, each alone or several."""
+    found: dict[str, str] = {}
+    added: dict[tuple[str, str], Delta] = {}
+    for base, child in steps:
+        fitting: dict[str, Delta] = {}
+        for path, delta in adapters.items():
+            if path in found or not fits(delta, models[base]).is_whole:
+                continue
+            if (path, base) not in added:
+                added[path, base] = _added(path, delta, base, weights)
+            fitting[path] = added[path, base]
+        alone = [path for path, delta in fitting.items() if _is_merged(delta, models, base, child)]
+        if not alone and 1 < len(fitting) <= _MOST_TOGETHER:
+            alone = _merged_together(fitting, models[base], models[child])
+        found.update(dict.fromkeys(alone, base))
     return found
 
 
-def _held_in(
-    delta: Delta | None, models: Mapping[str, Fingerprint], steps: Iterable[tuple[str, str]]
-) -> str | None:
-    """Return the model into which an adapter of another dialect was merged to give another."""
-    for base, child in steps:
-        seen = None if delta is None else contained.merged(delta, models[base], models[child])
-        if seen is not None and seen.scale > 0:
-            return base
-    return None
+def _added(path: str, delta: Delta, base: str, weights: Weights | None) -> Delta:
+    """Return what an adapter adds to a base, if it does more than to add and that can be read."""
+    if weights is None or is_plain(change.kind for change in delta.changes):
+        return delta
+    return weights.applied(path, base) or delta
 
 
-def _merged_into(
-    adapter: Adapter, models: Mapping[str, Fingerprint], steps: Iterable[tuple[str, str]]
-) -> str | None:
-    """Return the model into which it was merged to give another."""
-    for base, child in steps:
-        seen = merged(adapter, models[base], models[child])
-        if seen is None or seen.scale <= 0:
-            continue
-        if seen.left < CLEARLY_MERGED or not changes_more(adapter, models[base], models[child]):
-            return base
-    return None
+def _is_merged(adapter: Delta, models: Mapping[str, Fingerprint], base: str, child: str) -> bool:
+    seen = merged(adapter, models[base], models[child])
+    if seen is None or seen.scale <= 0:
+        return False
+    return seen.left < CLEARLY_MERGED or not changes_more(adapter, models[base], models[child])
+
+
+def _merged_together(
+    adapters: Mapping[str, Delta], base: Fingerprint, child: Fingerprint
+) -> list[str]:
+    """Return the adapters that make up all that a model changed."""
+    made = contained(list(adapters.values()), base, child)
+    if made is None or made.outside or made.fit.left > MOST_LEFT:
+        return []
+    shares = zip(adapters, made.fit.shares, strict=True)
+    return [path for path, share in shares if share.present and share.weight > 0]
+
+
+def _fitted(
+    path: str, adapter: Delta, models: Mapping[str, Fingerprint], lines: nx.DiGraph[str]
+) -> Iterator[Undetermined]:
+    """Yield the models that an adapter fits: those that it declares by name, or roots."""
+    others = [p for p in sorted(models) if models[p].delta is None and p != path]
+    fitting = [p for p in others if (f := fits(adapter, models[p])).is_whole and f.places]
+    said = PurePath(adapter.says.get("base_model_name_or_path", "")).name
+    named = [p for p in fitting if said in {PurePath(p).stem, PurePath(p).parent.name} - {""}]
+    roots = [p for p in fitting if p not in lines or not lines.in_degree(p)]
+    why = f"{'it declares this name, and ' if named else ''}it fits, as it fits any model of this "
+    why += "architecture; no model here was made with it"
+    for base in (named or roots or fitting)[:_MOST_NAMED]:
+        yield Undetermined(base, path, why)
 
 
 def _source(
     path: str,
-    adapter: Adapter,
+    adapter: Delta,
     models: Mapping[str, Fingerprint],
     families: Sequence[Sequence[str]],
     steps: Iterable[tuple[str, str]],
@@ -157,7 +199,7 @@ def _read_all(steps: Iterable[tuple[str, str]], lines: nx.DiGraph[str]) -> Itera
 
 
 def _fitting(
-    adapter: Adapter,
+    adapter: Delta,
     models: Mapping[str, Fingerprint],
     families: Sequence[Sequence[str]],
     lines: nx.DiGraph[str],
@@ -176,7 +218,7 @@ def _fitting(
 
 def _off(
     path: str,
-    adapter: Adapter,
+    adapter: Delta,
     source: _Source,
     models: Mapping[str, Fingerprint],
     weights: Weights,
@@ -184,6 +226,7 @@ def _off(
     """Return how far the weights are from an extraction; below 0 where they deny it."""
     prints = models[source.base], models[source.model]
     with ExitStack() as stack:
-        opened = [stack.enter_context(weights.opened(p)) for p in (path, source.base, source.model)]
-        seen = in_weights(adapter, prints, *opened)
+        changes = stack.enter_context(weights.adapter(path))
+        opened = [stack.enter_context(weights.opened(p)) for p in (source.base, source.model)]
+        seen = in_weights(adapter, prints, changes, *opened)
     return seen.off if seen is not None and seen.is_extracted else -1.0

@@ -83,7 +83,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Undetermined:
-    """Two related models of which it cannot be said who came first, or through whom."""
+    """Two related models of which it cannot be said who came first, or through whom.
+
+    Or an adapter, `b`, and a model that it fits.
+    """
 
     a: str
     b: str

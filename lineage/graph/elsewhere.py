@@ -83,6 +83,8 @@ def elsewhere(
     """
     if len(models) < 2 or any(name not in weights for name in models):
         return found
+    if any(model.delta is not None for model in models.values()):
+        return found
     a, b = models
     told = Disguises.between_two(a, b, models, weights, watch)
     if told is None:

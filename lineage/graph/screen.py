@@ -15,6 +15,7 @@ import numpy as np
 
 from lineage.errors import SchemeError
 from lineage.evidence import SHARED_INIT_COSINE, compare_weights
+from lineage.evidence.contained import beside
 from lineage.evidence.course import SHORT_COURSE
 from lineage.evidence.direction import EVEN_SHARE
 from lineage.evidence.kinship import UNRELATED, verdicts
@@ -74,7 +75,8 @@ class Comparisons:
         if (first, second) not in self._found:
             found = self._known(first, second)
             if found is None:
-                found = compare_weights(self._models[first], self._models[second])
+                one, other = self._models[first], self._models[second]
+                found = beside(one, other) or compare_weights(one, other)
             self._found[first, second] = found
         seen = self._found[first, second]
         return seen if a == first else seen.reversed()

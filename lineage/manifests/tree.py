@@ -1,11 +1,11 @@
 """The two roots of a data set: over its records as a multiset, and over them in order.
 
-The set's tree follows the digests' bits: a subtree of no digest is 32 zero bytes, one of a single
-digest is its leaf, and any other is a node over the digests whose next bit is 0 and those where it
-is 1. Its shape depends on what is in it and on nothing else, so that a record that comes or goes
-changes one path and leaves all other subtrees as they were.
+The set's tree follows the digests' bits: a subtree of no digest is 32 zero bytes, one of up to
+`BUCKET` digests is one hash over all of them, and any other is a node over the digests whose next
+bit is 0 and those where it is 1. Its shape depends on what is in it and on nothing else, so that a
+record that comes or goes changes one path and leaves all other subtrees as they were.
 
-The order's tree is RFC 9162's. Both are framed with their counts.
+The order's tree is RFC 9162's over runs of `RUN` digests. Both are framed with their counts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,27 @@ EMPTY = bytes(SIZE)
 MAX_RECORDS = 1 << 48
 
 
-def leaf(digest: bytes, count: int) -> bytes:
-    """Return the hash of a record that is there `count` times."""
-    return blake3_digest(b"\x00" + digest + count.to_bytes(8, "little"))
+BUCKET = 16
+"""The most digests that are hashed at once, not bit by bit."""
+
+RUN = 1024
+"""Digests of one entry of the order's tree."""
+
+Entry = tuple[bytes, int]
+"""A digest and how often its record is there."""
+
+Side = tuple[Entry, ...] | bytes
+"""A subtree: what is in it, in order, or its hash where that is more than `BUCKET` or not known."""
+
+
+def bucket(entries: Sequence[Entry]) -> bytes:
+    """Return the hash of a few distinct digests, in their order, with their counts."""
+    held = b"".join([digest + count.to_bytes(8, "little") for digest, count in entries])
+    return blake3_digest(b"\x00" + held)
 
 
 def node(left: bytes, right: bytes) -> bytes:
-    """Return the hash of two subtrees that hold two digests or more."""
+    """Return the hash of two subtrees that hold more than `BUCKET` digests."""
     return blake3_digest(b"\x01" + left + right)
 
 
@@ -39,10 +53,10 @@ def bit(digest: bytes, depth: int) -> int:
     return digest[depth >> 3] >> (7 - (depth & 7)) & 1
 
 
-def set_tree(entries: Sequence[tuple[bytes, int]], depth: int = 0) -> bytes:
+def set_tree(entries: Sequence[Entry], depth: int = 0) -> bytes:
     """Return the hash of the tree over distinct digests, in their order, and their counts."""
-    if len(entries) <= 1:
-        return leaf(*entries[0]) if entries else EMPTY
+    if len(entries) <= BUCKET:
+        return bucket(entries) if entries else EMPTY
     low = 0
     high = len(entries)
     while low < high:
@@ -51,9 +65,24 @@ def set_tree(entries: Sequence[tuple[bytes, int]], depth: int = 0) -> bytes:
     return node(set_tree(entries[:low], depth + 1), set_tree(entries[low:], depth + 1))
 
 
-def order_tree(digests: Sequence[bytes]) -> bytes:
-    """Return the RFC 9162 root over digests in their order."""
-    return merkle.root([merkle.leaf_hash(d, blake3_digest) for d in digests], blake3_digest)
+def hash_of(side: Side, depth: int) -> bytes:
+    """Return the hash of a subtree whose digests have `depth` bits in common."""
+    return side if isinstance(side, bytes) else set_tree(side, depth)
+
+
+def joined(left: Side, right: Side, depth: int) -> Side:
+    """Return what two neighbouring subtrees make, their parent's digests having `depth` bits alike.
+
+    Few entries stay what they are, as they may yet be hashed further up.
+    """
+    if isinstance(left, tuple) and isinstance(right, tuple) and len(left) + len(right) <= BUCKET:
+        return left + right
+    return node(hash_of(left, depth + 1), hash_of(right, depth + 1))
+
+
+def run_hash(digests: bytes) -> bytes:
+    """Return the leaf hash of up to `RUN` digests in their order."""
+    return merkle.leaf_hash(digests, blake3_digest)
 
 
 @final
@@ -99,8 +128,9 @@ def head_root(tree: bytes, records: int, distinct: int) -> bytes:
     return blake3_digest(frame("lineage/records/v1", *counts, tree))
 
 
-def ordered_root(tree: bytes, records: int) -> bytes:
-    """Return the root that binds an order's tree to its length."""
+def ordered_root(runs: Sequence[bytes], records: int) -> bytes:
+    """Return the root that binds an order to its length, from the hashes of its runs."""
+    tree = merkle.root(runs, blake3_digest)
     return blake3_digest(frame("lineage/ordered-records/v1", records.to_bytes(8, "little"), tree))
 
 

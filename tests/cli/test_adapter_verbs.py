@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -180,3 +181,96 @@ def test_an_adapter_is_claimed_of_its_base(here: Path, capsys: pytest.CaptureFix
     asked = ["verify", "one.json", "--key", "maker.key.pub", "--weights", "one"]
     seen = printed(capsys, *asked, "--parent", "base.safetensors")
     assert seen["delta_id"] == found["delta_id"]
+
+
+def test_a_model_with_adapters_merged_in_is_measured_against_all_it_was_made_of(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, "key", "maker.key")
+    words = ["--parent", "base.safetensors", "--parent", "one", "--parent", "two"]
+    made = printed(capsys, "claim", "merged.safetensors", *words, "--key", "maker.key")
+    assert [(p["relation"], p["how"], p["coefficient"]) for p in made["parents"]] == [
+        ("finetune", "low_rank", None),
+        ("merge", "task_arithmetic", 0.5),
+        ("merge", "task_arithmetic", 0.25),
+    ]
+    asked = ["verify", made["path"], "--key", "maker.key.pub", "--weights", "merged.safetensors"]
+    seen = printed(capsys, *asked, *words, "--require-measured")
+    assert all(parent["confirmed"] for parent in seen["parents"])
+    # One adapter is not all that was merged, and a third is not in it: neither is confirmed.
+    for others in (["one"], ["one", "two", "three"]):
+        words = [word for path in ("base.safetensors", *others) for word in ("--parent", path)]
+        made = printed(capsys, "claim", "merged.safetensors", *words, "--key", "maker.key")
+        seen = printed(capsys, *asked, *words)
+        assert [parent["confirmed"] for parent in seen["parents"][1:]] == [False] * len(others)
+    # The other way round, an adapter was taken off.
+    words = ["--parent", "merged.safetensors", "--parent", "one", "--parent", "two"]
+    made = printed(capsys, "claim", "base.safetensors", *words, "--key", "maker.key")
+    assert not {"merge"} & {parent["relation"] for parent in made["parents"]}
+
+
+def test_the_data_that_a_claim_names_are_held_against_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rows in (("mine", [1, 2]), ("again", [2, 1]), ("other", [1, 2, 3])):
+        (here / f"{name}.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in rows))
+        printed(capsys, "manifest", f"{name}.jsonl", "-o", f"{name}.manifest")
+    printed(capsys, "key", "maker.key")
+    printed(capsys, "claim", "one", "--trained-on", "mine.manifest", "--key", "maker.key")
+    asked = ["verify", "one.claim.json", "--key", "maker.key.pub", "--trained-on"]
+    seen = printed(capsys, *asked, "again.manifest")
+    assert [one["path"] for one in seen["data"]] == ["again.manifest"]
+    assert seen["data"][0]["id"] == seen["parents"][0]["id"]
+    assert run([*asked, "again.manifest"]) == 0
+    assert "again.manifest has the records that it names" in capsys.readouterr().out
+    refused = printed(capsys, *asked, "other.manifest", status=1)
+    assert "not said to be trained on the records of other.manifest" in refused["reason"]
+
+
+def test_an_adapter_whose_change_is_not_in_its_files_says_why(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "vera").mkdir()
+    stem = f"base_model.model.{MODULES[0]}.vera_lambda"
+    save_file(
+        {f"{stem}_b": drawn(1, 64), f"{stem}_d": drawn(1, 4)}, here / "vera" / "adapter.safetensors"
+    )
+    config = {"peft_type": "VERA", "r": 4, "target_modules": ["q_proj"]}
+    (here / "vera" / "adapter_config.json").write_text(json.dumps(config))
+    why = "they can be drawn anew where its base is given"
+    assert "delta_id" not in printed(capsys, "fingerprint", "vera")["fingerprints"][0]
+    assert run(["fingerprint", "vera"]) == 0
+    assert why in capsys.readouterr().err
+    assert run(["compare", "one", "two", "--adapter", "vera"]) == 3
+    assert why in capsys.readouterr().err
+    if find_spec("torch") is None:
+        assert run(["fingerprint", "vera", "--base", "base.safetensors"]) == 0
+        assert "takes torch, which is not installed" in capsys.readouterr().err
+        return
+    asked = ["fingerprint", "vera", "--base", "base.safetensors"]
+    assert printed(capsys, *asked)["fingerprints"][0]["delta"]["family"] == "vera"
+    found = printed(capsys, "verify-base", "vera", "base.safetensors", status=3)
+    assert found["is_base"] is None
+    assert run(["verify-base", "vera", "narrow.safetensors"]) == 3
+
+
+def test_gains_in_a_merged_model_are_told_by_the_bases_weights(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.numpy import load_file
+
+    gains = {f"{name}.ia3_l": 1 + 0.1 * drawn(n, 64, 1) for n, name in enumerate(MODULES)}
+    save_file(gains, "gains.safetensors")
+    merged = load_file("base.safetensors")
+    for name in MODULES:
+        merged[f"{name}.weight"] = merged[f"{name}.weight"] * gains[f"{name}.ia3_l"]
+    save_file(merged, "gained.safetensors")
+    given = ["gained.safetensors", "base.safetensors", "--adapter", "gains.safetensors"]
+    found = printed(capsys, "compare", *given)
+    assert found["adapters"]["shares"][0]["weight"] == pytest.approx(1, abs=1e-4)
+    asked = ["verify-base", "gains.safetensors", "base.safetensors"]
+    assert printed(capsys, *asked, "--merged", "gained.safetensors")["is_base"] is True
+    printed(capsys, "fingerprint", "base.safetensors", "-o", "base.lineage")
+    given[1] = "base.lineage"
+    assert run(["compare", *given]) == 3
+    assert "that takes the base's weights" in capsys.readouterr().err

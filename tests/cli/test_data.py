@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from test_contract import check as fits
 
 from lineage.cli import run
+from lineage.datasets.readers.base import WatchedFile
 
 
 @pytest.fixture
@@ -51,6 +53,20 @@ def test_a_manifest_is_printed_as_promised(data: Path, capsys: pytest.CaptureFix
     assert turned["root"] == made["root"]
     assert turned["ordered_root"] != made["ordered_root"]
     assert (turned["licence"], turned["source"]) == ("mit", "here")
+
+
+def test_an_interrupted_manifest_is_gone_on_with(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path("v1.manifest").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(WatchedFile, "finish", lambda _: signal.raise_signal(signal.SIGINT))
+        assert run(["manifest", "v1.jsonl", "-o", "again.manifest"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert Path(".again.manifest.partial").is_dir()
+    assert run(["manifest", "v1.jsonl", "-o", "again.manifest"]) == 0
+    assert Path("again.manifest").read_bytes() == whole
+    assert not Path(".again.manifest.partial").exists()
 
 
 def test_bad_records_are_one_line_or_a_list(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,9 +117,8 @@ def set_tree(counts: dict[bytes, int]) -> bytes:
 def _set_tree(held: dict[str, tuple[bytes, int]], at: int) -> bytes:
     if not held:
         return bytes(32)
-    if len(held) == 1:
-        ((digest, count),) = held.values()
-        return b3(b"\0" + digest + le(count))
+    if len(held) <= 16:
+        return b3(b"\0" + b"".join(held[k][0] + le(held[k][1]) for k in sorted(held)))
     sides = [{k: v for k, v in held.items() if k[at] == which} for which in "01"]
     return b3(b"\1" + _set_tree(sides[0], at + 1) + _set_tree(sides[1], at + 1))
 
@@ -140,7 +139,8 @@ def log(leaves: list[bytes]) -> bytes:
 
 
 def ordered_root(digests: list[bytes]) -> bytes:
-    tree = log([b3(b"\0" + digest) for digest in digests])
+    runs = [b"".join(digests[at : at + 1024]) for at in range(0, len(digests), 1024)]
+    tree = log([b3(b"\0" + run) for run in runs])
     return b3(tagged("lineage/ordered-records/v1", le(len(digests)), tree))
 
 
@@ -244,41 +244,48 @@ def _steps(data: bytes, at: int, level: int) -> tuple[Any, int]:
     require(at < len(data) and level <= 256)
     kind = data[at]
     if kind == 0:
-        return ("nothing",), at + 1
-    if kind == 1:
-        require(at + 49 <= len(data))
-        counts = [int.from_bytes(data[i : i + 8], "little") for i in (at + 33, at + 41)]
-        return ("leaf", data[at + 1 : at + 33], *counts), at + 49
-    if kind in (2, 3):
+        require(at + 1 < len(data))
+        end = at + 2 + 48 * data[at + 1]
+        require(end <= len(data))
+        rows = [data[i : i + 48] for i in range(at + 2, end, 48)]
+        shown = [
+            (r[:32], *(int.from_bytes(r[i : i + 8], "little") for i in (32, 40))) for r in rows
+        ]
+        require(all(a[0] < b[0] for a, b in itertools.pairwise(shown)))
+        require(all(row[1] or row[2] for row in shown))
+        return ("open", shown), end
+    if kind in (1, 2):
         require(at + 33 <= len(data))
-        return ("both" if kind == 2 else "new", data[at + 1 : at + 33]), at + 33
-    require(kind == 4)
+        return ("both" if kind == 1 else "new", data[at + 1 : at + 33]), at + 33
+    require(kind == 3)
     left, at = _steps(data, at + 1, level + 1)
     right, at = _steps(data, at, level + 1)
     return ("node", left, right), at
 
 
-def hashed(tree: Any, side: int, path: str = "") -> tuple[str, bytes]:
-    """The hash of one side (0 older, 1 newer), and whether it is of none, one or many."""
-    if tree[0] == "nothing" or (tree[0] == "new" and side == 0):
-        return "none", bytes(32)
-    if tree[0] == "leaf":
-        require(bits(tree[1]).startswith(path))
-        count = tree[2 + side]
-        return ("one", b3(b"\0" + tree[1] + le(count))) if count else ("none", bytes(32))
+def hashed(tree: Any, side: int, path: str = "") -> Any:
+    """One side (0 older, 1 newer): its hash, or while there are few, the records themselves."""
+    if tree[0] == "new" and side == 0:
+        return {}
+    if tree[0] == "open":
+        require(all(bits(row[0]).startswith(path) for row in tree[1]))
+        return {bits(row[0]): (row[0], row[1 + side]) for row in tree[1] if row[1 + side]}
     if tree[0] in ("both", "new"):
-        return "many", tree[1]
-    left, right = (hashed(part, side, path + b) for part, b in zip(tree[1:], "01", strict=True))
-    kinds = {left[0], right[0]}
-    if "many" not in kinds and kinds != {"one"}:
-        return left if left[0] == "one" else right
-    return "many", b3(b"\1" + left[1] + right[1])
+        return tree[1]
+    parts = [hashed(part, side, path + b) for part, b in zip(tree[1:], "01", strict=True)]
+    if all(isinstance(part, dict) for part in parts) and sum(map(len, parts)) <= 16:
+        return parts[0] | parts[1]
+    return b3(b"\1" + b"".join(closed(part, len(path) + 1) for part in parts))
+
+
+def closed(part: Any, at: int) -> bytes:
+    return _set_tree(part, at) if isinstance(part, dict) else part
 
 
 def leaves_of(tree: Any) -> list[tuple[bytes, int, int]]:
     if tree[0] == "node":
         return leaves_of(tree[1]) + leaves_of(tree[2])
-    return [tree[1:]] if tree[0] == "leaf" else []
+    return tree[1] if tree[0] == "open" else []
 
 
 def end_of(tree: Any, path: str) -> Any:
@@ -290,9 +297,9 @@ def has_new(tree: Any) -> bool:
     return tree[0] == "new" or (tree[0] == "node" and any(map(has_new, tree[1:])))
 
 
-def head_of(value: Any, tree: tuple[str, bytes]) -> tuple[int, int]:
+def head_of(value: Any, tree: Any) -> tuple[int, int]:
     numbers = value["records"], value["distinct"]
-    found = b3(tagged("lineage/records/v1", *map(le, numbers), tree[1]))
+    found = b3(tagged("lineage/records/v1", *map(le, numbers), closed(tree, 0)))
     require(found.hex() == value["root"] and sorted(value) == ["distinct", "records", "root"])
     return numbers
 
@@ -318,12 +325,8 @@ def proof(data: bytes) -> str:
             require(kind == "inclusion")
             wanted = hidden(bytes.fromhex(value["salt"]), wanted)
         end = end_of(tree, bits(wanted))
-        there = end[0] == "leaf" and end[1] == wanted and end[2] > 0
-        require(
-            there
-            if kind == "inclusion"
-            else end[0] in ("nothing", "leaf") and end[1:2] != (wanted,)
-        )
+        require(end[0] == "open")
+        require((wanted in [row[0] for row in end[1]]) == (kind == "inclusion"))
         return str(kind)
     require(sorted(value) == ["_type", "kind", "new", "old", "tree"])
     old, new = head_of(value["old"], hashed(tree, 0)), head_of(value["new"], hashed(tree, 1))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of
 from lineage.adapters.base import Adapter
 from lineage.adapters.names import modules_of
+from lineage.adapters.projections import drawn
 from lineage.artifacts import read
+from lineage.errors import FormatError
+from lineage.evidence.contained import contained
+from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 
 if TYPE_CHECKING:
@@ -123,6 +129,60 @@ def test_gains_of_peft(tmp_path: Path) -> None:
         (gain,) = (p for n, p in gains.items() if f".{module}." in n)
         expected = gain.detach().double().numpy().reshape(-1) - 1
         np.testing.assert_allclose(found[name, kind].reshape(-1), expected)
+
+
+@pytest.mark.parametrize("key", [0, 7])
+def test_projections_that_were_not_saved_are_drawn_anew(key: int, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    targets = {"target_modules": ["q", "up"], "r": 4, "projection_prng_key": key}
+    for name, is_saved in (("with", True), ("without", False)):
+        config = peft.VeraConfig(**targets, save_projection=is_saved)
+        torch.manual_seed(3)
+        model = saved(config, tmp_path / name)
+    base = network().state_dict()
+    one, other = fingerprint(tmp_path / "with"), fingerprint(tmp_path / "without", base=base)
+    assert one.delta is not None
+    assert other.delta is not None
+    assert one.delta.id == other.delta.id
+    assert one.delta.features == other.delta.features
+    a, b = drawn(key, 4, rows=40, cols=40)
+    np.testing.assert_array_equal(model.base_model.vera_A["default"].numpy(), a)
+    np.testing.assert_array_equal(model.base_model.vera_B["default"].numpy(), b)
+    assert fingerprint(tmp_path / "without").delta is None
+
+
+BASE = {"q.weight": np.zeros((40, 24), "f4"), "up.weight": np.zeros((24, 40), "f4")}
+UNDRAWN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no seed": (BASE, {"projection_prng_key": "7"}, "no seed"),
+    "a seed too long": (BASE, {"projection_prng_key": 1 << 64}, "beyond 2^53"),
+    "another base": ({"v.weight": np.zeros((40, 24), "f4")}, {}, "no matrix is called q"),
+    "a base of other rows": (BASE | {"q.weight": np.zeros((8, 24), "f4")}, {}, "of 8 outputs"),
+    "two ranks": (BASE, {"r": 2}, "says 2"),
+}
+
+
+@pytest.mark.parametrize("case", UNDRAWN)
+def test_projections_that_cannot_be_drawn_are_refused(case: str, tmp_path: Path) -> None:
+    base, changed, reason = UNDRAWN[case]
+    tensors = {"base_model.model.q.vera_lambda_b": np.ones(40, "f4")}
+    tensors |= {"base_model.model.q.vera_lambda_d": np.ones(4, "f4")}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "VERA", "r": 4, "target_modules": ["q"], **changed}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError) as caught:
+        fingerprint(tmp_path, base=base)
+    assert reason in str(caught.value)
+
+
+def test_a_base_that_lies_transposed_gives_its_inputs(tmp_path: Path) -> None:
+    config = {"peft_type": "VERA", "r": 4, "target_modules": ["q"], "fan_in_fan_out": True}
+    tensors = {"base_model.model.q.vera_lambda_b": np.ones(40, "f4")}
+    tensors |= {"base_model.model.q.vera_lambda_d": np.ones(4, "f4")}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = fingerprint(tmp_path, base={"q.weight": np.zeros((24, 40), "f4")}).delta
+    assert found is not None
+    assert found.changes[0].shape == (40, 24)
 
 
 def test_the_bin_of_older_versions_is_the_same(tmp_path: Path) -> None:
@@ -239,3 +299,58 @@ def test_names_that_diffusers_writes_are_names_already() -> None:
         module = f"unet.mid_block.attentions.0{theirs.rsplit('.', 1)[0]}"
         expected = f"unet.mid_block.attentions.0{new.rsplit('.', 1)[0]}"
         assert modules_of(module) == modules_of(expected)
+
+
+def merged_by_peft(config: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a network as it was and with an adapter merged in, which is saved."""
+    peft = pytest.importorskip("peft")
+    start = network()
+    base = {name: value.numpy().copy() for name, value in start.state_dict().items()}
+    model = peft.get_peft_model(start, config)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            scale = 1.05 if parameter.ndim == 1 else 1.0
+            parameter.data = scale * parameter.data + torch.randn_like(parameter) * 0.02
+    model.save_pretrained(folder)
+    whole = model.merge_and_unload().state_dict()
+    return base, {name: value.numpy() for name, value in whole.items()}
+
+
+APPLIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "dora": ("LoraConfig", {"r": 4, "target_modules": ["q", "up", "conv"], "use_dora": True}),
+    "dora of embeddings": ("LoraConfig", {"r": 4, "target_modules": ["emb"], "use_dora": True}),
+    "gains": ("IA3Config", {"target_modules": ["q", "up"], "feedforward_modules": ["up"]}),
+    "saved whole": ("LoraConfig", {"r": 4, "target_modules": ["q"], "modules_to_save": ["head"]}),
+}
+
+
+@pytest.mark.parametrize("case", APPLIED)
+def test_what_is_no_difference_is_one_on_a_base(case: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    kind, settings = APPLIED[case]
+    base, whole = merged_by_peft(getattr(peft, kind)(**settings), tmp_path / "low")
+    half = {name: base[name] + 0.4 * (whole[name] - base[name]) for name in base}
+    weights = Weights.of({"low": tmp_path / "low", "base": base})
+    delta = weights.applied("low", "base")
+    assert delta is not None
+    assert {change.kind for change in delta.changes} == {"delta"}
+    for model, weight in ((whole, 1.0), (half, 0.4)):
+        found = contained([delta], fingerprint(base), fingerprint(model))
+        assert found is not None
+        assert found.fit.shares[0].weight == pytest.approx(weight, abs=1e-3)
+        assert found.is_all
+    narrow = {name: value[:-1] for name, value in base.items()}
+    assert Weights.of({"low": tmp_path / "low", "base": narrow}).applied("low", "base") is None
+    assert Weights.of({"low": tmp_path / "low"}).applied("low", "base") is None
+
+
+def test_sketches_alone_tell_the_product_of_a_dora_and_not_its_magnitudes(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q", "up"], use_dora=True)
+    base, whole = merged_by_peft(config, tmp_path)
+    delta = fingerprint(tmp_path).delta
+    assert delta is not None
+    found = contained([delta], fingerprint(base), fingerprint(whole))
+    assert found is not None
+    assert not found.is_all

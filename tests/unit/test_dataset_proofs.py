@@ -36,7 +36,7 @@ def digest_of(record: Any) -> bytes:
     return record_digest(canonical(record))
 
 
-NUMBERS = st.lists(st.integers(0, 40), max_size=40)
+NUMBERS = st.lists(st.integers(0, 90), max_size=90)
 
 
 @settings(max_examples=40)
@@ -72,7 +72,7 @@ def test_two_manifests_have_one_honest_proof(
 
 
 @settings(max_examples=40)
-@given(NUMBERS, st.integers(0, 60))
+@given(NUMBERS, st.integers(0, 110))
 def test_a_record_is_there_or_not(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int], asked: int
 ) -> None:

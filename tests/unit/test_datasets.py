@@ -34,7 +34,7 @@ from lineage.datasets import (
     building,
     columns,
     finding,
-    hashing,
+    json_texts,
     load,
     sorting,
 )
@@ -85,7 +85,7 @@ def refused(path: Path, match: str, **options: Any) -> None:
 @pytest.fixture(params=["orjson", "plain"])
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "plain":
-        monkeypatch.setattr(hashing, "fast", None)
+        monkeypatch.setattr(json_texts, "fast", None)
 
 
 # Laws
@@ -172,7 +172,6 @@ def test_spilling_changes_nothing(numbers: list[int], run: int, part: int) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sorting, "RUN", run)
         patch.setattr(sorting, "PART", part)
-        patch.setattr(building, "BLOCK", 4)
         patch.setattr("lineage.datasets.readers.in_memory._AT_ONCE", 7)
         found = build([iter(records)]).header
     assert found == expected
@@ -692,16 +691,6 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             [path, [{"n": n} for n in range(100)], [{"n": 1}] * 50], tmp_path / "out" / "a.manifest"
         )
     assert caught.value.filename == str(tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
-    def interrupted(_: int) -> None:
-        raise KeyboardInterrupt
-
-    path = write_lines(tmp_path / "a.jsonl", [1])
-    with pytest.raises(KeyboardInterrupt):
-        build([path], tmp_path / "out" / "a.manifest", progress=interrupted)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lineage.artifacts.dialects import canonical_name
 from lineage.evidence.contained import contained, fits, merged
 from lineage.evidence.deltas import combined
+from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.fingerprints.delta import Delta
 from lineage.graph import compare, infer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Arrays = dict[str, np.ndarray]
 NAMES = [f"model.layers.{k}.self_attn.{part}_proj" for k in range(3) for part in "qv"]
@@ -116,9 +124,70 @@ def test_infer_hangs_an_adapter_of_another_dialect_on_its_base() -> None:
         "child": with_merged(start, low, 1.0),
         "adapter": flat,
         "other": adapter(9),
+        "stranger": base(10),
     }
-    edges = [(e.parent, e.child) for e in infer(models).edges if e.relation == "adapter"]
-    assert edges == [("base", "adapter")]
+    graph = infer(models)
+    assert edges_of(graph) == {("base", "adapter")}
+    # The other one fits both bases, and nothing was made with it.
+    assert {(u.a, u.b) for u in graph.undetermined} == {("base", "other"), ("stranger", "other")}
+    assert "it fits" in graph.undetermined[0].why
+
+
+def edges_of(graph: Any) -> set[tuple[str, str]]:
+    return {(e.parent, e.child) for e in graph.edges if e.relation == "adapter"}
+
+
+def test_infer_finds_adapters_that_were_merged_together() -> None:
+    low, other, start = adapter(50), adapter(51), base(50)
+    child = with_merged(with_merged(start, low, 0.7), other, 0.4)
+    models = {"base": start, "child": child, "low": low, "other": other, "third": adapter(52)}
+    graph = infer(models)
+    assert edges_of(graph) == {("base", "low"), ("base", "other")}
+    assert {(u.a, u.b) for u in graph.undetermined} == {("base", "third")}
+    assert graph.family("low") == graph.family("child")
+
+
+def test_infer_names_the_base_that_an_adapter_declares(tmp_path: Path) -> None:
+    for name, seed in (("mine", 53), ("theirs", 54)):
+        (tmp_path / name).mkdir()
+        save_file(base(seed), tmp_path / name / "model.safetensors")
+    (tmp_path / "lora").mkdir()
+    save_file(adapter(53), tmp_path / "lora" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "me/mine"}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    (said,) = infer([str(tmp_path)]).undetermined
+    assert (said.a, said.b) == (
+        str(tmp_path / "mine" / "model.safetensors"),
+        str(tmp_path / "lora"),
+    )
+    assert said.why.startswith("it declares this name, and it fits")
+
+
+def test_an_adapter_beside_a_base_is_denied_by_shapes_alone() -> None:
+    low, start = adapter(55), base(55)
+    for one, other in ((low, start), (start, low)):
+        seen = compare(one, other)
+        assert (seen.related, seen.relation) == (None, None)
+        assert "as it fits any model" in seen.evidence[0].words
+    narrow = {name: value[:, :32] for name, value in start.items()}
+    seen = compare(narrow, low)
+    assert seen.related is False
+    assert "{b} is an adapter, and {a} not its base: 6 tensors have another" in (
+        seen.evidence[0].words
+    )
+    few = {name: value for name, value in start.items() if ".layers.0." in name}
+    assert compare(low, few).related is False
+    assert compare(low, {"x": start["lm_head.weight"]}).related is None
+
+
+def test_what_was_sketched_in_part_is_not_held_against_adapters(tmp_path: Path) -> None:
+    low, start = adapter(56), base(56)
+    paths = []
+    for name, model in (("base", start), ("child", with_merged(start, low, 1.0))):
+        save_file(model, tmp_path / f"{name}.safetensors")
+        paths.append(tmp_path / f"{name}.safetensors")
+    assert contained([delta(low)], *map(fingerprint, paths)) is not None
+    assert contained([delta(low)], *(fingerprint(p, tier="fast") for p in paths)) is None
 
 
 def rotated(low: Arrays, dtype: str = "f4", seed: int = 0) -> Arrays:
@@ -306,3 +375,41 @@ def test_the_projections_of_vera_may_be_wider_than_a_base() -> None:
     found = delta(tensors)
     assert fits(found, fingerprint(base(42))).is_whole
     assert contained([found], fingerprint(base(42)), fingerprint(base(43))) is None
+
+
+def with_magnitudes(start: Arrays, low: Arrays) -> tuple[Arrays, Arrays]:
+    """A DoRA, and the model that it is merged into: rows have the norms that it says."""
+    draw = np.random.default_rng(60)
+    found, model = dict(low), with_merged(start, low, 1.0)
+    for name in NAMES:
+        weight = model[f"{name}.weight"]
+        norms = np.linalg.norm(start[f"{name}.weight"], axis=1) * draw.uniform(0.8, 1.2, 80)
+        scales = norms / np.linalg.norm(weight, axis=1)
+        model[f"{name}.weight"] = weight * scales[:, None].astype(np.float32)
+        found[f"base_model.model.{name}.lora_magnitude_vector"] = norms.astype(np.float32)
+    return found, model
+
+
+def test_a_dora_in_a_model_takes_the_weights_of_its_base() -> None:
+    start = base(57)
+    dora, model = with_magnitudes(start, adapter(57))
+    models = {"base": start, "child": model, "dora": dora}
+    assert edges_of(infer(models)) == set()
+    assert edges_of(infer(models, deep=True)) == {("base", "dora")}
+    assert compare(dora, model, base=start).related is None
+    seen = compare(model, dora, base=start, deep=True)
+    assert seen.related is True
+    assert "is the base with {b} merged into it, 1 times" in seen.evidence[0].words
+    other, _ = with_magnitudes(start, adapter(58))
+    assert edges_of(infer({**models, "dora": other}, deep=True)) == set()
+
+
+def test_what_differs_in_shape_or_place_is_not_applied() -> None:
+    start = base(59)
+    dora, _ = with_magnitudes(start, adapter(59))
+    short, flat = ({k: v[at] for k, v in start.items()} for at in (slice(-1), 0))
+    for changed in ({"x": start["lm_head.weight"]}, short, flat):
+        assert Weights.of({"a": dora, "b": changed}).applied("a", "b") is None
+    assert Weights.of({"a": start, "b": start}).applied("a", "b") is None
+    turned = {k: np.ascontiguousarray(v.T) for k, v in start.items()}
+    assert Weights.of({"a": dora, "b": turned}).applied("a", "b") is None

@@ -24,7 +24,7 @@ from second import dataset as second  # noqa: E402
 RECORDS: dict[str, tuple[str, bytes]] = {
     "example": ("The page's own example: a null left out, one number spelled twice, a repeated record.", b'{"b": null, "a": 5.0}\n"x"\n{"a": 5}\n'),
     "empty": ("No records at all: the roots of nothing.", b"\n  \n\r\n"),
-    "one": ("A tree of one leaf is its leaf.", b'{"id": 1}\n'),
+    "one": ("A tree of one record is its hash.", b'{"id": 1}\n'),
     "numbers": ("Numbers that ECMAScript spells otherwise than the line does.", b"[1.0, 1e3, 1E-7, 0.1e1, 123456789012345680000.5, 1e21, 5e-324, 1.7976931348623157e308, 0.000001, 1e-6, 0.0, 0e5, 9007199254740991, -9007199254740991, 1.50, 100.0, 333333333.33333329]\n"),
     "large_number": ("A number of 2^53 with an exponent is a double and allowed; the same as an integer is not.", b"[9007199254740992.0, 1e16]\n"),
     "strings": ("Escapes that are and are not needed.", b'["\\u0041\\/\\u00e9\\n\\u000a\\u001F\\u007f\\"\\\\\\b\\f\\r\\t", "\\ud83d\\ude00", "\xc3\xa9\xf0\x9f\x98\x80", "\\u0000"]\n'),
@@ -33,7 +33,8 @@ RECORDS: dict[str, tuple[str, bytes]] = {
     "spaces": ("Space where JSON allows it, line ends of two kinds, no line end at the end.", b' {\t"a" : [ ] , "b":{ } }\r\n{"b":{},"a":[]}'),
     "mark": ("A UTF-8 mark at the start is no part of the text.", b'\xef\xbb\xbf{"a": 1}\n'),
     "deep": ("128 levels below the record.", b"[" * 128 + b"]" * 128 + b"\n"),
-    "many": ("300 records, some of them often: a tree with single leaves at many depths.", b"".join(b'{"n": %d}\n' % (n % 250 if n % 7 else 3) for n in range(300))),
+    "runs": ("2,500 records, all alike: three runs in order, the last one short.", b"1\n" * 2500),
+    "many": ("300 records, some of them often: a tree that ends at many depths.", b"".join(b'{"n": %d}\n' % (n % 250 if n % 7 else 3) for n in range(300))),
 }  # fmt: skip
 
 BAD: dict[str, tuple[str, bytes]] = {
@@ -70,25 +71,33 @@ def opened(
     wanted: set[bytes],
     at: int = 0,
     shut: bool = False,
+    bare: bool = False,
 ) -> bytes:
-    """An opened tree: where the sides differ, and along the paths of what is wanted."""
-    both = sorted(set(old) | set(new))
-    if not both:
-        return b"\0"
-    if len(both) == 1:
-        digest = both[0]
-        return b"\1" + digest + second.le(old.get(digest, 0)) + second.le(new.get(digest, 0))
-    tails = {second.bits(digest): digest for digest in both}
+    """An opened tree: where the sides differ, and along the paths of what is wanted.
+
+    `bare`: one side has 16 or fewer further up, so that all of it must be shown here.
+    """
+    tails = {second.bits(digest): (digest, new[digest]) for digest in new}
+    if shut and new and not old and not wanted:
+        return b"\2" + second._set_tree(tails, at)
+    few = len(old) <= 16, len(new) <= 16
+    if all(few) and (old != new or wanted or bare or not old):
+        return shown(old, new)
     if old == new and not wanted:
-        return b"\2" + second._set_tree({b: (d, new[d]) for b, d in tails.items()}, at)
-    if shut and not old and not wanted:
-        return b"\3" + second._set_tree({b: (d, new[d]) for b, d in tails.items()}, at)
+        return b"\1" + second._set_tree(tails, at)
     parts = []
     for which in "01":
         side = [{d: c for d, c in s.items() if second.bits(d)[at] == which} for s in (old, new)]
         rest = {d for d in wanted if second.bits(d)[at] == which}
-        parts.append(opened(side[0], side[1], rest, at + 1, shut))
-    return b"\4" + b"".join(parts)
+        parts.append(opened(side[0], side[1], rest, at + 1, shut, bare or any(few)))
+    return b"\3" + b"".join(parts)
+
+
+def shown(old: dict[bytes, int], new: dict[bytes, int]) -> bytes:
+    """The step that shows all records of both sides."""
+    both = sorted(set(old) | set(new))
+    rows = (d + second.le(old.get(d, 0)) + second.le(new.get(d, 0)) for d in both)
+    return b"\0" + bytes([len(both)]) + b"".join(rows)
 
 
 def head(counts: dict[bytes, int]) -> dict[str, Any]:
@@ -125,6 +134,7 @@ SET = {digest: 1 + n % 3 for n, digest in enumerate(DIGESTS[:30])}
 FEWER = {d: c for n, (d, c) in enumerate(SET.items()) if n not in (4, 9)} | {DIGESTS[2]: 1}
 MORE = SET | dict.fromkeys(DIGESTS[30:34], 1) | {DIGESTS[0]: 5}
 SOME = dict.fromkeys(DIGESTS[3:6], 1)
+FEW = dict.fromkeys(DIGESTS[:16], 1)
 SECRET = bytes(range(32))
 SALTS = {digest: second.salt(SECRET, digest) for digest in DIGESTS}
 HIDDEN = {second.hidden(SALTS[digest], digest): count for digest, count in SET.items()}
@@ -159,12 +169,16 @@ PROOFS: dict[str, tuple[str, dict[str, Any]]] = {
     "inclusion_hidden": ("A record of a private manifest, opened by its salt.", of_one("inclusion", HIDDEN, DIGESTS[5], SALTS[DIGESTS[5]])),
     "absence": ("A record whose place is empty or another's.", of_one("absence", SET, DIGESTS[35])),
     "absence_of_any": ("Nothing is in an empty set.", of_one("absence", {}, DIGESTS[0])),
-    "removal": ("Two records gone and one fewer; leaves beside them move up.", of_two("removal", SET, FEWER)),
+    "removal": ("Two records gone and one fewer; what is left is hashed higher up.", of_two("removal", SET, FEWER)),
     "removal_of_all": ("All gone.", of_two("removal", SOME, {})),
     "append": ("Four new and one more often.", of_two("append", SET, MORE)),
     "append_nothing": ("Nothing changed: one shared hash.", of_two("append", SET, SET)),
     "change": ("Some came and some went.", of_two("change", FEWER, SOME | {DIGESTS[39]: 1})),
     "subset": ("Three of many: what is in the newer alone stays shut.", of_two("subset", SOME, MORE, shut=True)),
+    "few": ("Two records, which are hashed at once: one step.", of_one("inclusion", {DIGESTS[5]: 2, DIGESTS[6]: 1}, DIGESTS[5])),
+    "few_become_many": ("16 records and one more: one hash becomes a tree.", of_two("append", FEW, FEW | {DIGESTS[16]: 1})),
+    "many_become_few": ("17 records but one: the tree becomes one hash, all of it in the open.", of_two("removal", FEW | {DIGESTS[16]: 1}, FEW)),
+    "few_of_many": ("16 of 40: the older is one hash, what is shut has nothing of it.", of_two("subset", FEW, dict.fromkeys(DIGESTS, 1), shut=True)),
     "file_first": ("The first of seven files.", of_file(0)),
     "file_last": ("The last of seven files, whose path is short.", of_file(6)),
 }  # fmt: skip
@@ -185,9 +199,32 @@ def recounted(name: str, which: str, **counts: int) -> dict[str, Any]:
     tree = second.steps(base64.b64decode(found["tree"]))
     value = found[which] | counts
     numbers = map(second.le, (value["records"], value["distinct"]))
-    framed = second.tagged("lineage/records/v1", *numbers, second.hashed(tree, which != "old")[1])
+    framed = second.tagged(
+        "lineage/records/v1", *numbers, second.closed(second.hashed(tree, which != "old"), 0)
+    )
     return found | {which: value | {"root": second.b3(framed).hex()}}
 
+
+def too_fine(tree: bytes) -> bytes:
+    """A step's records in two steps, under a node."""
+    rows = [tree[at : at + 48] for at in range(2, len(tree), 48)]
+    halves = [[row for row in rows if second.bits(row[:32])[0] == which] for which in "01"]
+    return b"\3" + b"".join(
+        b"\1"
+        + second._set_tree(
+            {row.hex(): (row[:32], int.from_bytes(row[40:], "little")) for row in half}, 1
+        )
+        for half in halves
+    )
+
+
+def off_path() -> str:
+    shown = b"\0\1" + DIGESTS[5] + second.le(1) * 2
+    sides = [b"\0\0", shown] if second.bits(DIGESTS[5])[0] == "0" else [shown, b"\0\0"]
+    return base64.b64encode(b"\3" + b"".join(sides)).decode()
+
+
+OFF_PATH = off_path()
 
 BAD_PROOFS: dict[str, tuple[str, dict[str, Any]]] = {
     "type": ("Another type.", changed("inclusion", _type="urn:model-lineage:dataset-proof:v2")),
@@ -200,10 +237,13 @@ BAD_PROOFS: dict[str, tuple[str, dict[str, Any]]] = {
     "absence_shut": ("The place of another record stays shut.", changed("absence", digest=DIGESTS[7].hex())),
     "absence_hidden": ("With another salt the place is another.", of_one("absence", HIDDEN, DIGESTS[5], SALTS[DIGESTS[6]])),
     "salt": ("A salt of another record.", changed("inclusion_hidden", salt=SALTS[DIGESTS[6]].hex())),
-    "tree_short": ("A step is missing.", retreed("inclusion", lambda t: t[:-33])),
+    "tree_short": ("A step is missing.", retreed("inclusion", lambda t: t[:-1])),
     "tree_long": ("A step is left over.", retreed("inclusion", lambda t: t + b"\0")),
     "tree_step": ("A step that is none.", retreed("inclusion", lambda t: b"\5" + t[1:])),
-    "tree_off_path": ("A leaf that is not under its own bits.", of_one("inclusion", {}, DIGESTS[5]) | {"tree": base64.b64encode(b"\4" + (b"\0" if second.bits(DIGESTS[5])[0] == "0" else b"\1" + DIGESTS[5] + second.le(1) * 2) + (b"\1" + DIGESTS[5] + second.le(1) * 2 if second.bits(DIGESTS[5])[0] == "0" else b"\0")).decode()}),
+    "tree_off_path": ("A record that is not under its own bits.", changed("inclusion", tree=OFF_PATH)),
+    "tree_order": ("Records of a step out of order.", retreed("few", lambda t: t[:2] + t[50:98] + t[2:50] + t[98:])),
+    "tree_neither": ("A record that neither side has.", retreed("few", lambda t: t[:1] + bytes([t[1] + 1]) + t[2:] + b"\xff" * 32 + bytes(16))),
+    "tree_too_fine": ("Few records under a node, which are hashed at once.", retreed("few", too_fine)),
     "tree_base64": ("Base64 with a line end.", changed("inclusion", tree=PROOFS["inclusion"][1]["tree"] + "\n")),
     "two_sides": ("A proof of one data set with two.", of_one("inclusion", SET, DIGESTS[5]) | {"tree": base64.b64encode(opened(FEWER, SET, {DIGESTS[5]})).decode()}),
     "removal_adds": ("A removal that adds.", of_two("removal", SET, MORE)),

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,12 @@ from typing import Any, BinaryIO, Protocol, final
 
 from blake3 import blake3
 
-from lineage.datasets.hashing import Bad, digest_texts
+from lineage.datasets.hashing import digest_texts
+from lineage.datasets.json_texts import Bad
 from lineage.errors import FormatError
 from lineage.manifests.records import MAX_RECORD_BYTES
 
-PIECE = 4 << 20
+PIECE = 1 << 20
 """Bytes read at once, and about what one job gets."""
 
 Near = Callable[[list[bytes]], bytes]
@@ -192,7 +193,7 @@ class _Raw(io.RawIOBase):
 
 def unpacked(file: WatchedFile) -> BinaryIO:
     """Return a stream of what a file holds, decompressed where its name says it is compressed."""
-    raw = io.BufferedReader(_Raw(file), 1 << 20)
+    raw = io.BufferedReader(_Raw(file), PIECE)
     match file.path.suffix:
         case ".gz":
             return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
@@ -260,6 +261,16 @@ def without_mark(begin: bytes, path: Path) -> bytes:
     return begin.removeprefix(b"\xef\xbb\xbf")
 
 
-def done(texts: list[bytes], lines: int, bad: list[Bad], near: Near | None) -> Done:
-    """Return what a job found, from the canonical texts of its records."""
-    return Done(digest_texts(texts), lines, tuple(bad), b"" if near is None else near(texts))
+def done(texts: Iterable[bytes], lines: int, bad: list[Bad], near: Near | None) -> Done:
+    """Return what a job found.
+
+    Args:
+        texts: The canonical texts of its records; taken one by one unless they are sketched.
+        lines: How many lines, rows or items it has.
+        bad: Those that are no records, complete once all texts were taken.
+        near: What sketches them.
+    """
+    if near is None:
+        return Done(digest_texts(texts), lines, tuple(bad))
+    texts = list(texts)
+    return Done(digest_texts(texts), lines, tuple(bad), near(texts))

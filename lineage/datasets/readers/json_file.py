@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lineage.datasets.json_texts import Bad, canonical_texts
 from lineage.datasets.readers.base import (
     PIECE,
     Columns,
@@ -21,7 +22,7 @@ from lineage.datasets.readers.base import (
     without_mark,
 )
 from lineage.errors import FormatError
-from lineage.manifests.records import MAX_RECORD_BYTES, canonical, parse_json
+from lineage.manifests.records import MAX_RECORD_BYTES, parse_json
 
 unit = "item"
 suffixes = (".json", ".json.gz", ".json.zst")
@@ -55,17 +56,13 @@ def items_of(file: WatchedFile) -> Iterator[str]:
 
 
 def _digest(items: list[str], near: Near | None) -> Done:
-    texts, bad = [], []
-    for number, item in enumerate(items):
-        data = item.encode()
-        if len(data) > MAX_RECORD_BYTES:
+    texts = [item.encode() for item in items]
+    bad: list[Bad] = []
+    for number, text in enumerate(texts):
+        if len(text) > MAX_RECORD_BYTES:
             bad.append((number, f"longer than {MAX_RECORD_BYTES} bytes"))
-            continue
-        try:
-            texts.append(canonical(parse_json(data)))
-        except FormatError as error:
-            bad.append((number, error.reason))
-    return done(texts, len(items), bad, near)
+            texts[number] = b""
+    return done(canonical_texts(texts, bad), len(items), bad, near)
 
 
 def _names(item: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lineage.datasets.hashing import digest_lines
+from lineage.datasets.json_texts import Bad, canonical_texts
 from lineage.datasets.readers.base import (
     Columns,
     Done,
@@ -16,7 +16,7 @@ from lineage.datasets.readers.base import (
     whole_lines,
 )
 from lineage.errors import FormatError
-from lineage.manifests.records import canonical, parse_json
+from lineage.manifests.records import parse_json
 
 unit = "line"
 suffixes = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
@@ -37,17 +37,9 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
 
 def digest(lines: bytes, near: Near | None) -> Done:
     """Digest whole lines."""
-    if near is None:
-        digests, count, bad = digest_lines(lines)
-        return Done(digests, count, tuple(bad))
-    texts, bad = [], []
     split = lines.split(b"\n")
-    for number, line in enumerate(split):
-        if line.strip(b" \t\r"):
-            try:
-                texts.append(canonical(parse_json(line)))
-            except FormatError as error:
-                bad.append((number, error.reason))
+    bad: list[Bad] = []
+    texts = canonical_texts(split, bad)
     return done(texts, len(split) - (split[-1] == b""), bad, near)
 
 

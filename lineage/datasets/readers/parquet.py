@@ -19,14 +19,19 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
 
     file.read_rest()
     try:
-        with pyarrow.parquet.ParquetFile(file.path) as opened:
+        # By default all of the file is read ahead into memory.
+        with pyarrow.parquet.ParquetFile(
+            file.path, pre_buffer=False, buffer_size=1 << 20
+        ) as opened:
             yield Columns(tuple(opened.schema_arrow.names))
             found = opened.metadata
             groups = [found.row_group(i) for i in range(found.num_row_groups)]
             each = max((g.total_byte_size // max(1, g.num_rows) for g in groups), default=1)
             rows = max(1, min(columns.MAX_ROWS, columns.ROW_BYTES // max(1, each)))
-            for batch in columns.batches(opened.iter_batches(batch_size=rows)):
-                yield columns.digest, (batch, near)
+            for group in range(found.num_row_groups):
+                table = opened.iter_batches(batch_size=rows, row_groups=[group])
+                for batch in columns.batches(table):
+                    yield columns.digest, (batch, near)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"broken or cut Parquet: {printable(str(error))}"
         raise FormatError(reason, file=file.path) from error
