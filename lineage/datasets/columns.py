@@ -20,8 +20,8 @@ from lineage.datasets.readers.base import Done, Near
 from lineage.errors import FormatError, printable
 from lineage.manifests.records import Typed, canonical, decimal_text
 
-ROW_BYTES = 8 << 20
-"""About what a job gets."""
+ROW_BYTES = 2 << 20
+"""About what is spelled at once."""
 
 MAX_ROWS = 1 << 15
 

@@ -25,6 +25,9 @@ from lineage.datasets.readers.base import Done, Source
 from lineage.digest import SIZE, blake3_digest
 from lineage.errors import FormatError
 
+_CUT = 1
+"""How files are cut into jobs; another number whenever that is done otherwise."""
+
 _NAMES = ("journal", "order", "near")
 _OF_JOB = {"bad", "blake3", "lines", "near", "records"}
 _OF_FILE = {"columns", "digests", "row"}
@@ -88,7 +91,7 @@ def _key(settings: Sequence[Any], sources: Sequence[Source]) -> bytes:
         found = source.path.stat()
         state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         files.append((source.name, source.kind, source.split, repr(source.extra), state))
-    return blake3_digest(repr((settings, files)).encode())
+    return blake3_digest(repr((_CUT, settings, files)).encode())
 
 
 @final

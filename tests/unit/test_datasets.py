@@ -38,7 +38,7 @@ from lineage.datasets import (
     load,
     sorting,
 )
-from lineage.datasets.readers import base, kind_of
+from lineage.datasets.readers import base, kind_of, parquet
 from lineage.errors import FormatError
 from lineage.manifests import Typed, canonical
 
@@ -730,6 +730,19 @@ def test_splits_go_by_the_words_of_a_path() -> None:
         "train/test.jsonl": "test",
     }  # fmt: skip
     assert {name: finding.split_of(name) for name in splits} == splits
+
+
+@pytest.mark.parametrize(("large", "bytes_"), [(0, 1 << 20), (0, 1), (1 << 30, 1), (1 << 30, 400)])
+def test_parquet_is_one_order_however_it_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, bytes_: int
+) -> None:
+    rows = [{"n": n, "text": "x" * (n % 9)} for n in range(103)]
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=25)
+    monkeypatch.setattr(parquet, "LARGE", large)
+    monkeypatch.setattr(columns, "ROW_BYTES", bytes_)
+    found = build([tmp_path / "a.parquet"], options=Options(near=True)).header
+    expected = build([rows], options=Options(near=True)).header
+    assert (found.head, found.ordered_root) == (expected.head, expected.ordered_root)
 
 
 def test_many_records_are_held_in_little_memory(tmp_path: Path) -> None:
