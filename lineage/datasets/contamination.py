@@ -306,10 +306,10 @@ def _looked_up(index: Index, train: list[Any], files: _Files, progress: Progress
         index.save(Path(folder))
         ask = partial(_seen, index.length, folder)
         before = 0
-        for records, answer in _read(train, files, ask, progress):
-            run, record = np.frombuffer(answer, "<i8").reshape(2, -1)
-            is_new = where[run] == UNKNOWN
-            where[run[is_new]] = before + record[is_new]
+        for records, answers in _read(train, files, ask, progress):
+            for run, record in _answers(answers):
+                is_new = where[run] == UNKNOWN
+                where[run[is_new]] = before + record[is_new]
             before += records
     _index.cache_clear()
     return where
@@ -322,7 +322,11 @@ def _index(length: int, folder: str) -> Index:
 
 
 def _seen(length: int, folder: str, texts: list[bytes]) -> bytes:
-    """Return the runs that some records have, each with the first that has it, by its number."""
+    """Return the runs that some records have, each with the first that has it.
+
+    Readers put the answers of one job behind each other: each is the number of records, that of
+    runs, the runs, and the record of each by its number among these.
+    """
     index = _index(length, folder)
     words: list[int] = []
     starts = []
@@ -336,4 +340,17 @@ def _seen(length: int, folder: str, texts: list[bytes]) -> bytes:
     at = np.flatnonzero(runs >= 0)
     found, first = np.unique(runs[at], return_index=True)
     record = np.searchsorted(np.array(starts), at[first], "right") - 1
-    return np.stack([found, record]).astype("<i8").tobytes()
+    counts = np.array([len(texts), len(found)])
+    return np.concatenate([counts, found, record]).astype("<i8").tobytes()
+
+
+def _answers(data: bytes) -> Iterator[tuple[Numbers, Numbers]]:
+    """Return the runs of each answer, and their records by number among those of the job."""
+    numbers = np.frombuffer(data, "<i8")
+    at = before = 0
+    while at < len(numbers):
+        records, count = numbers[at : at + 2].tolist()
+        runs, record = numbers[at + 2 : at + 2 + 2 * count].reshape(2, count)
+        yield runs, record + before
+        before += records
+        at += 2 + 2 * count

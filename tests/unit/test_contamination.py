@@ -97,6 +97,20 @@ def test_records_are_told_by_file_and_number_whatever_the_format(tmp_path: Path)
     assert contamination(*paths, limit=0).tainted == ()
 
 
+def test_many_row_groups_are_one_file(tmp_path: Path) -> None:
+    """A job may be several batches: records are told by their number in the file all the same."""
+    rng = random.Random(4)
+    rows = [{"text": " ".join(sentence(rng, 20))} for _ in range(200)]
+    for name, size in (("train", 7), ("test", 3)):
+        part = rows if name == "train" else rows[::9]
+        table = pa.Table.from_pylist(part)
+        pa.parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=size)
+    found = contamination([tmp_path / "train.parquet"], [tmp_path / "test.parquet"])
+    places = [(t.place.record, t.training.record) for t in found.tainted]
+    assert places == [(n, 9 * n) for n in range(23)]
+    assert found.count == found.records == 23
+
+
 def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(2)
     texts = [" ".join(sentence(rng, 30)) for _ in range(300)]
