@@ -401,6 +401,42 @@ def test_the_first_records_of_json_tell_types(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_fields_of_each_format_are_told_by_how_they_are_found(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.jsonl", json.dumps({"o": {"b": 1, "p": {"c": "x"}}, "l": [1.5]})),
+        ("b.json", json.dumps([{"k": "v", "no name": 1}])),
+        ("c.txt", "line\n"),
+        ("d.tsv", "k\tv\n1\t2\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    value = described(tmp_path)
+    found = {}
+    for records in value["recordSet"]:
+        for field in records["field"]:
+            assert field["@id"] == f"{records['@id']}/{field['name']}"
+            source = dict(field["source"])
+            found[source.pop("fileObject")["@id"], field["name"]] = source
+    assert found == {
+        ("a.jsonl", "o"): {"extract": {"column": "o"}},
+        ("a.jsonl", "l"): {"extract": {"column": "l"}},
+        ("b.json", "k"): {"extract": {"jsonPath": "$[*].k"}},
+        ("c.txt", "text"): {"extract": {"fileProperty": "lines"}},
+        ("d.tsv", "k"): {"extract": {"column": "k"}},
+        ("d.tsv", "v"): {"extract": {"column": "v"}},
+    }
+    outer, repeated = value["recordSet"][0]["field"]
+    assert (repeated["repeated"], repeated["dataType"]) == (True, "sc:Float")
+    assert "dataType" not in outer
+    b, p = outer["subField"]
+    assert (b["@id"], b["dataType"]) == ("records-0/o/b", "sc:Integer")
+    assert p["subField"][0]["source"] == {
+        "fileObject": {"@id": "a.jsonl"},
+        "extract": {"column": "o"},
+        "transform": {"jsonPath": "p.c"},
+    }
+    assert held_to(tmp_path / "croissant.json", tmp_path).holds
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_mlcroissant_reads_the_records_of_what_is_written(tmp_path: Path) -> None:
     """Its library finds no fault, checks the SHA-256 and reads the records themselves."""
