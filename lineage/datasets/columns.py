@@ -25,6 +25,9 @@ ROW_BYTES = 2 << 20
 
 MAX_ROWS = 1 << 15
 
+ROWS_A_BYTE = 4096
+"""How many rows a byte of an Arrow file may stand for."""
+
 MAX_ROW_BYTES = 1 << 30
 """What a row may take once each of its values stands for itself."""
 
@@ -75,11 +78,16 @@ def texts_of(batch: Any) -> Any:
 def checked(batch: Any) -> Any:
     """Return a batch that was looked through: nothing may be asked of one that was not.
 
-    Arrow takes the offsets and lengths of a file as they are, and reads where they lead.
+    Arrow takes the offsets and lengths of a file as they are, and reads where they lead. Rows of
+    nothing, or of one long run, take no bytes, so that any number of them could be told in a few.
 
     Raises:
-        FormatError: If it is broken.
+        FormatError: If it is broken, or has more rows than its bytes have room for.
     """
+    buffers = (buffer for column in batch.columns for buffer in column.buffers())
+    size = sum(buffer.size for buffer in buffers if buffer is not None)
+    if batch.num_rows > MAX_ROWS + ROWS_A_BYTE * size:
+        raise FormatError(f"broken columns: {batch.num_rows} rows in {size} bytes")
     try:
         batch.validate(full=True)
     except library().ArrowInvalid as error:

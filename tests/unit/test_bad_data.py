@@ -197,6 +197,22 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
             build([tmp_path / "a.arrow"])
 
 
+@pytest.mark.parametrize("kind", ["nothing", "nulls", "run"])
+def test_rows_that_take_no_bytes_are_refused(tmp_path: Path, kind: str) -> None:
+    rows = 1 << 30
+    if kind == "nothing":
+        nothing = pa.Array.from_buffers(pa.struct([]), rows, [None])
+        batch = pa.RecordBatch.from_struct_array(nothing)
+    else:
+        run = pa.RunEndEncodedArray.from_arrays(pa.array([rows], pa.int64()), pa.array([1]))
+        batch = pa.record_batch([run if kind == "run" else pa.nulls(rows)], ["c"])
+    with pa.ipc.new_stream(tmp_path / "a.arrow", batch.schema) as writer:
+        writer.write_batch(batch)
+    assert (tmp_path / "a.arrow").stat().st_size < 1000
+    with pytest.raises(FormatError, match=r"a\.arrow: broken columns: \d+ rows in \d+ bytes"):
+        build([tmp_path / "a.arrow"])
+
+
 BROKEN = Path(__file__).parent.parent / "data" / "broken"
 
 
