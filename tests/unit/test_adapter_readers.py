@@ -11,11 +11,13 @@ from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of, is_adapter
 from lineage.adapters.base import Adapter, Unread
-from lineage.adapters.matrices import Hadamard, Product
+from lineage.adapters.matrices import Dense, Hadamard, Kronecker, Product
 from lineage.adapters.names import extents_of, modules_of, slug
 from lineage.artifacts import read
 from lineage.errors import FormatError
 from lineage.fingerprints import fingerprint
+from lineage.fingerprints.delta import _Fold
+from lineage.fingerprints.sketch import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -335,6 +337,18 @@ BROKEN: dict[str, tuple[Arrays, dict[str, Any] | None, str, str]] = {
     "vera too long": (vera() | {"base_model.vera_A": random(4, 9), "base_model.vera_B": random(30, 4)}, None, f"{PEFT}{Q}.vera_lambda_b", "does not fit"),
     "repeated layers in words": (lora(), {**LORA, "layer_replication": [[3, 1]]}, "", "no list of"),
     "too few repeated layers": (lora(Q.replace(".0.", ".9.")), {**LORA, "layer_replication": [[0, 3]]}, "", "makes 3 layers"),
+    "left out": (lora(), {**LORA, "exclude_modules": ["q_proj"]}, A, "leaves the module"),
+    "left out by a pattern": (lora(), {**LORA, "exclude_modules": ".*q_proj"}, A, "leaves the module"),
+    "a bias that is not said": (lora() | {f"{PEFT}{Q}.lora_B.bias": random(40)}, {**LORA, "lora_bias": False}, f"{PEFT}{Q}.lora_B.bias", "has a bias"),
+    "a bias that is not there": (lora(), {**LORA, "lora_bias": True}, A, "has no bias"),
+    "targets that are no names": (lora(), {**LORA, "target_modules": [1]}, "", "target_modules is [1], not names"),
+    "a table of ranks that is none": (lora(), {**LORA, "rank_pattern": [1]}, "", "rank_pattern is [1], not a JSON object"),
+    "a flag in words": (lora(), {**LORA, "use_rslora": "yes"}, "", "use_rslora is 'yes', not true or false"),
+    "layers in words": (lora(), {**LORA, "layers_to_transform": "0"}, "", "layers_to_transform is '0', not layers"),
+    "modules in one word": (lora(), {**LORA, "modules_to_save": "head"}, "", "modules_to_save is 'head', not a list"),
+    "a type that is no text": (lora(), {"peft_type": 7}, "", "peft_type is 7, not text"),
+    "a product without end": ({f"x.hada_w{n}_{h}": np.ones((1, 1 << 19)[:: -1 if h == "a" else 1], np.float32) for n in (1, 2) for h in "ab"}, None, "", "more values than any model"),
+    "a Kronecker product without end": ({"x.lokr_w1": np.ones((1, 1 << 19), np.float32), "x.lokr_w2": np.ones((1 << 19, 1), np.float32)}, None, "", "more values than any model"),
     "a list for a configuration": (lora(), [], "", "not a JSON object"),
 }  # fmt: skip
 
@@ -391,6 +405,51 @@ def test_biases_and_embeddings_of_fused_and_plain_modules() -> None:
     found = changes_of(tensors)
     assert found["token_embd.weight", "delta"].shape == (30, 8)
     assert ("token_embd.weight", "magnitude") in found
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((7, 3), (5, 80)),
+        ((3, 7), (80, 5)),
+        ((200, 1), (200, 1)),
+        ((1, 200), (1, 200)),
+        ((90, 1), (1, 90)),
+        ((1, 90), (90, 1)),
+    ],
+)
+def test_kronecker_products_fold_either_way(shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = (random(*shape, seed=3).astype("f8") for shape in shapes)
+    whole = np.kron(left, right)
+    one, side = Kronecker(left, right), Layout.of(whole.shape).side
+    expected = Dense(whole).folded(_Fold(side))
+    for values in (1 << 20, 500):
+        monkeypatch.setattr("lineage.adapters.matrices._VALUES", values)
+        np.testing.assert_allclose(one.folded(_Fold(side)), expected, atol=1e-9)
+    assert one.energy() == pytest.approx(float((whole**2).sum()))
+
+
+def test_a_rank_above_both_extents_takes_no_more_than_the_product() -> None:
+    up, down = random(3, 5000), random(5000, 2)
+    found = Product(up.astype("f8"), down.astype("f8")).energy()
+    assert found == pytest.approx(float(((up.astype("f8") @ down) ** 2).sum()))
+
+
+SPECIAL = {
+    "target_parameters": ["experts.gate_up_proj"], "trainable_token_indices": [5, 7],
+    "use_qalora": True, "use_bdlora": {"nblocks": 2}, "kasa_config": {"beta": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SPECIAL)
+def test_factors_that_mean_something_else_leave_the_change_open(key: str, tmp_path: Path) -> None:
+    path = peft(tmp_path, lora(), **LORA, **{key: SPECIAL[key]})
+    with read(path) as artifact:
+        found = adapter_of(artifact, path)
+    assert isinstance(found, Unread)
+    assert key in found.reason
+    plain = peft(tmp_path / "plain", lora(), **LORA, **{key: None})
+    assert fingerprint(plain).delta is not None
 
 
 def test_large_products_are_summed_in_blocks() -> None:
