@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lineage.adapters.base import Matrix
     from lineage.artifacts import Item
 
-__all__ = ["applied", "is_plain"]
+__all__ = ["Whole", "applied", "is_plain"]
 
 
 def is_plain(kinds: Iterable[str]) -> bool:
@@ -126,12 +126,12 @@ def _difference(changes: Sequence[Change], stored: Stored, *, is_turned: bool) -
 def _entries(change: Change) -> NDArray[np.float64]:
     """Return all values of a change."""
     matrix = change.load()
-    whole = matrix.folded(_Whole(matrix.shape))
+    whole = matrix.folded(Whole(matrix.shape))
     return whole if len(change.shape) == 2 else whole.reshape(-1)[: change.shape[0]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class Whole:
     """A fold into as many buckets as there are places: it puts blocks where they belong."""
 
     shape: tuple[int, int]
@@ -144,4 +144,4 @@ class _Whole:
 
     def cols(self, matrix: NDArray[np.float64], start: int = 0) -> NDArray[np.float64]:
         """Return the same of columns."""
-        return _Whole(self.shape[::-1]).rows(matrix.T, start).T
+        return Whole(self.shape[::-1]).rows(matrix.T, start).T

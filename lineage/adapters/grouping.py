@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.adapters import FAMILIES, llama_cpp
 from lineage.adapters.base import Adapter, Change, Group, Unread
-from lineage.adapters.names import modules_of, slug
+from lineage.adapters.names import slug
 from lineage.adapters.settings import SAYS, Settings, beside, layers_of
 from lineage.adapters.tensors import Stored
 from lineage.adapters.vectors import tensor as whole
@@ -205,8 +205,7 @@ def _saved(stored: Stored, settings: Settings, *, is_peft: bool) -> Iterable[Cha
     is_grown = canonical_name(f"{module}.weight").removesuffix(".weight") in _EMBEDDINGS
     if not is_peft or not (is_asked or is_bias or is_grown):
         raise stored.fail("no table of adapters knows it, and no configuration asks for it")
-    (canonical_module,) = modules_of(module)[:1]
-    return whole(stored, f"{canonical_module}.{leaf}", "whole")
+    return whole(stored, f"{stored.sole(module)}.{leaf}", "whole")
 
 
 def _on_base(change: Change, layers: tuple[int, ...] | None, where: str) -> Change:

@@ -14,7 +14,6 @@ import numpy as np
 
 from lineage.adapters.base import Change
 from lineage.adapters.matrices import Kronecker
-from lineage.adapters.names import modules_of
 from lineage.adapters.vectors import vector
 
 if TYPE_CHECKING:
@@ -43,18 +42,16 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
     one, other = _shape(of, 1, present), _shape(of, 2, present)
     if len(one) != 2:
         raise present.fail("the first of its factors has a kernel")
-    names = modules_of(group.module)
-    if len(names) > 1:
-        raise present.fail(f"a Kronecker product for the {len(names)} tensors of a fused one")
+    name = present.sole(group.module)
     rows, cols = one[0] * other[0], one[1] * prod(other[1:])
     ranks = [of[role].shape[0] for role in ("w1_b", "w2_b") if role in of]
     # LyCORIS sets alpha to the rank where no factor is of low rank; peft scales all the same.
     scale = scaling.of(group, min(ranks, default=None), tensor=present.name)
     load = partial(_loaded, of, scale)
-    yield Change(f"{names[0]}.weight", "delta", (rows, cols), min(ranks, default=None), load)
+    yield Change(f"{name}.weight", "delta", (rows, cols), min(ranks, default=None), load)
     if "magnitude" in of:
         along = (rows,) if prod(of["magnitude"].shape) == rows else (cols,)
-        yield from vector(of["magnitude"], names, "weight", "magnitude", along, cols)
+        yield from vector(of["magnitude"], (name,), "weight", "magnitude", along, cols)
 
 
 def _shape(of: Mapping[str, Stored], n: int, present: Stored) -> tuple[int, ...]:

@@ -136,7 +136,7 @@ def _embedding(group: Group, scaling: Scaling) -> Iterator[Change]:
     tokens, width = group.tensors["rows"], group.tensors["cols"]
     rank = _common_rank(tokens, width)
     scale = scaling.of(group, rank, tensor=tokens.name)
-    (name,) = modules_of(group.module)
+    name = tokens.sole(group.module)
 
     def load() -> Matrix:
         return Product(tokens.matrix().T, width.matrix().T, scale)

@@ -49,6 +49,10 @@ ADAPTERS: tuple[tuple[Arrays, dict[str, Any]], ...] = (
     ({f"{CONV}.diff": drawn(5, 4), f"{CONV}.diff_b": drawn(5), f"{QKV}.diff_b": drawn(6)}, {}),
 )  # fmt: skip
 
+NAMES = sorted(name for one, _ in ADAPTERS for name in one)
+MODULES = [Q, CONV, QKV, "model.embed_tokens", "base_model"]
+ENDINGS = sorted({name.removeprefix(m) for name in NAMES for m in MODULES if name.startswith(m)})
+
 SHAPES = st.lists(st.integers(0, 9), max_size=4)
 DTYPES = st.sampled_from(["f4", "f2", "f8", "i8", "u1", "?", ml_dtypes.bfloat16])
 JSON = st.recursive(
@@ -70,13 +74,14 @@ def changed(data: st.DataObject, tensors: Arrays, config: dict[str, Any]) -> Non
     elif what == "shape":
         tensors[name] = np.ones(data.draw(SHAPES), np.float32)
     elif what == "dtype":
-        tensors[name] = np.asarray(np.abs(tensors[name])).astype(data.draw(DTYPES))
+        with np.errstate(all="ignore"):
+            tensors[name] = np.asarray(np.abs(tensors[name])).astype(data.draw(DTYPES))
     elif what == "value":
         value = data.draw(st.sampled_from([np.nan, np.inf, 0.0, 3e38, -1e-40]))
         tensors[name] = np.full_like(tensors[name], value if tensors[name].dtype.kind == "f" else 0)
     elif what == "rename":
-        other = data.draw(st.sampled_from(sorted(n for one, _ in ADAPTERS for n in one)))
-        tensors[other] = tensors.pop(name)
+        module, ending = (data.draw(st.sampled_from(of)) for of in (MODULES, ENDINGS))
+        tensors[module + ending] = tensors.pop(name)
     else:
         keys = sorted({key for _, one in ADAPTERS for key in one} | {"save_projection", "alpha"})
         config[data.draw(st.sampled_from(keys))] = data.draw(JSON)

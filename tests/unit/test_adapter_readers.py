@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of, is_adapter
+from lineage.adapters.applied import Whole
 from lineage.adapters.base import Adapter, Unread
 from lineage.adapters.matrices import Dense, Hadamard, Kronecker, Product
 from lineage.adapters.names import extents_of, modules_of, slug
@@ -34,28 +35,13 @@ def factors(rank: int = 4, rows: int = 40, cols: int = 24, seed: int = 0) -> Any
     return random(rows, rank, seed=seed), random(rank, cols, seed=seed)
 
 
-class Plain:
-    """A fold that folds nothing: it only puts blocks where they belong."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape = shape
-
-    def rows(self, matrix: Any, start: int = 0) -> Any:
-        whole = np.zeros((self.shape[0], matrix.shape[1]))
-        whole[start : start + matrix.shape[0]] = matrix
-        return whole
-
-    def cols(self, matrix: Any, start: int = 0) -> Any:
-        return type(self)(self.shape[::-1]).rows(matrix.T, start).T
-
-
 def changes_of(source: Any) -> dict[tuple[str, str], np.ndarray[Any, Any]]:
     """Every change as a dense matrix."""
     with read(source) as artifact:
         found = adapter_of(artifact, source)
         assert isinstance(found, Adapter)
         matrices = {(c.name, c.kind): c.load() for c in found.changes}
-        dense = {key: m.folded(Plain(m.shape)) for key, m in matrices.items()}
+        dense = {key: m.folded(Whole(m.shape)) for key, m in matrices.items()}
         for key, matrix in matrices.items():
             assert matrix.energy() == pytest.approx(float((dense[key] ** 2).sum()))
         return dense
@@ -318,15 +304,17 @@ BROKEN: dict[str, tuple[Arrays, dict[str, Any] | None, str, str]] = {
     "a fused module of odd rows": ({f"lora_unet_double_blocks_0_img_attn_qkv.lora_{k}.weight": v for k, v in zip(("up", "down"), factors(), strict=True)}, None, "", "40 rows are not those of the 3"),
     "a magnitude alone": (lora() | {"y.dora_scale": random(3)}, None, "y.dora_scale", "no factors"),
     "a bias alone": (lora() | {"y.lora_B.bias": random(3)}, None, "y.lora_B.bias", "no factors"),
-    "a difference of a fused module": ({"lora_unet_double_blocks_0_img_attn_qkv.diff": random(9, 4)}, None, "", "3 tensors of a fused one"),
+    "a difference of a fused module": ({"lora_unet_double_blocks_0_img_attn_qkv.diff": random(9, 4)}, None, "", "the 3 tensors of a fused one"),
     "a gain without its vector": ({"x.on_input": np.array(True)}, None, "x.on_input", "no weight"),
-    "a gain of a fused module's inputs": ({"lora_unet_double_blocks_0_img_attn_qkv.ia3_l": random(1, 9)}, None, "", "inputs of 3"),
+    "a gain of a fused module's inputs": ({"lora_unet_double_blocks_0_img_attn_qkv.ia3_l": random(1, 9)}, None, "", "the 3 tensors of a fused one"),
     "a dtype of no factors": (lora() | {A: np.ones((4, 24), np.uint8)}, None, A, "not a dtype"),
     "lokr of a vector": (LOKR | {"x.lokr_w1": random(3)}, None, "x.lokr_w1", "not that of a factor"),
     "lokr with two kernels": (LOKR | {"x.lokr_w1": random(3, 2, 3, 3)}, None, "", "has a kernel"),
     "lokr of a vector of low rank": (LOKR | {"x.lokr_w2_a": random(4)}, None, "x.lokr_w2_a", "not that of a factor"),
     "lokr with a bad core": (LOKR | {"x.lokr_t2": random(3, 2, 3, 3)}, None, "x.lokr_t2", "between factors"),
-    "lokr of a fused module": ({k.replace("x.", "lora_unet_double_blocks_0_img_attn_qkv."): v for k, v in LOKR.items()}, None, "", "3 tensors of a fused one"),
+    "lokr of a fused module": ({k.replace("x.", "lora_unet_double_blocks_0_img_attn_qkv."): v for k, v in LOKR.items()}, None, "", "the 3 tensors of a fused one"),
+    "an embedding of a fused module": ({f"lora_unet_double_blocks_0_img_attn_qkv.lora_embedding_{k}": random(*shape) for k, shape in (("A", (2, 9)), ("B", (6, 2)))}, None, "", "the 3 tensors of a fused one"),
+    "vera of a fused module": ({k.replace(f"{PEFT}{Q}", "lora_unet_double_blocks_0_img_attn_qkv"): v for k, v in vera().items()} | {"base_model.vera_A": random(4, 9), "base_model.vera_B": random(50, 4)}, None, "", "the 3 tensors of a fused one"),
     "lokr without a half": ({k: v for k, v in LOKR.items() if k != "x.lokr_w2_b"}, None, "x.lokr_w1", "neither"),
     "lokr's ranks": (LOKR | {"x.lokr_w2_a": random(4, 3)}, None, "x.lokr_w2_a", "rank of 2"),
     "a gain that is a matrix": ({"x.ia3_l": random(3, 3)}, None, "x.ia3_l", "not that of a gain"),
@@ -459,14 +447,14 @@ def test_large_products_are_summed_in_blocks() -> None:
         assert found == pytest.approx(float(((0.5 * up @ down) ** 2).sum()), rel=1e-12)
     one = Hadamard(Product(up, down, 0.5), Product(up, down))
     expected = 0.5 * (up @ down) ** 2
-    np.testing.assert_allclose(one.folded(Plain(one.shape)), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(one.folded(Whole(one.shape)), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_hadamard_products_come_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lineage.adapters.matrices._VALUES", 100)
     up, down = random(30, 3).astype("f8"), random(3, 40).astype("f8")
     one = Hadamard(Product(up, down), Product(up, down))
-    np.testing.assert_allclose(one.folded(Plain(one.shape)), (up @ down) ** 2)
+    np.testing.assert_allclose(one.folded(Whole(one.shape)), (up @ down) ** 2)
     assert one.energy() == pytest.approx(float(((up @ down) ** 4).sum()))
 
 
