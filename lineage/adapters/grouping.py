@@ -179,10 +179,13 @@ def _shared(groups: dict[str, Group]) -> dict[str, Stored]:
         FormatError: If there is one of the two.
     """
     shared: dict[str, Stored] = {}
-    for module in list(groups):
-        roles = groups[module].tensors
-        if any(role in roles for role in ("shared_A", "shared_B")):
-            shared |= groups.pop(module).tensors
+    for module, group in list(groups.items()):
+        own = {role: of for role, of in group.tensors.items() if not role.startswith("shared_")}
+        shared |= {role: of for role, of in group.tensors.items() if role not in own}
+        if own:
+            groups[module] = replace(group, tensors=own)
+        else:
+            del groups[module]
     for here, there in (("shared_A", "vera_B"), ("shared_B", "vera_A")):
         if here in shared and len(shared) < 2:
             raise shared[here].fail(f"it has no {there} beside it")

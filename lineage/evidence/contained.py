@@ -208,6 +208,7 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
     names = {place: name for name, place in _named(one).items()}
     steps: dict[int, NDArray[np.float64]] = {}
     noise: dict[int, float] = {}
+    unknown: set[int] = set()
     parts: list[dict[int, NDArray[np.float64]]] = []
     for adapter in adapters:
         fitting = fits(adapter, base)
@@ -225,7 +226,8 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
             if not _has_shape(change, one, place, is_cut=False):
                 return None
             if place < one.whole and is_reordered_for_rotation(one.names[place], ""):
-                continue  # of a GGUF file the rows of queries and keys may lie otherwise
+                unknown.add(place)  # of a GGUF file rows of queries and keys may lie otherwise
+                continue
             if place not in steps:
                 steps[place] = other.matrix(twin).astype(np.float64) - one.matrix(place)
                 noise[place] = rounding_of(one, place) + rounding_of(other, twin)
@@ -238,7 +240,7 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
     if found is None:
         return None
     inside = sum(float(np.vdot(step, step)) for step in steps.values())
-    outside = _outside(one, other, twins, names, steps)
+    outside = _outside(one, other, twins, names, steps.keys() | unknown)
     return Contained(found, len(steps), outside / (inside + outside))
 
 

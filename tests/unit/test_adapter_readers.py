@@ -321,6 +321,7 @@ BROKEN: dict[str, tuple[Arrays, dict[str, Any] | None, str, str]] = {
     "a gain of the other side": ({f"{PEFT}{Q}.ia3_l": random(1, 9)}, {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": ["up_proj"]}, f"{PEFT}{Q}.ia3_l", "is not in"),
     "vera without a half": ({f"{PEFT}{Q}.vera_lambda_b": random(40), "base_model.vera_A": random(4, 9), "base_model.vera_B": random(50, 4)}, None, f"{PEFT}{Q}.vera_lambda_b", "no vera_lambda_d"),
     "one projection": (vera() | {"base_model.vera_A": random(4, 9)}, None, "base_model.vera_A", "no vera_B"),
+    "a projection that is called a module's": (vera() | {"base_model.vera_lambda_d": random(4), "base_model.vera_B": random(50, 4)}, None, "base_model.vera_B", "no vera_A"),
     "projections that were to be saved": (vera(), {"peft_type": "VERA", "r": 4, "save_projection": True}, "", "says save_projection"),
     "vera too long": (vera() | {"base_model.vera_A": random(4, 9), "base_model.vera_B": random(30, 4)}, None, f"{PEFT}{Q}.vera_lambda_b", "does not fit"),
     "repeated layers in words": (lora(), {**LORA, "layer_replication": [[3, 1]]}, "", "no list of"),

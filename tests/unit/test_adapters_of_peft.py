@@ -306,6 +306,7 @@ def merged_by_peft(config: Any, folder: Path) -> tuple[dict[str, Any], dict[str,
 APPLIED: dict[str, tuple[str, dict[str, Any]]] = {
     "dora": ("LoraConfig", {"r": 4, "target_modules": ["q", "up", "conv"], "use_dora": True}),
     "dora of embeddings": ("LoraConfig", {"r": 4, "target_modules": ["emb"], "use_dora": True}),
+    "vera": ("VeraConfig", {"target_modules": ["q", "up"], "r": 4}),
     "gains": ("IA3Config", {"target_modules": ["q", "up"], "feedforward_modules": ["up"]}),
     "saved whole": ("LoraConfig", {"r": 4, "target_modules": ["q"], "modules_to_save": ["head"]}),
 }
