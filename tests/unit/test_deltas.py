@@ -15,7 +15,7 @@ from lineage.evidence.deltas import combined
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.fingerprints.delta import Delta
-from lineage.graph import compare, infer
+from lineage.graph import compare, infer, infer_graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,6 +161,19 @@ def test_infer_names_the_base_that_an_adapter_declares(tmp_path: Path) -> None:
         str(tmp_path / "lora"),
     )
     assert said.why.startswith("it declares this name, and it fits")
+
+
+def test_adapters_are_not_looked_for_in_other_coordinates() -> None:
+    models = {"base": base(61), "stranger": base(62), "one": adapter(61), "other": adapter(62)}
+    said: dict[str, list[str]] = {}
+    for names in (("base", "stranger", "one", "other"), ("base", "one", "other")):
+        some = {name: models[name] for name in names}
+        prints = {name: fingerprint(model) for name, model in some.items()}
+        seen: list[str] = []
+        infer_graph(prints, weights=Weights.of(some), watch=seen.append)
+        said[" ".join(names)] = seen
+    assert said["base stranger one other"]
+    assert not said["base one other"]
 
 
 def test_an_adapter_beside_a_base_is_denied_by_shapes_alone() -> None:
