@@ -27,6 +27,7 @@ ROLES = {
     **{rf"\.lokr_w{n}_{half}(?:\.\w+)?": f"w{n}_{half}" for n in (1, 2) for half in "ab"},
     r"\.lokr_t2(?:\.\w+)?": "t2",
 }
+_OWN = frozenset(ROLES.values())
 
 
 def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
@@ -36,7 +37,7 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
         FormatError: If a factor is missing, or the shapes do not go together.
     """
     of = group.tensors
-    present = next((of[role] for role in of if role[0] in "wt"), None)
+    present = next((of[role] for role in of if role in _OWN), None)
     if present is None:
         return
     one, other = _shape(of, 1, present), _shape(of, 2, present)

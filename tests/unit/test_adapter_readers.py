@@ -380,6 +380,20 @@ def test_products_and_kernels_of_lycoris() -> None:
     assert ("denoiser.conv_in.weight", "magnitude") in found
 
 
+@pytest.mark.parametrize("of", ["loha", "lokr"])
+def test_norms_and_gains_stand_beside_products(of: str) -> None:
+    """LyCORIS trains norms along with any of its kinds, and kinds may differ by module."""
+    product = {"loha": LOHA, "lokr": LOKR}[of]
+    beside = {
+        "lora_unet_conv_norm_out.w_norm": random(7), "lora_unet_conv_norm_out.b_norm": random(7),
+        "lora_unet_conv_out.weight": random(5), "lora_unet_conv_out.on_input": np.array(True),
+    }  # fmt: skip
+    assert set(changes_of(product | beside)) == {
+        ("x.weight", "delta"), ("denoiser.conv_norm_out.weight", "delta"),
+        ("denoiser.conv_norm_out.bias", "delta"), ("denoiser.conv_out.weight", "gain_in"),
+    }  # fmt: skip
+
+
 def test_biases_and_embeddings_of_fused_and_plain_modules() -> None:
     name = "lora_unet_double_blocks_0_img_attn_qkv"
     found = changes_of({f"{name}.diff_b": random(60)})
