@@ -66,20 +66,30 @@ class Fits:
 
     @property
     def is_denied(self) -> bool:
-        """Whether it is no base of the adapter; where no name is known, that stays open."""
-        return bool(self.misshapen or (self.missing and self.places))
+        """Whether it is no base of the adapter.
+
+        That stays open where no name is known of what lacks: of a pipeline a base may be a part.
+        """
+        known = {_component(key) for key, _ in self.places}
+        return bool(self.misshapen) or any(_component(slug(n)) in known for n in self.missing)
 
     def __str__(self) -> str:
         """Say how, in one line."""
         if self.is_whole:
             return "it fits by names and shapes, as it fits any model of this architecture"
-        if not self.is_denied:
+        if not (self.places or self.misshapen):
             return "no tensor that it changes is known in the base by name"
         names = self.misshapen or self.missing
         shown = ", ".join(map(printable, names[:_SHOWN]))
         if self.misshapen:
             return f"{len(names)} tensors have another shape in the base ({shown})"
         return f"the base has not {len(names)} tensors that it changes ({shown})"
+
+
+def _component(key: str) -> str:
+    """Return which part of a pipeline a tensor is of: a denoiser, a text encoder, or neither."""
+    first = key.partition("_")[0]
+    return first if first in {"denoiser", "te", "te2", "te3"} else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,29 @@ def test_an_adapter_beside_a_base_is_denied_by_shapes_alone() -> None:
     assert compare(low, {"x": start["lm_head.weight"]}).related is None
 
 
+def test_a_part_of_a_pipeline_may_be_the_base() -> None:
+    names = ("te1_text_model_encoder_layers_0_mlp_fc1", "unet_mid_block_attentions_0_proj_in")
+    draw = np.random.default_rng(63)
+    low = {
+        f"lora_{name}.lora_{half}.weight": draw.standard_normal(shape)
+        for name in names
+        for half, shape in (("down", (2, 12)), ("up", (8, 2)))
+    }
+    unet = {"mid_block.attentions.0.proj_in.weight": draw.standard_normal((8, 12))}
+    seen = fits(delta(low), fingerprint(unet))
+    assert (len(seen.missing), len(seen.places), seen.is_denied) == (1, 1, False)
+    assert "the base has not 1 tensors" in str(seen)
+    assert compare(low, unet).related is None
+    other = {"mid_block.attentions.1.proj_in.weight": draw.standard_normal((8, 12))}
+    assert not fits(delta(low), fingerprint(other)).is_denied
+    more = {
+        f"lora_unet_{n}.lora_{h}.weight": v
+        for n in ("conv_in", "mid_block_attentions_0_proj_in")
+        for h, v in (("down", draw.standard_normal((2, 12))), ("up", draw.standard_normal((8, 2))))
+    }
+    assert fits(delta(more), fingerprint(unet)).is_denied
+
+
 def test_what_was_sketched_in_part_is_not_held_against_adapters(tmp_path: Path) -> None:
     low, start = adapter(56), base(56)
     paths = []
