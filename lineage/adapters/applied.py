@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lineage.adapters.base import Adapter, Change
-from lineage.adapters.matrices import Dense
+from lineage.adapters.matrices import Dense, Product
 from lineage.adapters.names import modules_of, slug
 from lineage.adapters.tensors import Stored
 from lineage.adapters.vectors import in_rows
@@ -26,15 +26,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.adapters.base import Matrix
+    from lineage.adapters.base import Kind, Matrix
     from lineage.artifacts import Item
 
-__all__ = ["applied", "is_plain"]
+__all__ = ["Whole", "applied", "is_plain"]
 
 
-def is_plain(kinds: Iterable[str]) -> bool:
-    """Whether changes of these kinds are differences already."""
-    return all(kind == "delta" for kind in kinds)
+class Kinded(Protocol):
+    """Something of a kind of change: a change, or what is kept of one."""
+
+    @property
+    def kind(self) -> Kind:
+        """See `KINDS`."""
+        ...
+
+
+def is_plain(family: str, changes: Iterable[Kinded]) -> bool:
+    """Whether changes are differences of a base's tensors already.
+
+    VeRA's are as wide as its projections, of which a tensor uses the columns that it has.
+    """
+    return family != "vera" and all(change.kind == "delta" for change in changes)
 
 
 def applied(adapter: Adapter, base: Mapping[str, Item], *, file: str) -> Adapter | None:
@@ -55,10 +67,12 @@ def applied(adapter: Adapter, base: Mapping[str, Item], *, file: str) -> Adapter
         by_name.setdefault(slug(change.name), []).append(change)
     found: list[Change] = []
     for changes in by_name.values():
-        if is_plain(change.kind for change in changes):
+        if is_plain(adapter.family, changes):
             found += changes
             continue
         stored = tensors.get(slug(changes[0].base or changes[0].name))
+        if stored is not None and adapter.family == "vera":
+            changes = [_cut(change, stored) for change in changes]
         is_new = any(change.kind == "whole" for change in changes)
         if stored is None and is_new:
             continue
@@ -72,6 +86,22 @@ def applied(adapter: Adapter, base: Mapping[str, Item], *, file: str) -> Adapter
         load = partial(_difference, changes, stored, is_turned=first.turned)
         found.append(replace(first, kind="delta", shape=shape, rank=None, load=load))
     return replace(adapter, changes=tuple(found))
+
+
+def _cut(change: Change, stored: Stored) -> Change:
+    """Return a change with the columns that a tensor has, if these are fewer."""
+    if change.kind != "delta" or len(stored.shape) != 2 or len(change.shape) != 2:
+        return change
+    rows, cols = stored.shape[::-1] if change.turned else stored.shape
+    if rows != change.shape[0] or cols > change.shape[1]:
+        return change
+
+    def load() -> Matrix:
+        whole = change.load()
+        assert isinstance(whole, Product)
+        return Product(whole.left, whole.right[:, :cols], whole.scale)
+
+    return replace(change, shape=(rows, cols), load=load)
 
 
 def _slug(name: str) -> str:
@@ -126,12 +156,12 @@ def _difference(changes: Sequence[Change], stored: Stored, *, is_turned: bool) -
 def _entries(change: Change) -> NDArray[np.float64]:
     """Return all values of a change."""
     matrix = change.load()
-    whole = matrix.folded(_Whole(matrix.shape))
+    whole = matrix.folded(Whole(matrix.shape))
     return whole if len(change.shape) == 2 else whole.reshape(-1)[: change.shape[0]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class Whole:
     """A fold into as many buckets as there are places: it puts blocks where they belong."""
 
     shape: tuple[int, int]
@@ -144,4 +174,4 @@ class _Whole:
 
     def cols(self, matrix: NDArray[np.float64], start: int = 0) -> NDArray[np.float64]:
         """Return the same of columns."""
-        return _Whole(self.shape[::-1]).rows(matrix.T, start).T
+        return Whole(self.shape[::-1]).rows(matrix.T, start).T

@@ -34,6 +34,4 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:  # noqa: ARG001
             if len(names) == 3 and len(stored.shape) == 1:
                 yield from vector(stored, names, leaf, "delta", stored.shape, 0)
                 continue
-            if len(names) > 1:
-                raise stored.fail(f"a difference for the {len(names)} tensors of a fused one")
-            yield from tensor(stored, f"{names[0]}.{leaf}", "delta")
+            yield from tensor(stored, f"{stored.sole(group.module)}.{leaf}", "delta")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from importlib import import_module
+from math import prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from lineage.adapters import FAMILIES, llama_cpp
 from lineage.adapters.base import Adapter, Change, Group, Unread
-from lineage.adapters.names import modules_of, slug
+from lineage.adapters.names import slug
 from lineage.adapters.settings import SAYS, Settings, beside, layers_of
 from lineage.adapters.tensors import Stored
 from lineage.adapters.vectors import tensor as whole
@@ -38,6 +39,13 @@ _PEFT_TYPES = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr", "IA3": "ia3", "VE
 """What a configuration calls a family. Adapters of other types have no weights of which a change
 follows, or need the base's for it."""
 
+_FORMED = ("loha", "lokr")
+"""Families whose products are gone through entry by entry."""
+
+MOST_FORMED = 1 << 37
+"""Entries of them in one adapter: twice what the largest dense models have, some minutes' work.
+Small factors can ask for any number."""
+
 _EMBEDDINGS = {"token_embd", "output"}
 """Modules that peft saves whole, without being told to, where their vocabulary has grown."""
 
@@ -57,19 +65,21 @@ def grouped(
     else:
         config, where = llama_cpp.config_of(header, artifact), file
         metadata = {key: value for key, value in header.items() if isinstance(value, str)}
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if isinstance(kind, str) and kind not in _PEFT_TYPES:
+    settings = Settings.read(config, metadata, file=file, where=where)
+    kind = None if config is None else config.get("peft_type")
+    if kind is not None and kind not in _PEFT_TYPES:
         reason = f"what an adapter of the type {printable(kind, 40)} changes is not in its file"
         return Unread(reason)
-    settings = Settings.read(config, metadata, file=file, where=where)
     groups, families, others = _sorted(artifact)
     if not families or (config is None and 2 * len(others) > len(artifact.items)):
         return None
-    if isinstance(kind, str) and _PEFT_TYPES[kind] not in families:
+    if kind is not None and _PEFT_TYPES[kind] not in families:
         reason = (
             f"{where} says {kind}, but the tensors are those of {' and '.join(sorted(families))}"
         )
         raise FormatError(reason, file=file)
+    if (key := settings.unread) is not None:
+        return Unread(f"what an adapter with {key} changes is not told by its factors alone")
     if header is not None:
         back = llama_cpp.put_back(groups, header, base)
         if isinstance(back, Unread):
@@ -85,8 +95,13 @@ def grouped(
             groups[module] = replace(group, tensors={**group.tensors, **shared})
     changes: list[Change] = []
     used: set[str] = set()
+    formed = 0
     for group in groups.values():
         by_family = {f: list(_MODULES[f].changes(group, settings)) for f in families}
+        formed += sum(prod(c.shape) for f in _FORMED for c in by_family.get(f, ()))
+        if formed > MOST_FORMED:
+            stray = next(iter(group.tensors.values()))
+            raise stray.fail("with those before it, its products have more values than any model")
         found = [change for some in by_family.values() for change in some]
         used |= {family for family, some in by_family.items() if some}
         if not found:
@@ -164,10 +179,13 @@ def _shared(groups: dict[str, Group]) -> dict[str, Stored]:
         FormatError: If there is one of the two.
     """
     shared: dict[str, Stored] = {}
-    for module in list(groups):
-        roles = groups[module].tensors
-        if any(role in roles for role in ("shared_A", "shared_B")):
-            shared |= groups.pop(module).tensors
+    for module, group in list(groups.items()):
+        own = {role: of for role, of in group.tensors.items() if not role.startswith("shared_")}
+        shared |= {role: of for role, of in group.tensors.items() if role not in own}
+        if own:
+            groups[module] = replace(group, tensors=own)
+        else:
+            del groups[module]
     for here, there in (("shared_A", "vera_B"), ("shared_B", "vera_A")):
         if here in shared and len(shared) < 2:
             raise shared[here].fail(f"it has no {there} beside it")
@@ -184,15 +202,13 @@ def _saved(stored: Stored, settings: Settings, *, is_peft: bool) -> Iterable[Cha
     group = Group(name, {}, stored.file)
     module, _, leaf = name.rpartition(".")
     asked = settings.said(group, "modules_to_save")
-    asked = asked if isinstance(asked, list) else []
     words = f".{module}."
-    is_asked = any(f".{one}." in words for one in asked if isinstance(one, str))
+    is_asked = any(f".{one}." in words for one in asked or ())
     is_bias = leaf == "bias" and settings.said(group, "bias") in {"all", "lora_only"}
     is_grown = canonical_name(f"{module}.weight").removesuffix(".weight") in _EMBEDDINGS
-    if not is_peft or not (is_asked or is_bias or is_grown or "token_adapter" in name):
+    if not is_peft or not (is_asked or is_bias or is_grown):
         raise stored.fail("no table of adapters knows it, and no configuration asks for it")
-    (canonical_module,) = modules_of(module)[:1]
-    return whole(stored, f"{canonical_module}.{leaf}", "whole")
+    return whole(stored, f"{stored.sole(module)}.{leaf}", "whole")
 
 
 def _on_base(change: Change, layers: tuple[int, ...] | None, where: str) -> Change:

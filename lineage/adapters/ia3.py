@@ -55,6 +55,6 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
 def _gain(stored: Stored, module: str, *, is_of_inputs: bool, less: float) -> Iterator[Change]:
     names = modules_of(module)
     kind: Kind = "gain_in" if is_of_inputs else "gain_out"
-    if is_of_inputs and len(names) > 1:
-        raise stored.fail(f"a gain of the inputs of {len(names)} tensors")
+    if is_of_inputs:
+        names = (stored.sole(module),)
     yield from vector(stored, names, "weight", kind, (prod(stored.shape),), 0, less=less)

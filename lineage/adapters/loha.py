@@ -27,6 +27,7 @@ ROLES = {
     **{rf"\.hada_w{n}_{half}(?:\.\w+)?": f"w{n}_{half}" for n in (1, 2) for half in "ab"},
     **{rf"\.hada_t{n}(?:\.\w+)?": f"t{n}" for n in (1, 2)},
 }
+_OWN = frozenset(ROLES.values())
 NEEDED = ("w1_a", "w1_b", "w2_a", "w2_b")
 
 
@@ -37,7 +38,7 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
         FormatError: If a factor is missing, or the shapes do not go together.
     """
     of = group.tensors
-    present = next((of[role] for role in of if role[0] in "wt"), None)
+    present = next((of[role] for role in of if role in _OWN), None)
     if present is None:
         return
     for role in NEEDED:

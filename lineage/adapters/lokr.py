@@ -14,7 +14,6 @@ import numpy as np
 
 from lineage.adapters.base import Change
 from lineage.adapters.matrices import Kronecker
-from lineage.adapters.names import modules_of
 from lineage.adapters.vectors import vector
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ ROLES = {
     **{rf"\.lokr_w{n}_{half}(?:\.\w+)?": f"w{n}_{half}" for n in (1, 2) for half in "ab"},
     r"\.lokr_t2(?:\.\w+)?": "t2",
 }
+_OWN = frozenset(ROLES.values())
 
 
 def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
@@ -37,24 +37,22 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
         FormatError: If a factor is missing, or the shapes do not go together.
     """
     of = group.tensors
-    present = next((of[role] for role in of if role[0] in "wt"), None)
+    present = next((of[role] for role in of if role in _OWN), None)
     if present is None:
         return
     one, other = _shape(of, 1, present), _shape(of, 2, present)
     if len(one) != 2:
         raise present.fail("the first of its factors has a kernel")
-    names = modules_of(group.module)
-    if len(names) > 1:
-        raise present.fail(f"a Kronecker product for the {len(names)} tensors of a fused one")
+    name = present.sole(group.module)
     rows, cols = one[0] * other[0], one[1] * prod(other[1:])
     ranks = [of[role].shape[0] for role in ("w1_b", "w2_b") if role in of]
     # LyCORIS sets alpha to the rank where no factor is of low rank; peft scales all the same.
     scale = scaling.of(group, min(ranks, default=None), tensor=present.name)
     load = partial(_loaded, of, scale)
-    yield Change(f"{names[0]}.weight", "delta", (rows, cols), min(ranks, default=None), load)
+    yield Change(f"{name}.weight", "delta", (rows, cols), min(ranks, default=None), load)
     if "magnitude" in of:
         along = (rows,) if prod(of["magnitude"].shape) == rows else (cols,)
-        yield from vector(of["magnitude"], names, "weight", "magnitude", along, cols)
+        yield from vector(of["magnitude"], (name,), "weight", "magnitude", along, cols)
 
 
 def _shape(of: Mapping[str, Stored], n: int, present: Stored) -> tuple[int, ...]:

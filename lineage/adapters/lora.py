@@ -114,6 +114,11 @@ def _beside(group: Group, scaling: Scaling, rows: int, cols: int, scale: float) 
     """Yield a bias and magnitudes; of a fused module they too are those of several."""
     bias, magnitude = group.tensors.get("bias"), group.tensors.get("magnitude")
     names = modules_of(group.module)
+    asked = scaling.said(group, "lora_bias")
+    if asked is not None and asked != (bias is not None):
+        stored = group.tensors["A"] if bias is None else bias
+        reason = f"the configuration says lora_bias is {str(asked).lower()}"
+        raise stored.fail(f"{reason}, and it has {'no' if bias is None else 'a'} bias beside it")
     if bias is not None:
         yield from vector(bias, names, "bias", "delta", (rows,), cols, scale)
     if magnitude is not None:
@@ -131,7 +136,7 @@ def _embedding(group: Group, scaling: Scaling) -> Iterator[Change]:
     tokens, width = group.tensors["rows"], group.tensors["cols"]
     rank = _common_rank(tokens, width)
     scale = scaling.of(group, rank, tensor=tokens.name)
-    (name,) = modules_of(group.module)
+    name = tokens.sole(group.module)
 
     def load() -> Matrix:
         return Product(tokens.matrix().T, width.matrix().T, scale)

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from lineage.adapters.base import Fold
 
 __all__ = ["Dense", "Hadamard", "Kronecker", "Product"]
+
+_BUCKETS = 36
+"""Buckets of a fold, about."""
 
 _ALONE = 1 << 18
 """A product of so many multiplications is not shared among threads (OpenBLAS)."""
@@ -29,7 +32,7 @@ _BLOCKS = 64
 """Products of blocks that are held at once."""
 
 _VALUES = 1 << 20
-"""So many values of a Hadamard product are there at once."""
+"""So many values of a Hadamard product, or of blocks, are there at once."""
 
 
 def _gram(tall: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -65,8 +68,13 @@ class Product:
         return self.left.shape[0], self.right.shape[1]
 
     def energy(self) -> float:
-        """Return tr(L'L R R'), by the smaller Gram matrices."""
-        inner = float(np.vdot(_gram(self.left), _gram(self.right.T)))
+        """Return tr(L'L R R') by the Gram matrices, or sum it up where these are larger."""
+        (rows, cols), rank = self.shape, self.left.shape[1]
+        if rank**2 > rows * cols:
+            entries = self.left @ self.right
+            inner = float(np.vdot(entries, entries))
+        else:
+            inner = float(np.vdot(_gram(self.left), _gram(self.right.T)))
         return max(0.0, self.scale**2 * inner)
 
     def folded(self, fold: Fold) -> NDArray[np.float64]:
@@ -126,16 +134,38 @@ class Kronecker:
         return float(np.vdot(self.left, self.left) * np.vdot(self.right, self.right))
 
     def folded(self, fold: Fold) -> NDArray[np.float64]:
-        """Fold a block of rows at a time, summed up for each block of columns."""
-        tall, wide = self.right.shape
-        by_rows = np.stack(
-            [fold.rows(self.right, start * tall) for start in range(self.left.shape[0])]
+        """Fold blocks along one way, sum them up, and fold along the other; the cheaper first."""
+        (height, width), (tall, wide) = self.left.shape, self.right.shape
+        rows, cols = (
+            height * (tall + _BUCKETS * width) * wide,
+            width * (wide + _BUCKETS * height) * tall,
         )
-        blocks = np.tensordot(self.left.T, by_rows, axes=1)
-        core: NDArray[np.float64] = np.sum(
-            [fold.cols(block, start * wide) for start, block in enumerate(blocks)], axis=0
-        )
+        if rows < cols:
+            blocks = _summed(self.left.T, lambda row: fold.rows(self.right, row * tall))
+            parts = (fold.cols(block, place * wide) for place, block in blocks)
+        else:
+            blocks = _summed(self.left, lambda column: fold.cols(self.right, column * wide))
+            parts = (fold.rows(block, place * tall) for place, block in blocks)
+        core = next(parts)
+        for part in parts:
+            core = core + part
         return core
+
+
+def _summed(
+    left: NDArray[np.float64], folded: Callable[[int], NDArray[np.float64]]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield the sums over j of left[i, j] folded(j), some of them held at once."""
+    height, width = left.shape
+    shape = folded(0).shape
+    step = max(1, _VALUES // (shape[0] * shape[1]))
+    for start in range(0, height, step):
+        rows = left[start : start + step]
+        total: NDArray[np.float64] = np.zeros((len(rows), *shape))
+        for first in range(0, width, step):
+            blocks = np.stack([folded(j) for j in range(first, min(first + step, width))])
+            total += np.tensordot(rows[:, first : first + step], blocks, axes=1)
+        yield from enumerate(total, start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

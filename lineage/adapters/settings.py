@@ -18,7 +18,7 @@ from lineage.artifacts.opened import OpenFile
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lineage.adapters.base import Group
 
@@ -65,6 +65,7 @@ class Settings:
         if config is not None:
             if not isinstance(config, dict):
                 raise FormatError("the configuration is not a JSON object", file=where)
+            _check_types(config, where)
             return cls({"": config}, where)
         arguments = metadata.get("ss_network_args", "")
         is_stabilized = bool(re.search(r'"rs_lora"\s*:\s*"?true', arguments, re.IGNORECASE))
@@ -80,7 +81,15 @@ class Settings:
             found = _COMPONENT.match(key)
             part = found[1] if found else ""
             configs.setdefault(part, {})[key[found.end() :] if found else key] = value
+        for part in configs.values():
+            _check_types(part, where)
         return cls(configs, where)
+
+    @property
+    def unread(self) -> str | None:
+        """What is set that makes factors mean something else, or only a part of the change."""
+        asked = (key for config in self.configs.values() for key in _UNREAD if config.get(key))
+        return next(asked, None)
 
     def said(self, group: Group, key: str) -> Any:
         """Return what the configuration that a module is under says; see `Scaling`."""
@@ -118,31 +127,66 @@ class Settings:
         """Raise `FormatError` where a module is none that the configuration names."""
         config, module = self._config(group)
         targets, layers = config.get("target_modules"), config.get("layers_to_transform")
-        fine = True
-        if config.get("target_parameters"):
-            fine = True
-        elif isinstance(targets, list) and all(isinstance(t, str) for t in targets):
-            fine = any(f".{module}".endswith(f".{target}") for target in targets)
-        elif isinstance(targets, str) and targets != "all-linear":
-            fine = _regex(targets, "target_modules", self.where).fullmatch(module) is not None
-        if not fine:
+        is_all = targets is None or targets == "all-linear"
+        if not is_all and not self._is_named(config, "target_modules", module):
             reason = f"{self.where} does not name the module {printable(module)} a target"
             raise FormatError(reason, file=group.file, tensor=tensor)
+        if self._is_named(config, "exclude_modules", module):
+            reason = f"{self.where} leaves the module {printable(module)} out (exclude_modules)"
+            raise FormatError(reason, file=group.file, tensor=tensor)
         chosen = [layers] if isinstance(layers, int) else layers
-        if not isinstance(chosen, list) or not chosen:
+        if not chosen:
             return
         found = _INDEX.match(f".{module}.")
         if found is not None and int(found[1]) not in chosen:
             reason = f"{self.where} transforms the layers {chosen}, not {found[1]}"
             raise FormatError(reason, file=group.file, tensor=tensor)
 
+    def _is_named(self, config: Mapping[str, Any], key: str, module: str) -> bool:
+        """Whether a module is one that a list of ends, or a regular expression, names."""
+        named = config.get(key)
+        if isinstance(named, str):
+            return _regex(named, key, self.where).fullmatch(module) is not None
+        return any(f".{module}".endswith(f".{one}") for one in named or ())
+
     def _patterned(self, config: Mapping[str, Any], patterns: str, key: str, module: str) -> Any:
         """Return what a configuration says of one module: by the first pattern that is its end."""
-        table = config.get(patterns)
-        for pattern, value in (table or {}).items() if isinstance(table, dict) else ():
+        for pattern, value in (config.get(patterns) or {}).items():
             if _regex(rf"(.*\.)?({pattern})$", patterns, self.where).match(module):
                 return value
         return config.get(key)
+
+
+def _check_types(config: Mapping[str, Any], where: str) -> None:
+    """Raise `FormatError` where a configuration holds something of another type."""
+    for key, (is_fine, what) in _TYPES.items():
+        value = config.get(key)
+        if value is not None and not is_fine(value):
+            raise FormatError(f"{key} is {printable(repr(value), 40)}, not {what}", file=where)
+
+
+def _are(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is kind for one in value)
+
+
+_NAMES = (lambda value: isinstance(value, str) or _are(str, value), "names or an expression")
+_TABLE = (lambda value: isinstance(value, dict), "a JSON object")
+_FLAG = (lambda value: isinstance(value, bool), "true or false")
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "peft_type": (lambda value: isinstance(value, str), "text"),
+    "target_modules": _NAMES, "exclude_modules": _NAMES, "feedforward_modules": _NAMES,
+    "modules_to_save": (lambda value: _are(str, value), "a list of names"),
+    "layers_to_transform": (lambda value: type(value) is int or _are(int, value), "layers"),
+    "rank_pattern": _TABLE, "alpha_pattern": _TABLE,
+    "use_dora": _FLAG, "use_rslora": _FLAG, "fan_in_fan_out": _FLAG, "lora_bias": _FLAG,
+    "save_projection": _FLAG,
+}  # fmt: skip
+"""What is read of a configuration: whether a value is of its type, and what that is called."""
+
+_UNREAD = (
+    "target_parameters", "trainable_token_indices", "use_qalora", "use_bdlora", "kasa_config",
+    "monteclora_config", "arrow_config",
+)  # fmt: skip
 
 
 def beside(source: Any, name: str) -> tuple[Any, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from lineage.adapters.names import modules_of
 from lineage.artifacts.base import BLOCKS
 from lineage.artifacts.ggml import WITHOUT_VALUES, dequantized
 from lineage.errors import FormatError
@@ -57,6 +58,17 @@ class Stored:
     def fail(self, reason: str) -> FormatError:
         """Return an error about this tensor."""
         return FormatError(reason, file=self.item.file or self.file, tensor=self.item.name)
+
+    def sole(self, module: str) -> str:
+        """Return what its module is called.
+
+        Raises:
+            FormatError: If that stands for several, among which this tensor cannot be divided.
+        """
+        names = modules_of(module)
+        if len(names) > 1:
+            raise self.fail(f"it is not divided among the {len(names)} tensors of a fused one")
+        return names[0]
 
     def values(self) -> NDArray[np.float64]:
         """Return its values in their shape.

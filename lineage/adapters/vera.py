@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from lineage.adapters.base import Change
 from lineage.adapters.matrices import Product
-from lineage.adapters.names import modules_of
 
 if TYPE_CHECKING:
     from lineage.adapters.base import Group, Matrix, Scaling
@@ -46,7 +45,7 @@ def changes(group: Group, scaling: Scaling) -> Iterator[Change]:
         raise inner.fail(f"the shape {list(inner.shape)} does not fit one of {list(right.shape)}")
     rank, rows = right.shape[0], outer.shape[0]
     scaling.of(group, rank, tensor=inner.name)
-    (name,) = modules_of(group.module)
+    name = outer.sole(group.module)
     load = partial(_loaded, outer, inner, left, right)
     turned = scaling.said(group, "fan_in_fan_out") is True
     yield Change(f"{name}.weight", "delta", (rows, right.shape[1]), rank, load, turned)

@@ -78,7 +78,7 @@ def _on_base(path: str, base: str, delta: Delta) -> Delta:
     from lineage.adapters.applied import is_plain
     from lineage.evidence.weights import Weights
 
-    if is_plain(change.kind for change in delta.changes):
+    if is_plain(delta.family, delta.changes):
         return delta
 
     found = Weights.of({"adapter": path, "base": base}).applied("adapter", "base")

@@ -52,7 +52,7 @@ def over_base(
     assert adapter is not None
     names = ("a", "b") if low is not None else ("b", "a")
     added = adapter
-    if weights is not None and not is_plain(change.kind for change in adapter.changes):
+    if weights is not None and not is_plain(adapter.family, adapter.changes):
         added = weights.applied(names[0], "base") or adapter
     seen = merged(added, base, model)
     if (

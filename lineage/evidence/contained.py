@@ -66,20 +66,30 @@ class Fits:
 
     @property
     def is_denied(self) -> bool:
-        """Whether it is no base of the adapter; where no name is known, that stays open."""
-        return bool(self.misshapen or (self.missing and self.places))
+        """Whether it is no base of the adapter.
+
+        That stays open where no name is known of what lacks: of a pipeline a base may be a part.
+        """
+        known = {_component(key) for key, _ in self.places}
+        return bool(self.misshapen) or any(_component(slug(n)) in known for n in self.missing)
 
     def __str__(self) -> str:
         """Say how, in one line."""
         if self.is_whole:
             return "it fits by names and shapes, as it fits any model of this architecture"
-        if not self.is_denied:
+        if not (self.places or self.misshapen):
             return "no tensor that it changes is known in the base by name"
         names = self.misshapen or self.missing
         shown = ", ".join(map(printable, names[:_SHOWN]))
         if self.misshapen:
             return f"{len(names)} tensors have another shape in the base ({shown})"
         return f"the base has not {len(names)} tensors that it changes ({shown})"
+
+
+def _component(key: str) -> str:
+    """Return which part of a pipeline a tensor is of: a denoiser, a text encoder, or neither."""
+    first = key.partition("_")[0]
+    return first if first in {"denoiser", "te", "te2", "te3"} else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,7 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
     names = {place: name for name, place in _named(one).items()}
     steps: dict[int, NDArray[np.float64]] = {}
     noise: dict[int, float] = {}
+    unknown: set[int] = set()
     parts: list[dict[int, NDArray[np.float64]]] = []
     for adapter in adapters:
         fitting = fits(adapter, base)
@@ -225,7 +236,8 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
             if not _has_shape(change, one, place, is_cut=False):
                 return None
             if place < one.whole and is_reordered_for_rotation(one.names[place], ""):
-                continue  # of a GGUF file the rows of queries and keys may lie otherwise
+                unknown.add(place)  # of a GGUF file rows of queries and keys may lie otherwise
+                continue
             if place not in steps:
                 steps[place] = other.matrix(twin).astype(np.float64) - one.matrix(place)
                 noise[place] = rounding_of(one, place) + rounding_of(other, twin)
@@ -238,7 +250,7 @@ def contained(adapters: Sequence[Delta], base: Fingerprint, model: Fingerprint) 
     if found is None:
         return None
     inside = sum(float(np.vdot(step, step)) for step in steps.values())
-    outside = _outside(one, other, twins, names, steps)
+    outside = _outside(one, other, twins, names, steps.keys() | unknown)
     return Contained(found, len(steps), outside / (inside + outside))
 
 

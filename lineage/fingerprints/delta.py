@@ -62,6 +62,9 @@ _SMALL = 1 << 20
 _MOST_ENERGY = 2.0**200
 """More than any weights have, less than the square of what float32 holds."""
 
+_LEAST_ENERGY = 2.0**-200
+"""Less than any change has that is meant; of smaller ones float32 holds too few digits, or none."""
+
 _ROUNDED = 1e-3
 """How far features may be off those of cores that were rounded to float32: much more than rounding
 comes to, much less than another adapter's are off."""
@@ -255,6 +258,8 @@ def _measured(change: Change) -> ChangePrint:
     energy = matrix.energy()
     if not energy < _MOST_ENERGY:  # not a number, either
         raise FormatError("its factors multiply to more than any weights", tensor=change.name)
+    if energy < _LEAST_ENERGY:
+        core, energy = np.zeros_like(core), 0.0
     return ChangePrint(
         change.name, change.kind, change.shape, change.rank, core, energy, change.turned,
         change.base,

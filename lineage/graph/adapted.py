@@ -122,7 +122,7 @@ def _merged(
 
 def _added(path: str, delta: Delta, base: str, weights: Weights | None) -> Delta:
     """Return what an adapter adds to a base, if it does more than to add and that can be read."""
-    if weights is None or is_plain(change.kind for change in delta.changes):
+    if weights is None or is_plain(delta.family, delta.changes):
         return delta
     return weights.applied(path, base) or delta
 

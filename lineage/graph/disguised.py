@@ -145,7 +145,8 @@ class Disguises:
             return found
         write = found.writing = _Writing(models, weights, tier, found, watch or (lambda _: None))
         heads: list[list[str]] = []
-        kinds = [_kinds([p for p in family if p in weights], models) for family in families]
+        told = {path for path in models if path in weights and models[path].delta is None}
+        kinds = [_kinds([p for p in family if p in told], models) for family in families]
         known = sorted((kind for kind in kinds if kind), key=lambda one: _rank(one, models))
         write.sketches_all = len(known) > _FEW
         for kind in known[:_MOST_FAMILIES]:

@@ -24,6 +24,10 @@ GROUP = {
 GROUPS = ("delta", "gain", "magnitude", "whole")
 
 
+LEAST = 2.0**-200
+"""Energy of a change that is one."""
+
+
 def sign(place: int) -> int:
     """Sign number `place` of the one stream."""
     return -1 if SIGNS[place] else 1
@@ -86,6 +90,9 @@ def delta(values: dict[tuple[str, str], Array]) -> dict[str, Any]:
         }
         for (name, kind), array in values.items()
     ]  # fmt: skip
+    for change in changes:
+        if change["energy"] < LEAST:
+            change.update(core=np.zeros_like(change["core"]), energy=0.0)
     changes.sort(key=key_of)
     features = features_of(changes)
     return {"changes": changes, "features": features, **names_of(changes, features)}

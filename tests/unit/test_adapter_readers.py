@@ -10,12 +10,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of, is_adapter
+from lineage.adapters.applied import Whole
 from lineage.adapters.base import Adapter, Unread
-from lineage.adapters.matrices import Hadamard, Product
+from lineage.adapters.matrices import Dense, Hadamard, Kronecker, Product
 from lineage.adapters.names import extents_of, modules_of, slug
 from lineage.artifacts import read
 from lineage.errors import FormatError
 from lineage.fingerprints import fingerprint
+from lineage.fingerprints.delta import _Fold
+from lineage.fingerprints.sketch import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,28 +35,13 @@ def factors(rank: int = 4, rows: int = 40, cols: int = 24, seed: int = 0) -> Any
     return random(rows, rank, seed=seed), random(rank, cols, seed=seed)
 
 
-class Plain:
-    """A fold that folds nothing: it only puts blocks where they belong."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape = shape
-
-    def rows(self, matrix: Any, start: int = 0) -> Any:
-        whole = np.zeros((self.shape[0], matrix.shape[1]))
-        whole[start : start + matrix.shape[0]] = matrix
-        return whole
-
-    def cols(self, matrix: Any, start: int = 0) -> Any:
-        return type(self)(self.shape[::-1]).rows(matrix.T, start).T
-
-
 def changes_of(source: Any) -> dict[tuple[str, str], np.ndarray[Any, Any]]:
     """Every change as a dense matrix."""
     with read(source) as artifact:
         found = adapter_of(artifact, source)
         assert isinstance(found, Adapter)
         matrices = {(c.name, c.kind): c.load() for c in found.changes}
-        dense = {key: m.folded(Plain(m.shape)) for key, m in matrices.items()}
+        dense = {key: m.folded(Whole(m.shape)) for key, m in matrices.items()}
         for key, matrix in matrices.items():
             assert matrix.energy() == pytest.approx(float((dense[key] ** 2).sum()))
         return dense
@@ -316,25 +304,40 @@ BROKEN: dict[str, tuple[Arrays, dict[str, Any] | None, str, str]] = {
     "a fused module of odd rows": ({f"lora_unet_double_blocks_0_img_attn_qkv.lora_{k}.weight": v for k, v in zip(("up", "down"), factors(), strict=True)}, None, "", "40 rows are not those of the 3"),
     "a magnitude alone": (lora() | {"y.dora_scale": random(3)}, None, "y.dora_scale", "no factors"),
     "a bias alone": (lora() | {"y.lora_B.bias": random(3)}, None, "y.lora_B.bias", "no factors"),
-    "a difference of a fused module": ({"lora_unet_double_blocks_0_img_attn_qkv.diff": random(9, 4)}, None, "", "3 tensors of a fused one"),
+    "a difference of a fused module": ({"lora_unet_double_blocks_0_img_attn_qkv.diff": random(9, 4)}, None, "", "the 3 tensors of a fused one"),
     "a gain without its vector": ({"x.on_input": np.array(True)}, None, "x.on_input", "no weight"),
-    "a gain of a fused module's inputs": ({"lora_unet_double_blocks_0_img_attn_qkv.ia3_l": random(1, 9)}, None, "", "inputs of 3"),
+    "a gain of a fused module's inputs": ({"lora_unet_double_blocks_0_img_attn_qkv.ia3_l": random(1, 9)}, None, "", "the 3 tensors of a fused one"),
     "a dtype of no factors": (lora() | {A: np.ones((4, 24), np.uint8)}, None, A, "not a dtype"),
     "lokr of a vector": (LOKR | {"x.lokr_w1": random(3)}, None, "x.lokr_w1", "not that of a factor"),
     "lokr with two kernels": (LOKR | {"x.lokr_w1": random(3, 2, 3, 3)}, None, "", "has a kernel"),
     "lokr of a vector of low rank": (LOKR | {"x.lokr_w2_a": random(4)}, None, "x.lokr_w2_a", "not that of a factor"),
     "lokr with a bad core": (LOKR | {"x.lokr_t2": random(3, 2, 3, 3)}, None, "x.lokr_t2", "between factors"),
-    "lokr of a fused module": ({k.replace("x.", "lora_unet_double_blocks_0_img_attn_qkv."): v for k, v in LOKR.items()}, None, "", "3 tensors of a fused one"),
+    "lokr of a fused module": ({k.replace("x.", "lora_unet_double_blocks_0_img_attn_qkv."): v for k, v in LOKR.items()}, None, "", "the 3 tensors of a fused one"),
+    "an embedding of a fused module": ({f"lora_unet_double_blocks_0_img_attn_qkv.lora_embedding_{k}": random(*shape) for k, shape in (("A", (2, 9)), ("B", (6, 2)))}, None, "", "the 3 tensors of a fused one"),
+    "vera of a fused module": ({k.replace(f"{PEFT}{Q}", "lora_unet_double_blocks_0_img_attn_qkv"): v for k, v in vera().items()} | {"base_model.vera_A": random(4, 9), "base_model.vera_B": random(50, 4)}, None, "", "the 3 tensors of a fused one"),
     "lokr without a half": ({k: v for k, v in LOKR.items() if k != "x.lokr_w2_b"}, None, "x.lokr_w1", "neither"),
     "lokr's ranks": (LOKR | {"x.lokr_w2_a": random(4, 3)}, None, "x.lokr_w2_a", "rank of 2"),
     "a gain that is a matrix": ({"x.ia3_l": random(3, 3)}, None, "x.ia3_l", "not that of a gain"),
     "a gain of the other side": ({f"{PEFT}{Q}.ia3_l": random(1, 9)}, {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": ["up_proj"]}, f"{PEFT}{Q}.ia3_l", "is not in"),
     "vera without a half": ({f"{PEFT}{Q}.vera_lambda_b": random(40), "base_model.vera_A": random(4, 9), "base_model.vera_B": random(50, 4)}, None, f"{PEFT}{Q}.vera_lambda_b", "no vera_lambda_d"),
     "one projection": (vera() | {"base_model.vera_A": random(4, 9)}, None, "base_model.vera_A", "no vera_B"),
+    "a projection that is called a module's": (vera() | {"base_model.vera_lambda_d": random(4), "base_model.vera_B": random(50, 4)}, None, "base_model.vera_B", "no vera_A"),
     "projections that were to be saved": (vera(), {"peft_type": "VERA", "r": 4, "save_projection": True}, "", "says save_projection"),
     "vera too long": (vera() | {"base_model.vera_A": random(4, 9), "base_model.vera_B": random(30, 4)}, None, f"{PEFT}{Q}.vera_lambda_b", "does not fit"),
     "repeated layers in words": (lora(), {**LORA, "layer_replication": [[3, 1]]}, "", "no list of"),
     "too few repeated layers": (lora(Q.replace(".0.", ".9.")), {**LORA, "layer_replication": [[0, 3]]}, "", "makes 3 layers"),
+    "left out": (lora(), {**LORA, "exclude_modules": ["q_proj"]}, A, "leaves the module"),
+    "left out by a pattern": (lora(), {**LORA, "exclude_modules": ".*q_proj"}, A, "leaves the module"),
+    "a bias that is not said": (lora() | {f"{PEFT}{Q}.lora_B.bias": random(40)}, {**LORA, "lora_bias": False}, f"{PEFT}{Q}.lora_B.bias", "has a bias"),
+    "a bias that is not there": (lora(), {**LORA, "lora_bias": True}, A, "has no bias"),
+    "targets that are no names": (lora(), {**LORA, "target_modules": [1]}, "", "target_modules is [1], not names"),
+    "a table of ranks that is none": (lora(), {**LORA, "rank_pattern": [1]}, "", "rank_pattern is [1], not a JSON object"),
+    "a flag in words": (lora(), {**LORA, "use_rslora": "yes"}, "", "use_rslora is 'yes', not true or false"),
+    "layers in words": (lora(), {**LORA, "layers_to_transform": "0"}, "", "layers_to_transform is '0', not layers"),
+    "modules in one word": (lora(), {**LORA, "modules_to_save": "head"}, "", "modules_to_save is 'head', not a list"),
+    "a type that is no text": (lora(), {"peft_type": 7}, "", "peft_type is 7, not text"),
+    "a product without end": ({f"x.hada_w{n}_{h}": np.ones((1, 1 << 19)[:: -1 if h == "a" else 1], np.float32) for n in (1, 2) for h in "ab"}, None, "", "more values than any model"),
+    "a Kronecker product without end": ({"x.lokr_w1": np.ones((1, 1 << 19), np.float32), "x.lokr_w2": np.ones((1 << 19, 1), np.float32)}, None, "", "more values than any model"),
     "a list for a configuration": (lora(), [], "", "not a JSON object"),
 }  # fmt: skip
 
@@ -377,6 +380,20 @@ def test_products_and_kernels_of_lycoris() -> None:
     assert ("denoiser.conv_in.weight", "magnitude") in found
 
 
+@pytest.mark.parametrize("of", ["loha", "lokr"])
+def test_norms_and_gains_stand_beside_products(of: str) -> None:
+    """LyCORIS trains norms along with any of its kinds, and kinds may differ by module."""
+    product = {"loha": LOHA, "lokr": LOKR}[of]
+    beside = {
+        "lora_unet_conv_norm_out.w_norm": random(7), "lora_unet_conv_norm_out.b_norm": random(7),
+        "lora_unet_conv_out.weight": random(5), "lora_unet_conv_out.on_input": np.array(True),
+    }  # fmt: skip
+    assert set(changes_of(product | beside)) == {
+        ("x.weight", "delta"), ("denoiser.conv_norm_out.weight", "delta"),
+        ("denoiser.conv_norm_out.bias", "delta"), ("denoiser.conv_out.weight", "gain_in"),
+    }  # fmt: skip
+
+
 def test_biases_and_embeddings_of_fused_and_plain_modules() -> None:
     name = "lora_unet_double_blocks_0_img_attn_qkv"
     found = changes_of({f"{name}.diff_b": random(60)})
@@ -393,6 +410,51 @@ def test_biases_and_embeddings_of_fused_and_plain_modules() -> None:
     assert ("token_embd.weight", "magnitude") in found
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((7, 3), (5, 80)),
+        ((3, 7), (80, 5)),
+        ((200, 1), (200, 1)),
+        ((1, 200), (1, 200)),
+        ((90, 1), (1, 90)),
+        ((1, 90), (90, 1)),
+    ],
+)
+def test_kronecker_products_fold_either_way(shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = (random(*shape, seed=3).astype("f8") for shape in shapes)
+    whole = np.kron(left, right)
+    one, side = Kronecker(left, right), Layout.of(whole.shape).side
+    expected = Dense(whole).folded(_Fold(side))
+    for values in (1 << 20, 500):
+        monkeypatch.setattr("lineage.adapters.matrices._VALUES", values)
+        np.testing.assert_allclose(one.folded(_Fold(side)), expected, atol=1e-9)
+    assert one.energy() == pytest.approx(float((whole**2).sum()))
+
+
+def test_a_rank_above_both_extents_takes_no_more_than_the_product() -> None:
+    up, down = random(3, 5000), random(5000, 2)
+    found = Product(up.astype("f8"), down.astype("f8")).energy()
+    assert found == pytest.approx(float(((up.astype("f8") @ down) ** 2).sum()))
+
+
+SPECIAL = {
+    "target_parameters": ["experts.gate_up_proj"], "trainable_token_indices": [5, 7],
+    "use_qalora": True, "use_bdlora": {"nblocks": 2}, "kasa_config": {"beta": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SPECIAL)
+def test_factors_that_mean_something_else_leave_the_change_open(key: str, tmp_path: Path) -> None:
+    path = peft(tmp_path, lora(), **LORA, **{key: SPECIAL[key]})
+    with read(path) as artifact:
+        found = adapter_of(artifact, path)
+    assert isinstance(found, Unread)
+    assert key in found.reason
+    plain = peft(tmp_path / "plain", lora(), **LORA, **{key: None})
+    assert fingerprint(plain).delta is not None
+
+
 def test_large_products_are_summed_in_blocks() -> None:
     for rank, rows, cols in ((130, 300, 200), (64, 128, 4000), (600, 700, 20)):
         up, down = (random(*shape).astype("f8") for shape in ((rows, rank), (rank, cols)))
@@ -400,14 +462,14 @@ def test_large_products_are_summed_in_blocks() -> None:
         assert found == pytest.approx(float(((0.5 * up @ down) ** 2).sum()), rel=1e-12)
     one = Hadamard(Product(up, down, 0.5), Product(up, down))
     expected = 0.5 * (up @ down) ** 2
-    np.testing.assert_allclose(one.folded(Plain(one.shape)), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(one.folded(Whole(one.shape)), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_hadamard_products_come_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lineage.adapters.matrices._VALUES", 100)
     up, down = random(30, 3).astype("f8"), random(3, 40).astype("f8")
     one = Hadamard(Product(up, down), Product(up, down))
-    np.testing.assert_allclose(one.folded(Plain(one.shape)), (up @ down) ** 2)
+    np.testing.assert_allclose(one.folded(Whole(one.shape)), (up @ down) ** 2)
     assert one.energy() == pytest.approx(float(((up @ down) ** 4).sum()))
 
 

@@ -228,3 +228,4 @@ def test_an_adapter_is_found_in_what_it_was_merged_into(tmp_path: Path) -> None:
     assert found is not None
     assert found.fit.shares[0].weight == pytest.approx(0.5, rel=1e-4)
     assert found.modules == 3
+    assert found.is_all

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of
+from lineage.adapters.applied import Whole
 from lineage.adapters.base import Adapter
 from lineage.adapters.names import modules_of
 from lineage.adapters.projections import drawn
@@ -27,28 +28,13 @@ torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
 
-class Plain:
-    """A fold that folds nothing: it only puts blocks where they belong."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape = shape
-
-    def rows(self, matrix: Any, start: int = 0) -> Any:
-        whole = np.zeros((self.shape[0], matrix.shape[1]))
-        whole[start : start + matrix.shape[0]] = matrix
-        return whole
-
-    def cols(self, matrix: Any, start: int = 0) -> Any:
-        return type(self)(self.shape[::-1]).rows(matrix.T, start).T
-
-
 def dense(source: Any) -> dict[tuple[str, str], Any]:
     """Every change as a dense matrix."""
     with read(source) as artifact:
         found = adapter_of(artifact, source)
         assert isinstance(found, Adapter)
         matrices = {(c.name, c.kind): c.load() for c in found.changes}
-        return {key: m.folded(Plain(m.shape)) for key, m in matrices.items()}
+        return {key: m.folded(Whole(m.shape)) for key, m in matrices.items()}
 
 
 def network() -> Any:
@@ -320,6 +306,7 @@ def merged_by_peft(config: Any, folder: Path) -> tuple[dict[str, Any], dict[str,
 APPLIED: dict[str, tuple[str, dict[str, Any]]] = {
     "dora": ("LoraConfig", {"r": 4, "target_modules": ["q", "up", "conv"], "use_dora": True}),
     "dora of embeddings": ("LoraConfig", {"r": 4, "target_modules": ["emb"], "use_dora": True}),
+    "vera": ("VeraConfig", {"target_modules": ["q", "up"], "r": 4}),
     "gains": ("IA3Config", {"target_modules": ["q", "up"], "feedforward_modules": ["up"]}),
     "saved whole": ("LoraConfig", {"r": 4, "target_modules": ["q"], "modules_to_save": ["head"]}),
 }

@@ -15,7 +15,7 @@ from lineage.evidence.deltas import combined
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.fingerprints.delta import Delta
-from lineage.graph import compare, infer
+from lineage.graph import compare, infer, infer_graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -163,6 +163,19 @@ def test_infer_names_the_base_that_an_adapter_declares(tmp_path: Path) -> None:
     assert said.why.startswith("it declares this name, and it fits")
 
 
+def test_adapters_are_not_looked_for_in_other_coordinates() -> None:
+    models = {"base": base(61), "stranger": base(62), "one": adapter(61), "other": adapter(62)}
+    said: dict[str, list[str]] = {}
+    for names in (("base", "stranger", "one", "other"), ("base", "one", "other")):
+        some = {name: models[name] for name in names}
+        prints = {name: fingerprint(model) for name, model in some.items()}
+        seen: list[str] = []
+        infer_graph(prints, weights=Weights.of(some), watch=seen.append)
+        said[" ".join(names)] = seen
+    assert said["base stranger one other"]
+    assert not said["base one other"]
+
+
 def test_an_adapter_beside_a_base_is_denied_by_shapes_alone() -> None:
     low, start = adapter(55), base(55)
     for one, other in ((low, start), (start, low)):
@@ -178,6 +191,29 @@ def test_an_adapter_beside_a_base_is_denied_by_shapes_alone() -> None:
     few = {name: value for name, value in start.items() if ".layers.0." in name}
     assert compare(low, few).related is False
     assert compare(low, {"x": start["lm_head.weight"]}).related is None
+
+
+def test_a_part_of_a_pipeline_may_be_the_base() -> None:
+    names = ("te1_text_model_encoder_layers_0_mlp_fc1", "unet_mid_block_attentions_0_proj_in")
+    draw = np.random.default_rng(63)
+    low = {
+        f"lora_{name}.lora_{half}.weight": draw.standard_normal(shape)
+        for name in names
+        for half, shape in (("down", (2, 12)), ("up", (8, 2)))
+    }
+    unet = {"mid_block.attentions.0.proj_in.weight": draw.standard_normal((8, 12))}
+    seen = fits(delta(low), fingerprint(unet))
+    assert (len(seen.missing), len(seen.places), seen.is_denied) == (1, 1, False)
+    assert "the base has not 1 tensors" in str(seen)
+    assert compare(low, unet).related is None
+    other = {"mid_block.attentions.1.proj_in.weight": draw.standard_normal((8, 12))}
+    assert not fits(delta(low), fingerprint(other)).is_denied
+    more = {
+        f"lora_unet_{n}.lora_{h}.weight": v
+        for n in ("conv_in", "mid_block_attentions_0_proj_in")
+        for h, v in (("down", draw.standard_normal((2, 12))), ("up", draw.standard_normal((8, 2))))
+    }
+    assert fits(delta(more), fingerprint(unet)).is_denied
 
 
 def test_what_was_sketched_in_part_is_not_held_against_adapters(tmp_path: Path) -> None:

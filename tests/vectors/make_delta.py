@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, dict[str, Array], dict[str, Any] | None, Changes]] =
     "turned": ("`peft` with factors turned by a matrix whose inverse is exact, in F64.", {k: (wide(v) @ TURN if "_B" in k else BACK @ wide(v)) for k, v in BOTH.items()}, PEFT, SUM),
     "padded": ("`peft` with a rank of 7 in one module, of which 3 are nothing.", BOTH | {f"{Q}.lora_A.weight": PAD_A, f"{Q}.lora_B.weight": PAD_B}, {**PEFT, "rank_pattern": {"q_proj": 7}, "alpha_pattern": {"q_proj": 14}}, SUM),
     "zero_module": ("`peft` and a module that is changed by nothing.", BOTH | {f"{P}k_proj.lora_A.weight": A, f"{P}k_proj.lora_B.weight": 0 * B}, {**PEFT, "target_modules": ["q_proj", "v_proj", "k_proj"]}, SUM | {("blk.0.attn_k.weight", "delta"): np.zeros((50, 40))}),
+    "next_to_nothing": ("`peft` and a module that is changed by less than counts.", BOTH | {f"{P}k_proj.lora_A.weight": A, f"{P}k_proj.lora_B.weight": (np.float32(1e-36) * B).astype("<f4")}, {**PEFT, "target_modules": ["q_proj", "v_proj", "k_proj"]}, SUM | {("blk.0.attn_k.weight", "delta"): 2 * wide((np.float32(1e-36) * B).astype("<f4")) @ wide(A)}),
     "dropped": ("`peft` without one of its modules: another identity.", {k: v for k, v in BOTH.items() if k.startswith(Q)}, PEFT, {("blk.0.attn_q.weight", "delta"): SUM["blk.0.attn_q.weight", "delta"]}),
     "rescaled": ("`peft` times 1.01: another identity, shared codes.", BOTH, {**PEFT, "lora_alpha": 8.08}, {k: 1.01 * v for k, v in SUM.items()}),
     "stabilized": ("rsLoRA: alpha over the root of the rank.", BOTH, {**PEFT, "use_rslora": True}, {k: 2 * v for k, v in SUM.items()}),
@@ -111,10 +112,11 @@ CASES: dict[str, tuple[str, dict[str, Array], dict[str, Any] | None, Changes]] =
     "fused": ("Flux's fused query, key and value are three changes.", {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": QKV_A, "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": QKV_B}, None, {(f"denoiser.transformer_blocks.0.attn.to_{h}.weight", "delta"): wide(QKV_B)[20 * n : 20 * n + 20] @ wide(QKV_A) for n, h in enumerate("qkv")}),
 }  # fmt: skip
 
-STORED = ("peft", "dora", "zero_module")
+STORED = ("peft", "dora", "zero_module", "next_to_nothing")
 """Cases with a stored form."""
 
-SAME = ("peft", "alpha_folded", "kohya", "wide_dtype", "turned", "padded", "zero_module")
+SAME = ("peft", "alpha_folded", "kohya", "wide_dtype", "turned", "padded", "zero_module",
+        "next_to_nothing")  # fmt: skip
 """Cases of one identity."""
 
 REFUSED: dict[str, tuple[str, dict[str, Array], dict[str, Any] | None]] = {
