@@ -23,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.base import ChainAlignment, Group
 from lineage.alignment.looking import NOTHING, Looks
+from lineage.alignment.normed import InFront, in_front
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import LEAST_SHARE, Agreement
@@ -228,6 +229,7 @@ class _Solver:
         total = _sum(seen.values())
         related = total.tells()
         scales = rescaled(self.look, orders) if related else {}
+        front = in_front(self.look, orders, scales) if related else InFront()
         groups = tuple(
             Group(
                 self.b.label(g),
@@ -243,7 +245,14 @@ class _Solver:
             ("var" in self.a.layers[i].parts) != ("var" in self.b.layers[i].parts)
             for i in self.used
         )
-        return ChainAlignment(groups, self._gate_order(), total, is_folded=is_folded)
+        return ChainAlignment(
+            groups,
+            self._gate_order(),
+            total,
+            is_folded=is_folded,
+            before=front.scales,
+            epsilon=front.epsilon,
+        )
 
     def _gate_order(self) -> tuple[int, ...] | None:
         orders = {order for order in self.look.gates.values() if order != tuple(range(len(order)))}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from lineage.alignment.base import EPSILON
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
     Orders = dict[int, Order]
     Tensor = tuple[int, str]
 
-__all__ = ["EPSILON", "NOTHING", "Look", "Looks", "as_folded", "as_matrix", "folding"]
-
-EPSILON = 1e-5
-"""Added to a variance before its root is taken; what most frameworks add."""
+__all__ = ["NOTHING", "Look", "Looks", "as_folded", "as_matrix", "folding"]
 
 NOTHING: frozenset[tuple[int, str]] = frozenset()
 

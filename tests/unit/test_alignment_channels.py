@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lineage import infer
 from lineage.alignment import (
     Chain,
     ChainAlignment,
@@ -22,6 +23,7 @@ from lineage.alignment import (
     solve,
 )
 from lineage.alignment.certificate import check, from_bytes, to_bytes
+from lineage.alignment.normed import undone
 from lineage.artifacts import read
 from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError
@@ -144,13 +146,37 @@ def rescaled_residual(weights: Weights, rng: np.random.Generator) -> Weights:
     return found
 
 
+def layers_and_norms(weights: Weights) -> list[tuple[str, str]]:
+    """Return the convolutions of `residual` that a norm follows, each with that norm."""
+    norms = [n.removesuffix(".running_var") for n in weights if n.endswith("running_var")]
+    return [(n.replace("bn", "conv").replace("downsample.1", "downsample.0"), n) for n in norms]
+
+
+def before_norms(weights: Weights, rng: np.random.Generator, epsilon: float = EPSILON) -> Weights:
+    """Multiply what norms read by factors of either sign, which the norms are told of."""
+    found = dict(weights)
+    for layer, norm in layers_and_norms(weights):
+        by = np.exp(rng.normal(0, 0.5, len(found[f"{layer}.weight"])))
+        by *= rng.choice([-1.0, 1.0], len(by))
+        changed = {
+            f"{layer}.weight": found[f"{layer}.weight"] * by[:, None, None, None],
+            f"{norm}.running_mean": found[f"{norm}.running_mean"] * by,
+            f"{norm}.running_var": (found[f"{norm}.running_var"] + epsilon) * by**2 - epsilon,
+            f"{norm}.weight": found[f"{norm}.weight"] * np.sign(by),
+        }
+        found |= {name: w.astype("f4") for name, w in changed.items()}
+    return found
+
+
+def signed_residual(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute, rescale what norms write and read, the latter by factors of either sign."""
+    return before_norms(rescaled_residual(weights, rng), rng)
+
+
 def folded_residual(weights: Weights, rng: np.random.Generator) -> Weights:
     """Permute and fold all norms into the convolutions."""
     found = moved_residual(weights, rng)
-    for norm in [
-        name.removesuffix(".running_var") for name in found if name.endswith("running_var")
-    ]:
-        layer = norm.replace("bn", "conv").replace("downsample.1", "downsample.0")
+    for layer, norm in layers_and_norms(found):
         gain = found.pop(f"{norm}.weight") / np.sqrt(found.pop(f"{norm}.running_var") + EPSILON)
         found[f"{layer}.weight"] = found[f"{layer}.weight"] * gain[:, None, None, None]
         found[f"{layer}.bias"] = found.pop(f"{norm}.bias") - gain * found.pop(
@@ -194,6 +220,8 @@ def moved_recurrent(weights: Weights, rng: np.random.Generator) -> Weights:
 DISGUISES = [
     pytest.param(residual, moved_residual, {"permuted"}, id="channels"),
     pytest.param(residual, rescaled_residual, {"permuted", "rescaled"}, id="scales"),
+    pytest.param(residual, signed_residual, {"permuted", "rescaled"}, id="signs"),
+    pytest.param(residual, before_norms, {"rescaled"}, id="signs-alone"),
     pytest.param(residual, folded_residual, {"permuted", "rescaled"}, id="folding"),
     pytest.param(plain, moved_plain, {"permuted", "rescaled"}, id="flattened"),
     pytest.param(recurrent, moved_recurrent, {"permuted"}, id="units-and-gates"),
@@ -263,6 +291,33 @@ def test_what_was_trained_in_place_is_left_in_place(make: Make) -> None:
     found = align(a, noisy(a, 0.7))
     assert found.related
     assert found.how == ()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-3])
+def test_rows_in_front_of_norms_are_undone_as_they_were_rescaled(epsilon: float) -> None:
+    """Variances that were multiplied alone, and norms that add more to them than most."""
+    a = residual(1)
+    b = before_norms(moved_residual(a, np.random.default_rng(2)), np.random.default_rng(3), epsilon)
+    found = align(a, b)
+    assert isinstance(found, ChainAlignment)
+    assert found.epsilon == epsilon
+    for name, weights in written(a, b, found).items():
+        assert np.linalg.norm(weights - a[name]) <= 1e-5 * np.linalg.norm(a[name]), name
+
+
+def test_a_row_too_still_to_be_made_smaller_changes_its_sign_alone() -> None:
+    by = np.array([-0.1, 0.5])
+    values = {"var": np.array([[1e-8, 2.0]]), "mean": np.ones((1, 2)), "gain": np.ones((1, 2))}
+    found = undone({**values, "weight": np.ones((1, 2, 1, 1))}, by, EPSILON)
+    assert np.allclose(found["mean"], [[-1, 0.5]])
+    assert np.allclose(found["gain"], [[-1, 1]])
+    assert np.allclose(found["var"], [[1e-8, (2 + EPSILON) / 4 - EPSILON]], rtol=1e-12, atol=0)
+
+
+def test_rows_that_training_made_longer_by_a_little_are_left_as_they_are() -> None:
+    a = residual(1)
+    b = moved_residual(noisy(a, 0.3), np.random.default_rng(2))
+    assert align(a, b).how == ("permuted",)
 
 
 def test_a_norm_is_folded_where_the_other_has_it_folded() -> None:
@@ -366,6 +421,14 @@ def test_maps_of_channels_that_are_not_the_networks_are_refused() -> None:
                 check(replace(found, groups=(group, *found.groups[1:])), a, b)
         with pytest.raises(FormatError, match="other sizes"):
             check(replace(found, groups=found.groups[1:]), a, b)
+        wrong = {
+            "has no norm": {len(b.layers) - 1: np.ones(10)},
+            "other rows": {0: np.ones(5)},
+            "no scale": {0: np.zeros(24)},
+        }
+        for reason, before in wrong.items():
+            with pytest.raises(FormatError, match=reason):
+                check(replace(found, before=before), a, b)
 
 
 def _draw(seed: int) -> np.random.Generator:
@@ -392,6 +455,21 @@ def test_a_disguised_network_gets_its_true_parent(
     assert edge.then is not None
     monkeypatch.setattr(disguised, "MOST_OF_A_CHAIN", 0)
     assert infer_graph(prints, weights=stored).edges == ()
+
+
+def test_a_network_whose_rows_before_norms_were_rescaled_gets_its_parent() -> None:
+    a = residual(1)
+    kin = {"a": a, "sibling": noisy(a, 0.2), "c": residual(3)}
+    hidden = before_norms(noisy(a, 0.05), np.random.default_rng(2))
+    (edge,) = infer({**kin, "hidden": hidden}).parents("hidden")
+    assert (edge.parent, edge.relation, edge.how) == ("a", "reparametrized", "rescaled")
+    assert edge.then == ("finetune", "full")
+    assert (
+        infer({**kin, "hidden": before_norms(a, np.random.default_rng(2))})
+        .parents("hidden")[0]
+        .then
+        is None
+    )
 
 
 @pytest.mark.parametrize("make", [residual, plain])
