@@ -29,7 +29,7 @@ from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError
 from lineage.evidence.weights import Weights as Stored
 from lineage.fingerprints import fingerprint
-from lineage.graph import disguised, infer_graph
+from lineage.graph import infer_graph, rewriting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -453,7 +453,7 @@ def test_a_disguised_network_gets_its_true_parent(
     assert edge.relation == "reparametrized"
     assert edge.how == "permuted"
     assert edge.then is not None
-    monkeypatch.setattr(disguised, "MOST_OF_A_CHAIN", 0)
+    monkeypatch.setattr(rewriting, "MOST_OF_A_CHAIN", 0)
     assert infer_graph(prints, weights=stored).edges == ()
 
 

@@ -27,7 +27,7 @@ from lineage import fingerprint, infer
 from lineage.alignment import solve
 from lineage.cli import say
 from lineage.evidence.weights import Weights
-from lineage.graph import LineageGraph, disguised, infer_graph
+from lineage.graph import LineageGraph, infer_graph, rewriting
 from lineage.relation import Relation
 
 
@@ -232,7 +232,7 @@ def test_of_many_strangers_hardly_any_weights_are_read(monkeypatch: pytest.Monke
         asked.append(1)
         return solve(a, b)
 
-    monkeypatch.setattr(disguised, "solve", counted)
+    monkeypatch.setattr(rewriting, "solve", counted)
     models = {f"stranger {n}": llama(n) for n in range(1, 13)}
     infer(models)
     assert not asked
