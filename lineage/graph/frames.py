@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.artifacts.dialects import layered
 from lineage.evidence import compare_weights
 from lineage.evidence.matching import match, table
 from lineage.evidence.reduced import levels
+from lineage.fingerprints.sketch import SIDE, Layout, Sketcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from lineage.fingerprints import Fingerprint
-    from lineage.fingerprints.sketch import Sketch
+
+    Core = NDArray[np.float32]
 
 __all__ = ["LOOKED_AT", "kinds_of", "rank"]
 
 _APART = 0.2
 """Cosine below which two matrices are as far apart as strangers'."""
+
+_MOSTLY, _NOTHING = 0.5, 1e-10
+"""Share of a difference that lies in the means of rows or columns, from which these may have been
+changed; and of a matrix, squared, what must differ for anything to have been."""
 
 LOOKED_AT = 8
 """Models of one set of coordinates of which the nearest to another's is looked for, at most."""
@@ -79,21 +89,48 @@ def _is_folded(model: Fingerprint) -> bool:
 
 
 def _is_partly_moved(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether some of the matrices of two relatives are no more alike than strangers'.
+    """Whether some of the matrices of two relatives are not where they were.
 
-    That of embeddings or a head may be for other reasons, which aligning them tells.
+    They are no more alike than strangers', or what they differ in is the mean of rows or columns,
+    which norms hide and training hardly changes. Either may be for other reasons, which aligning
+    them tells.
     """
     first, second = table(one), table(other)
-    alike = [
-        _cosine(first.tensors[m.a].sketch, second.tensors[m.b].sketch)
-        for m in match(first, second)
-        if m.way == "straight" and first.is_matrix[m.a] and first.shapes[m.a] == second.shapes[m.b]
-    ]
-    return min(alike, default=1.0) < _APART
+    for m in match(first, second):
+        of = first.tensors[m.a].sketch, second.tensors[m.b].sketch
+        shape = first.shapes[m.a]
+        is_comparable = m.way == "straight" and shape == second.shapes[m.b]
+        if not is_comparable or not first.is_matrix[m.a] or of[0] is None or of[1] is None:
+            continue
+        cores = of[0].core, of[1].core
+        if _cosine(*cores) < _APART:
+            return True
+        if layered(first.names[m.a]) and _is_shifted(*cores, Layout.of(shape)):
+            return True
+    return False
 
 
-def _cosine(one: Sketch | None, other: Sketch | None) -> float:
-    if one is None or other is None:
-        return 1.0
-    norm = float(np.linalg.norm(one.core) * np.linalg.norm(other.core))
-    return float(np.sum(one.core * other.core)) / norm if norm > 0 else 1.0
+def _cosine(one: Core, other: Core) -> float:
+    norm = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(np.sum(one * other)) / norm if norm > 0 else 1.0
+
+
+def _is_shifted(one: Core, other: Core, layout: Layout) -> bool:
+    """Whether what two matrices differ in is mostly one amount a row, or one a column."""
+    left = other.astype(np.float64) - one
+    whole = float(np.sum(left**2))
+    if whole <= _NOTHING * float(np.sum(one.astype(np.float64) ** 2)):
+        return False
+    along = left @ _ones(layout.cols), left.T @ _ones(layout.rows)
+    return max(float(np.sum(part**2)) for part in along) > _MOSTLY * whole
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int) -> NDArray[np.float64]:
+    """Return the direction of sketches along which a matrix of one amount a row lies."""
+    sketcher = Sketcher(Layout(1, count, SIDE))
+    sketcher.add(np.ones(count, np.float32), "F32", 0)
+    found = sketcher.finish().core[0].astype(np.float64)
+    norm = float(np.linalg.norm(found))
+    unit: NDArray[np.float64] = found / norm if norm > 0 else found
+    return unit
