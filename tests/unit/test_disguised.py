@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import by_hand
 import numpy as np
 import pytest
+from by_hand import DIALECTS, drawn, written
 from makers import Array
 from test_alignment import (
     LAYERS,
@@ -23,7 +25,7 @@ from test_alignment import (
     wide,
 )
 
-from lineage import fingerprint, infer
+from lineage import compare, fingerprint, infer
 from lineage.alignment import solve
 from lineage.cli import say
 from lineage.evidence.weights import Weights
@@ -119,7 +121,52 @@ def test_an_adapter_that_was_merged_after_a_disguise_is_told() -> None:
     found = only_edge(infer({**FAMILY, "hidden": low_rank(permuted(CHILD, 3))}), "hidden")
     assert found == ("child", "finetune", "low_rank")
     found = only_edge(infer({**FAMILY, "hidden": low_rank(everything(CHILD, 3))}), "hidden")
-    assert found == ("child", "finetune", "partial")  # scales of units are fitted to what is there
+    assert found == ("child", "finetune", "low_rank")
+
+
+@pytest.mark.parametrize("parts", [("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")])
+def test_an_adapter_on_heads_that_had_been_turned_is_told(parts: tuple[str, ...]) -> None:
+    draw = np.random.default_rng(6)
+    hidden = dict(heads_turned(CHILD, 3))
+    for name, values in hidden.items():
+        if name.endswith(tuple(f"{part}.weight" for part in parts)):
+            rows, cols = values.shape
+            step = draw.normal(size=(rows, 2)) @ draw.normal(size=(2, cols))
+            hidden[name] = (values + 0.003 * step).astype("f4")
+    assert only_edge(infer({**FAMILY, "hidden": hidden}), "hidden") == (
+        "child",
+        "finetune",
+        "low_rank",
+    )
+    words = compare(CHILD, hidden).evidence[0].told("a", "b")
+    assert "low_rank of rank 2" in words
+
+
+SHIFTED = DIALECTS["phi"]
+
+
+@pytest.mark.parametrize(
+    ("change", "then"),
+    [
+        (lambda m: m, ("same", None)),
+        (lambda m: matrices(m, int8), ("quantized", "int8")),
+        (lambda m: tuned(m, 0.04, 8), ("finetune", "full")),
+    ],
+)
+def test_an_amount_that_was_added_to_the_whole_stream_is_told(change: Any, then: Any) -> None:
+    parts = drawn(SHIFTED, 1)
+    child = by_hand.tuned(parts, 0.06, 1)
+    models = {
+        "base": written(parts, SHIFTED),
+        "child": written(child, SHIFTED),
+        "sibling": written(by_hand.tuned(parts, 0.06, 2), SHIFTED),
+        "stranger": written(drawn(SHIFTED, 9), SHIFTED),
+    }
+    hidden = change(written(by_hand.hidden(child, SHIFTED, 3, "shifted"), SHIFTED))
+    graph = infer({**models, "hidden": hidden})
+    assert only_edge(graph, "hidden") == ("child", *then)
+    assert graph.parents("hidden")[0].how == "shifted"
+    assert not [e for e in infer(models).edges if e.relation is Relation.REPARAMETRIZED]
 
 
 def test_a_hidden_base_comes_from_the_base() -> None:
