@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lineage.alignment import Aligned, Chain, aligned, can_be_written, described, solve
-from lineage.artifacts import Artifact
+from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of
 from lineage.errors import ArchitectureError, FormatError
@@ -25,7 +25,7 @@ from lineage.fingerprints.sketch import Layout, Sketcher
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from lineage.alignment import Stream
     from lineage.evidence import Comparison
@@ -169,6 +169,28 @@ class Writing:
             moved = aligned(self._described(head, stack), self._described(path, stack), seen)
             written = Pass(self.tier).over(moved)
         return replace(written, neurons=self.models[path].neurons)
+
+    def beside(
+        self, head: str, like: str, models: Sequence[Mapping[str, Item]]
+    ) -> list[Fingerprint]:
+        """Write models that were just made in another's coordinates; none if they have no others.
+
+        Args:
+            head: Whose coordinates are taken.
+            like: Whose tokens they have.
+            models: Their tensors; how the first becomes the head's is found, and done to all.
+        """
+        self.watch(f"writing what models like {PurePath(like).name} sum up to")
+        with ExitStack() as stack:
+            try:
+                one, tokens = self._described(head, stack), self._tokens(like)
+                made = [described(items.values(), name=like, tokens=tokens) for items in models]
+                seen = solve(one, made[0])
+                if not seen.related:
+                    return []
+                return [Pass(self.tier).over(aligned(one, other, seen)) for other in made]
+            except (ArchitectureError, FormatError):
+                return []
 
 
 def _is_alike(one: Fingerprint, other: Fingerprint) -> bool:

@@ -222,6 +222,63 @@ def test_what_was_merged_in_other_coordinates_has_both_parents() -> None:
     assert {graph.parents(name)[0].parent for name in ("one", "other")} == {"child", "sibling"}
 
 
+APART = {
+    "base": FAMILY["base"],
+    "child": tuned(FAMILY["base"], 0.15, 1),
+    "sibling": tuned(FAMILY["base"], 0.15, 2),
+    "heavy": tuned(FAMILY["base"], 0.3, 3),
+    "touched": tuned(FAMILY["base"], 0.01, 9),
+    "stranger": FAMILY["stranger"],
+}
+
+
+def summed(shares: dict[str, float], of: dict[str, Model] = APART) -> Model:
+    def total(name: str) -> Array:
+        return np.sum([s * of[m][name].astype(np.float64) for m, s in shares.items()], axis=0)
+
+    return stored({name: total(name) for name in of["base"]})
+
+
+@pytest.mark.parametrize("hide", [everything, heads_turned, units_moved, rotated, permuted])
+@pytest.mark.parametrize(
+    "shares",
+    [{"child": 0.7, "sibling": 0.3}, {"child": 0.3, "sibling": 0.3, "heavy": 0.4}],
+    ids=["two", "three"],
+)
+def test_a_merge_that_was_disguised_afterwards_has_its_parents(
+    hide: Any, shares: dict[str, float]
+) -> None:
+    graph = infer({**APART, "hidden": hide(summed(shares), 3)})
+    edges = {edge.parent: edge for edge in graph.parents("hidden")}
+    assert edges.keys() == shares.keys()
+    for name, share in shares.items():
+        edge = edges[name]
+        assert edge.relation is Relation.REPARAMETRIZED
+        assert edge.then == (Relation.MERGE, "linear")
+        assert edge.coefficient == pytest.approx(share, abs=1e-3)
+
+
+def test_a_merge_of_models_in_half_precision_is_made_again() -> None:
+    rounded = {name: half(model) for name, model in APART.items()}
+    merged = half(summed({"child": 0.6, "sibling": 0.4}, rounded))
+    graph = infer({**rounded, "hidden": everything(merged, 3)})
+    found = {edge.parent: edge.coefficient for edge in graph.parents("hidden")}
+    assert found == {
+        "child": pytest.approx(0.6, abs=1e-2),
+        "sibling": pytest.approx(0.4, abs=1e-2),
+    }
+
+
+def test_what_was_trained_on_from_near_a_merge_is_no_merge() -> None:
+    trained = tuned(summed({"child": 0.6, "sibling": 0.4}), 0.02, 4)
+    toward = summed({"child": 1.0, "sibling": 0.3, "base": -0.3})
+    for model in (trained, tuned(toward, 0.1, 4), tuned(APART["child"], 0.1, 4)):
+        graph = infer({**APART, "hidden": everything(model, 3)})
+        for edge in graph.parents("hidden"):
+            assert edge.then is not None
+            assert edge.then[0] is not Relation.MERGE
+
+
 def test_tokens_alone_in_another_order_are_seen(tmp_path: Any) -> None:
     from json import dumps
 
