@@ -228,6 +228,8 @@ class _Solver:
     def _result(self, orders: Orders, seen: Mapping[int, Agreement]) -> ChainAlignment:
         total = _sum(seen.values())
         related = total.tells()
+        if related and not self._is_whole(orders):
+            raise ArchitectureError("has channels of several parts of a convolution mixed", "b")
         scales = rescaled(self.look, orders) if related else {}
         front = in_front(self.look, orders, scales) if related else InFront()
         groups = tuple(
@@ -253,6 +255,17 @@ class _Solver:
             before=front.scales,
             epsilon=front.epsilon,
         )
+
+    def _is_whole(self, orders: Orders) -> bool:
+        """Whether what a convolution of several parts reads and writes goes by the same parts."""
+        for i in self.used:
+            layer = self.a.layers[i]
+            parts = layer.parts["weight"].parts
+            if parts > 1 and layer.rows is not None:
+                both = [orders[g] * parts // len(orders[g]) for g in (*layer.columns, layer.rows)]
+                if not np.array_equal(both[0], both[1]):
+                    return False
+        return True
 
     def _gate_order(self) -> tuple[int, ...] | None:
         orders = {order for order in self.look.gates.values() if order != tuple(range(len(order)))}

@@ -27,6 +27,8 @@ class Part:
         gates: Rows are so many blocks of the group.
         positions: Columns that each channel has, of what was flattened in front of a linear layer.
         is_turned: Whether rows and columns change places: embeddings.
+        parts: Of a convolution in parts, how many there are: each part of its rows reads the same
+            part of the channels, and only those are stored.
     """
 
     item: Item
@@ -36,6 +38,7 @@ class Part:
     gates: int = 1
     positions: int = 1
     is_turned: bool = False
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

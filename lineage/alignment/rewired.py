@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.applied import Made
-from lineage.alignment.looking import as_matrix, folding
+from lineage.alignment.looking import as_matrix, folding, gathered
 from lineage.alignment.normed import undone
 from lineage.artifacts import Artifact, Item
 
@@ -166,6 +166,8 @@ def _values(chain: Chain, part: Part) -> Array:
 def _stored(chain: Chain, part: Part, values: Array) -> Array:
     if part.positions > 1 and chain.is_last:
         values = values.transpose(0, 1, 3, 2)
+    if part.parts > 1:
+        values = gathered(values, part.parts)
     if part.is_turned:
         values = values[0, :, :, 0].T
     return values.reshape(part.item.shape)

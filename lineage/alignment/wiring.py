@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import pairwise, permutations
+from math import prod
 from typing import TYPE_CHECKING
 
 from lineage.alignment.layers import Layer, Part
@@ -233,6 +234,18 @@ class Wiring:
             len(shape) > 2 and shape[1] == 1 and len(at) == 1 and self.sizes[at[0]] == shape[0] > 1
         )
 
+    def _parts(self, kind: str, shape: tuple[int, ...]) -> int:
+        """Return of how many parts a convolution is, each with channels of its own.
+
+        What it writes is as wide as what it reads, and it looks around, as in ResNeXt: of others it
+        is as likely that they read something else.
+        """
+        at = self.at
+        if kind != "convolution" or len(at) != 1 or prod(shape[2:]) == 1:
+            return 1
+        is_whole = shape[0] == self.sizes[at[0]] and shape[0] % shape[1] == 0
+        return shape[0] // shape[1] if is_whole else 1
+
     def _fits(self, stem: str, kind: str, shape: tuple[int, ...]) -> int:
         """Return how many columns each channel has that a layer reads."""
         width = sum(self.sizes[group] for group in self.at)
@@ -240,6 +253,8 @@ class Wiring:
             return 1
         if kind == "linear" and width and shape[1] % width == 0 and len(self.at) == 1:
             return shape[1] // width
+        if self._parts(kind, shape) > 1:
+            return 1
         raise ArchitectureError(f"names and shapes do not tell what feeds {stem}", self.name)
 
     def _block(self, block: Sequence[str], done: set[str]) -> None:
@@ -301,7 +316,8 @@ class Wiring:
                 if kind == "linear" and columns:
                     positions = self._fits(stem, kind, item.shape)
                 turned = kind == "embedding"
-                parts[role] = Part(item, role, rows, columns, gates, positions, is_turned=turned)
+                many = self._parts(kind, item.shape) if columns else 1
+                parts[role] = Part(item, role, rows, columns, gates, positions, turned, many)
             elif role == "bias":
                 parts[role] = Part(item, role, rows, gates=gates)
             elif leaf == "weight_hh" and rows is not None:

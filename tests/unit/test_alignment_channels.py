@@ -617,6 +617,67 @@ def test_strangers_with_filters_of_single_channels_stay_strangers() -> None:
             assert found.log10_p > -4
 
 
+def in_parts(seed: int) -> Weights:
+    """Return a network of ResNeXt's kind: narrowed, filtered in eight parts, widened, added."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {}
+
+    def layer(name: str, norm: str, out: int, into: int, size: int) -> None:
+        found[f"{name}.weight"] = rng.normal(0, 1, (out, into, size, size)).astype("f4")
+        found.update(_norm(rng, norm, out))
+
+    layer("conv1", "bn1", 24, 3, 3)
+    for n in (0, 1):
+        stem = f"layer1.{n}"
+        layer(f"{stem}.conv1", f"{stem}.bn1", 32, 24 if n == 0 else 48, 1)
+        layer(f"{stem}.conv2", f"{stem}.bn2", 32, 4, 3)
+        layer(f"{stem}.conv3", f"{stem}.bn3", 48, 32, 1)
+    layer("layer1.0.downsample.0", "layer1.0.downsample.1", 48, 24, 1)
+    found["fc.weight"] = rng.normal(0, 1, (10, 48)).astype("f4")
+    found["fc.bias"] = rng.normal(0, 1, 10).astype("f4")
+    return found
+
+
+def moved_in_parts(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Change the order of the parts of `in_parts`, and of channels within them on both sides."""
+    found = dict(weights)
+    for n in (0, 1):
+        stem, parts = f"layer1.{n}", rng.permutation(8)
+        read, write = ((parts[:, None] * 4 + rng.permuted(np.tile(np.arange(4), (8, 1)), axis=1)
+                        ) for _ in range(2))  # fmt: skip
+        within = read - parts[:, None] * 4
+        _rows(found, (f"{stem}.conv1", f"{stem}.bn1"), read.reshape(-1))
+        _rows(found, (f"{stem}.conv2", f"{stem}.bn2"), write.reshape(-1))
+        matrix = found[f"{stem}.conv2.weight"]
+        inner = np.repeat(within, 4, axis=0)[:, :, None, None]
+        found[f"{stem}.conv2.weight"] = np.take_along_axis(matrix, inner, axis=1)
+        _columns(found, (f"{stem}.conv3",), write.reshape(-1))
+    last = rng.permutation(48)
+    names = ("layer1.0.conv3", "layer1.0.bn3", "layer1.0.downsample.0", "layer1.0.downsample.1")
+    _rows(found, (*names, "layer1.1.conv3", "layer1.1.bn3"), last)
+    _columns(found, ("layer1.1.conv1", "fc"), last)
+    return found
+
+
+def test_convolutions_in_parts_are_found_and_undone() -> None:
+    a = in_parts(1)
+    chain = described(read(a).items, name="w")
+    assert isinstance(chain, Chain)
+    many = {layer.name: layer.parts["weight"].parts for layer in chain.layers}
+    assert many["layer1.0.conv2"] == 8
+    assert many["layer1.0.conv3"] == 1
+    for model in (a, noisy(a, 0.3)):
+        b = before_norms(moved_in_parts(model, np.random.default_rng(2)), np.random.default_rng(4))
+        found = align(a, b)
+        assert found.share == 1
+        assert set(found.how) == {"permuted", "rescaled"}
+        off = 1e-5 if model is a else 0.5
+        for name, weights in written(a, b, found).items():  # type: ignore[arg-type]
+            assert np.linalg.norm(weights - a[name]) <= off * np.linalg.norm(a[name]), name
+    for seed in range(10, 14):
+        assert not align(a, in_parts(seed)).related
+
+
 def test_large_strangers_are_let_go_soon_and_relatives_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
