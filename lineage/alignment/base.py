@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 Where = tuple[str, int]
 """A block: its stack and its number."""
+
+EPSILON = 1e-5
+"""Added to a variance before its root is taken; what most frameworks add."""
 
 
 class Aligned(Protocol):
@@ -176,6 +181,9 @@ class ChainAlignment:
         agreement: Over all groups.
         is_last: Whether channels were last where they were flattened.
         is_folded: Whether one of the two has norms folded into its layers that the other has not.
+        before: The place of a layer -> by what b's rows in front of its norm, in a's order, must be
+            multiplied; with a sign, which the norm's gain undoes.
+        epsilon: What norms add to a variance, as those rescaled rows tell it.
     """
 
     groups: tuple[Group, ...]
@@ -183,6 +191,8 @@ class ChainAlignment:
     agreement: Agreement
     is_last: bool = False
     is_folded: bool = False
+    before: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+    epsilon: float = EPSILON
 
     @property
     def log10_p(self) -> float:
@@ -208,6 +218,6 @@ class ChainAlignment:
         kinds = set()
         if self.gates is not None or any((g.order[1:] < g.order[:-1]).any() for g in self.groups):
             kinds.add("permuted")
-        if self.is_folded or any(group.scales is not None for group in self.groups):
+        if self.is_folded or self.before or any(group.scales is not None for group in self.groups):
             kinds.add("rescaled")
         return tuple(kind for kind in ("permuted", "rescaled") if kind in kinds)

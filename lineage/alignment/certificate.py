@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lineage import canonical
-from lineage.alignment.base import Aligned, Alignment, BlockMatch, ChainAlignment, Group, MlpMatch
+from lineage.alignment.base import (
+    EPSILON,
+    Aligned,
+    Alignment,
+    BlockMatch,
+    ChainAlignment,
+    Group,
+    MlpMatch,
+)
 from lineage.alignment.chain import Chain
 from lineage.alignment.heads import Heads
 from lineage.alignment.neurons import Units
@@ -97,6 +105,13 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
             refuse("its groups of channels have other sizes")
         if not all(np.all(np.isfinite(g.scales)) for g in found.groups if g.scales is not None):
             refuse("a channel has no scale")
+        for place, before in found.before.items():
+            if not (place < len(b.layers) and _has_norms(a, b, place)):
+                refuse(f"layer {place} has no norm")
+            if len(before) != b.sizes[b.layers[place].rows or 0]:
+                refuse(f"layer {place} has other rows")
+            if not np.all(np.isfinite(before) & (before != 0)):
+                refuse(f"a row of layer {place} has no scale")
         return
     if not (isinstance(found, Alignment) and isinstance(a, Stream) and isinstance(b, Stream)):
         refuse("they are made differently")
@@ -129,6 +144,10 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
             scales = mlp.units.scales
             if scales is not None and not np.all(np.isfinite(scales) & (scales != 0)):
                 refuse(f"block {block.b[1]} has a unit without a scale")
+
+
+def _has_norms(a: Chain, b: Chain, place: int) -> bool:
+    return all("var" in chain.layers[place].parts for chain in (a, b))
 
 
 def _misfit(heads: Heads, b: Stream, where: tuple[str, int]) -> str | None:
@@ -174,7 +193,10 @@ def _chain(found: ChainAlignment, arrays: dict[str, NDArray[Any]]) -> dict[str, 
         }
         rows.append(row | _agreement(group.agreement))
     gates = None if found.gates is None else list(found.gates)
+    for place, before in found.before.items():
+        arrays[f"layer.{place}.before"] = before
     return {
+        **({"epsilon": found.epsilon.hex()} if found.before else {}),
         "folded": found.is_folded,
         "gates": gates,
         "groups": rows,
@@ -200,8 +222,16 @@ def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> 
     gates = None if head["gates"] is None else tuple(int(one) for one in head["gates"])
     if gates is not None and sorted(gates) != list(range(len(gates))):
         raise ValueError("the order of gates is none")
+    before = {
+        int(name.split(".")[1]): array
+        for name, array in arrays.items()
+        if name.startswith("layer.")
+    }
+    epsilon = float.fromhex(head["epsilon"]) if before else EPSILON
+    if not 0 <= epsilon < 1:
+        raise ValueError("what is added to variances is none")
     return ChainAlignment(
-        tuple(groups), gates, total, is_last=bool(head["last"]), is_folded=bool(head["folded"])
+        tuple(groups), gates, total, bool(head["last"]), bool(head["folded"]), before, epsilon
     )
 
 

@@ -23,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.base import ChainAlignment, Group
 from lineage.alignment.looking import NOTHING, Looks
+from lineage.alignment.normed import InFront, in_front
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import LEAST_SHARE, Agreement
@@ -227,7 +228,10 @@ class _Solver:
     def _result(self, orders: Orders, seen: Mapping[int, Agreement]) -> ChainAlignment:
         total = _sum(seen.values())
         related = total.tells()
+        if related and not self._is_whole(orders):
+            raise ArchitectureError("has channels of several parts of a convolution mixed", "b")
         scales = rescaled(self.look, orders) if related else {}
+        front = in_front(self.look, orders, scales) if related else InFront()
         groups = tuple(
             Group(
                 self.b.label(g),
@@ -243,7 +247,25 @@ class _Solver:
             ("var" in self.a.layers[i].parts) != ("var" in self.b.layers[i].parts)
             for i in self.used
         )
-        return ChainAlignment(groups, self._gate_order(), total, is_folded=is_folded)
+        return ChainAlignment(
+            groups,
+            self._gate_order(),
+            total,
+            is_folded=is_folded,
+            before=front.scales,
+            epsilon=front.epsilon,
+        )
+
+    def _is_whole(self, orders: Orders) -> bool:
+        """Whether what a convolution of several parts reads and writes goes by the same parts."""
+        for i in self.used:
+            layer = self.a.layers[i]
+            parts = layer.parts["weight"].parts
+            if parts > 1 and layer.rows is not None:
+                both = [orders[g] * parts // len(orders[g]) for g in (*layer.columns, layer.rows)]
+                if not np.array_equal(both[0], both[1]):
+                    return False
+        return True
 
     def _gate_order(self) -> tuple[int, ...] | None:
         orders = {order for order in self.look.gates.values() if order != tuple(range(len(order)))}

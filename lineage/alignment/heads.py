@@ -17,12 +17,14 @@ Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Wo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+
+from lineage.alignment.maps import between, sharper, undone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
     Order = NDArray[np.intp]
 
-__all__ = ["Heads", "Look", "head_size", "heads", "look", "undone"]
+__all__ = ["Heads", "Look", "head_size", "heads", "look"]
 
 _SURELY_IN_PLACE, _IN_PLACE = 0.995, 0.1
 """Median cosine of rows from which they are the same rows, and from which they are unless a map
@@ -57,9 +59,6 @@ _LEAST_WHOLE, _ONE_HEAD = 0.2, 256
 
 _RIDGE = 1e-12
 """Of the largest eigenvalue, which all others are taken to have at least."""
-
-_NO_MAP = 1e-8
-"""Of a map's largest singular value, below which one is not undone."""
 
 _PROJECTED = 512
 """Directions of a stream along which rows are looked at, at most."""
@@ -209,7 +208,7 @@ def heads(
         turned = None if found is None else _turned(seen, seen, rows)
         is_better = found is None or 1 - seen.likeness(turned) <= _FAR_BETTER * (1 - near)
         if is_better and (full := whole()):
-            found = _turned(full, seen, rows) or found
+            found = _sharpened(full, _turned(full, seen, rows)) or found
     if in_place < _IN_PLACE:
         return found
     if 1 - seen.likeness(found) > _FAR_BETTER * (1 - in_place):
@@ -241,12 +240,6 @@ def head_size(looks: Iterable[Look]) -> int | None:
     if best < _LEAST_WHOLE:
         return count if count <= _ONE_HEAD else None
     return next(size for size in mean if mean[size] >= _WHOLE * best)
-
-
-def undone(maps: Matrix) -> Matrix:
-    """Return what takes maps back on the other side of a product: inverses, transposed."""
-    inverse = np.asarray(np.linalg.pinv(maps, rcond=_NO_MAP), np.float64)
-    return inverse.transpose(0, 2, 1)
 
 
 def _after(found: Heads, rows: Sequence[Rows]) -> list[NDArray[np.floating]]:
@@ -318,10 +311,10 @@ def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
         order = np.arange(each)
         for alone in (False,) if each == 1 else (True, False):  # first by keys and values alone
             use = () if alone else range(each)
-            k = _fitted(*keys, [queries_a[i] for i in use], [queries_b[order[i]] for i in use])
+            k = between(*keys, [queries_a[i] for i in use], [queries_b[order[i]] for i in use])
             if whole.has_norms:  # within heads, which let only signs change
                 k = np.diag(np.where(_cosines(*keys) < 0, -1.0, 1.0))
-            v = _fitted(*held, [outputs_a[i] for i in use], [outputs_b[order[i]] for i in use])
+            v = between(*held, [outputs_a[i] for i in use], [outputs_b[order[i]] for i in use])
             if each == 1:
                 break
             back_k, back_v = undone(np.stack([k, v]))
@@ -339,49 +332,29 @@ def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
     return Heads("rotated", inner, outer, inside, values, size)
 
 
+def _sharpened(whole: Look, found: Heads | None) -> Heads | None:
+    """Ask maps of what an adapter spared, where one was merged after heads were turned."""
+    if found is None or found.inner is None or found.outer is None:
+        return found
+    if found.inside is None or found.values is None:
+        return found
+    maps = []
+    for sides, fitted in (((1, 0), found.inside), ((2, 3), found.values)):
+        pairs = []
+        for side in sides:
+            order = found.inner if side == sides[0] else found.outer
+            ours, theirs = (one[side].astype(np.float64) for one in (whole.a, whole.b))
+            shape = (len(fitted), -1, fitted.shape[1], ours.shape[1])
+            there = theirs.reshape(len(order), fitted.shape[1], -1)[order].reshape(shape)
+            pairs.append((ours.reshape(shape), there))
+        is_fixed = whole.has_norms and sides == (1, 0)
+        maps.append(fitted if is_fixed else sharper(fitted, *pairs))
+    return replace(found, inside=maps[0], values=maps[1])
+
+
 def _head(rows: Rows, place: int, size: int) -> Matrix:
     found: Matrix = rows[place * size : (place + 1) * size].astype(np.float64)
     return found
-
-
-def _fitted(to: Matrix, came: Matrix, back: list[Matrix], gone: list[Matrix]) -> Matrix:
-    """Return the T with `T came` nearest to `to` and `T' back` nearest to `gone`.
-
-    Each side is first put where its two matrices weigh alike, which is the same place whatever map
-    was put between them; from there to there only a rotation is left.
-
-    Args:
-        to: a's rows.
-        came: b's.
-        back: What the rows of a are multiplied by, as often as they are.
-        gone: The same of b.
-    """
-    here, from_here = _level(to, back)
-    there, from_there = _level(came, gone)
-    inner = here @ (to @ came.T) @ there.T
-    for x, y in zip(back, gone, strict=True):
-        inner = inner + from_here.T @ (x @ y.T) @ from_there
-    left, _, right = np.linalg.svd(inner)
-    found: Matrix = from_here @ left @ right @ there
-    return found
-
-
-def _level(rows: Matrix, partners: list[Matrix]) -> tuple[Matrix, Matrix]:
-    """Return a G for which `G rows` and `inv(G)' partners` have one Gram matrix, and its inverse.
-
-    With P = G'G that is P X P = Y, whose solution is the geometric mean of inv(X) and Y; which of
-    the roots of P is taken is a rotation, and that is fitted afterwards. Without partners `G rows`
-    has the Gram matrix 1.
-    """
-    gram = rows @ rows.T
-    ridge = _RIDGE * np.trace(gram) + 1e-300
-    factor = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
-    if not partners:
-        return np.linalg.inv(factor), factor
-    other: Matrix = sum((x @ x.T for x in partners), np.zeros_like(gram))
-    values, vectors = np.linalg.eigh(factor.T @ other @ factor)
-    root = np.maximum(values, _RIDGE * max(values[-1], 1e-300)) ** 0.25
-    return (vectors * root).T @ np.linalg.inv(factor), factor @ (vectors / root)
 
 
 def _held(a: Rows, b: Rows, size: int) -> float:

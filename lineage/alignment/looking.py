@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from lineage.alignment.base import EPSILON
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
     Orders = dict[int, Order]
     Tensor = tuple[int, str]
 
-__all__ = ["EPSILON", "NOTHING", "Look", "Looks", "as_folded", "as_matrix", "folding"]
-
-EPSILON = 1e-5
-"""Added to a variance before its root is taken; what most frameworks add."""
+__all__ = ["NOTHING", "Look", "Looks", "as_folded", "as_matrix", "folding", "gathered"]
 
 NOTHING: frozenset[tuple[int, str]] = frozenset()
 
@@ -43,7 +42,25 @@ def as_matrix(chain: Chain, part: Part) -> Matrix:
             values = values.reshape(rows, part.positions, -1).transpose(0, 2, 1)
         else:
             values = values.reshape(rows, -1, part.positions)
-    return values.reshape(part.gates, rows, values.shape[1], -1)
+    found = values.reshape(part.gates, rows, values.shape[1], -1)
+    return found if part.parts == 1 else _spread(found, part.parts)
+
+
+def _spread(values: Matrix, parts: int) -> Matrix:
+    """Write a convolution of some parts as one that reads all channels, most of them times 0."""
+    _, rows, width, positions = values.shape
+    found = np.zeros((1, parts, rows // parts, parts, width, positions))
+    place = np.arange(parts)
+    found[0, place, :, place] = values.reshape(parts, rows // parts, width, positions)
+    return found.reshape(1, rows, parts * width, positions)
+
+
+def gathered(values: Matrix, parts: int) -> Matrix:
+    """Return what `as_matrix` spread of a convolution of some parts as it is stored."""
+    _, rows, width, positions = values.shape
+    place = np.arange(parts)
+    cut = values.reshape(parts, rows // parts, parts, width // parts, positions)
+    return cut[place, :, place].reshape(1, rows, width // parts, positions)
 
 
 def folding(chain: Chain, layer: Layer) -> Matrix | None:
@@ -96,6 +113,7 @@ class Look:
 
     total: Matrix
     is_quiet: bool = False
+    parts: int = 1
 
     def add(self, a: Matrix, b: Matrix) -> None:
         """Add the cosines of two tensors, a row for each channel."""
@@ -104,11 +122,27 @@ class Look:
         self.total += _unit(b) @ _unit(a).T
 
     def assigned(self) -> Order:
-        """Return for each of a's channels the place of b's."""
-        rows, cols = linear_sum_assignment(-self.total)
-        order = np.empty(len(rows), np.intp)
-        order[cols] = rows
-        return order
+        """Return for each of a's channels the place of b's; parts of channels stay together."""
+        if self.parts == 1:
+            return _assigned(self.total)
+        size = len(self.total) // self.parts
+        blocks = self.total.reshape(self.parts, size, self.parts, size).transpose(2, 0, 3, 1)
+        inner = [[_assigned(one.T) for one in row] for row in blocks]  # a's part, then b's
+        place = np.arange(size)
+        score = [
+            [float(one[place, order].sum()) for one, order in zip(row, orders, strict=True)]
+            for row, orders in zip(blocks, inner, strict=True)
+        ]
+        outer = _assigned(np.array(score).T)
+        return np.concatenate([inner[to][came] + came * size for to, came in enumerate(outer)])
+
+
+def _assigned(score: Matrix) -> Order:
+    """Return for each of a's channels (across) the place of b's (down)."""
+    rows, cols = linear_sum_assignment(-score)
+    order = np.empty(len(rows), np.intp)
+    order[cols] = rows
+    return order
 
 
 def _unit(rows: Matrix) -> Matrix:
@@ -155,6 +189,13 @@ class Looks:
         self.gates: dict[int, tuple[int, ...]] = {}
         self.plain = {g: np.arange(size) for g, size in enumerate(a.sizes)}
         self.looks = [(i, role) for i in used for role in self.ours[i]]
+        self._parts = {
+            group: part.parts
+            for i in used
+            for part in a.layers[i].parts.values()
+            for group in (part.rows, *part.columns)
+            if part.parts > 1 and group is not None
+        }
 
     def writers(self, group: int, left_out: frozenset[Tensor]) -> list[int]:
         """Return the layers whose rows are a group, but those left out."""
@@ -254,7 +295,7 @@ class Looks:
     def look(self, group: int, *, is_quiet: bool = False) -> Look:
         """Return a look at a group that has seen nothing yet."""
         size = self.a.sizes[group]
-        return Look(np.zeros((size, size)), is_quiet)
+        return Look(np.zeros((size, size)), is_quiet, self._parts.get(group, 1))
 
     def place(self, layer: int, group: int) -> slice:
         """Return which of a layer's columns a group is."""

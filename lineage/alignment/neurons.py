@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from lineage.alignment.spared import told
 from lineage.fingerprints.agreement import Agreement
 
 if TYPE_CHECKING:
@@ -165,6 +166,10 @@ def units(a: Mlp, b: Mlp, turn: Turn, rng: np.random.Generator) -> Units:
             for x, y, x_seen, y_seen in list(zip(ours, theirs, *seen, strict=True))[-2:]
         )
     scales = _scales(reading, writing)
+    if scales is not None and len(some) == len(at_a):  # an adapter may have spared what tells them
+        rows = (one.astype(np.float64)[:, None, None] for one in pairs[-2])
+        spared = told(*rows)
+        scales = scales if spared is None else spared.maps[:, 0, 0]
     each = [_cosines(x, y) for x, y in pairs]
     if scales is None or np.all(scales > 0):
         likeness = float(np.mean(each))

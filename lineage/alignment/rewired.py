@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.applied import Made
-from lineage.alignment.looking import EPSILON, as_matrix, folding
+from lineage.alignment.looking import as_matrix, folding, gathered
+from lineage.alignment.normed import undone
 from lineage.artifacts import Artifact, Item
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ class _Writer:
             factor = folding(self.a, ours)
             assert factor is not None
             return _unfolded(values, mine, factor)
-        if _is_folded(ours):
-            values = _nearer(values, _as_scaled(values, mine), mine)
+        if _is_folded(ours) and i in self.found.before:
+            values = undone(values, self.found.before[i], self.found.epsilon)
         if "bias_hh" in values and "bias_hh" in mine and "bias" in values and "bias" in mine:
             split = dict(values)
             split["bias"] = values["bias"] + values["bias_hh"] - mine["bias_hh"]
@@ -165,6 +166,8 @@ def _values(chain: Chain, part: Part) -> Array:
 def _stored(chain: Chain, part: Part, values: Array) -> Array:
     if part.positions > 1 and chain.is_last:
         values = values.transpose(0, 1, 3, 2)
+    if part.parts > 1:
+        values = gathered(values, part.parts)
     if part.is_turned:
         values = values[0, :, :, 0].T
     return values.reshape(part.item.shape)
@@ -177,19 +180,6 @@ def _unfolded(values: dict[str, Array], mine: dict[str, Array], factor: Array) -
     shift = values.get("bias", zero) - factor * (mine.get("bias", zero) - mine["mean"])
     found = {"weight": values["weight"] / safe[None, :, None, None], "shift": shift}
     return {**{role: mine[role] for role in (*_NORM, "bias") if role in mine}, **found}
-
-
-def _as_scaled(values: dict[str, Array], mine: dict[str, Array]) -> dict[str, Array]:
-    """Give the rows in front of a norm the length that a's have; the norm takes it away again."""
-    ours, theirs = (np.sqrt(np.sum(one["weight"] ** 2, axis=(0, 2, 3))) for one in (mine, values))
-    by = np.divide(ours, theirs, out=np.ones_like(ours), where=(ours > 0) & (theirs > 0))
-    found = dict(values)
-    found["weight"] = values["weight"] * by[None, :, None, None]
-    found["mean"] = values["mean"] * by
-    found["var"] = (values["var"] + EPSILON) * by**2 - EPSILON
-    if "bias" in values:
-        found["bias"] = values["bias"] * by
-    return found if np.all(found["var"] >= 0) else values
 
 
 def _nearer(

@@ -393,6 +393,8 @@ class _Solver:
         scale = np.log(writes / reads)
         off = abs(np.log(self.turn.scale) - scale)
         is_sure = abs(scale) > _LEAST_SCALE and off < _SAME_SCALE * abs(scale)
+        if is_sure and self.turn.is_exact:  # labelled vectors that nothing else was done to
+            return self.turn.scale
         return writes / reads if is_sure else 1.0
 
 

@@ -97,7 +97,8 @@ def elsewhere(
     if left is not None and left.change is not None:
         words += f"; once undone, a change of {left.change:.2g} of {{a}}'s norm is left"
         if left.relation is not None and left.relation is not Relation.IDENTICAL:
-            words += f" ({left.relation}{f', {left.how}' if left.how else ''})"
+            detail = "" if left.rank is None else f" of rank {left.rank}"
+            words += f" ({left.relation}{f', {left.how}' if left.how else ''}{detail})"
     first = Evidence("aligned-v1", words, seen.share, seen.log10_p, NULL)
     return replace(
         found,

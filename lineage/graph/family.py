@@ -17,6 +17,7 @@ from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
+from lineage.graph.remerged import remerged
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
@@ -382,6 +383,11 @@ class Family:
             for start, kin in _begun(places, plain, panel.pairs.squared).items():
                 if parts & set(kin):
                     continue
+                if self._is_remerged(members[start], [members[i] for i in plain]):
+                    done.update(kin)
+                    if len(kin) > 1:
+                        self._solve([members[place] for place in kin], members[start])
+                    continue
                 parent, probability = self._parent_outside(start, plain, members, panel)
                 if probability < LEAST_EDGE:
                     continue
@@ -391,6 +397,15 @@ class Family:
                 if len(kin) > 1:
                     self._solve([members[place] for place in kin], members[start])
         return done
+
+    def _is_remerged(self, child: str, others: Sequence[str]) -> bool:
+        """Hang a model that was merged before it was given other coordinates on its parents."""
+        if self.hidden.writing is None:
+            return False
+        shares = remerged(child, others, self.models, self.hidden.writing)
+        for parent, share in (shares or {}).items():
+            self.edges.append(Edge(parent, child, Relation.MERGE, "linear", share, _CERTAIN))
+        return shares is not None
 
     def _parent_outside(
         self, child: int, plain: Sequence[int], members: Sequence[str], panel: Panel

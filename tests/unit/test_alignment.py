@@ -26,7 +26,7 @@ from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError, VerificationError
 from lineage.fingerprints.agreement import Agreement
 from lineage.fingerprints.measure import Pass
-from lineage.graph import disguised
+from lineage.graph import rewriting
 
 Model = dict[str, Array]
 
@@ -648,8 +648,8 @@ def test_large_models_are_sketched_before_they_are_read(monkeypatch: pytest.Monk
         asked.append(1)
         return solve(a, b)
 
-    monkeypatch.setattr(disguised, "LARGE", 0)
-    monkeypatch.setattr(disguised, "solve", solved_once)
+    monkeypatch.setattr(rewriting, "LARGE", 0)
+    monkeypatch.setattr(rewriting, "solve", solved_once)
     assert infer(models).edges == expected
     assert len(asked) <= 3  # to find it, and to say what is left; the stranger is never read
 

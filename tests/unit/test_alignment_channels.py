@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lineage import infer
 from lineage.alignment import (
     Chain,
     ChainAlignment,
@@ -22,12 +23,13 @@ from lineage.alignment import (
     solve,
 )
 from lineage.alignment.certificate import check, from_bytes, to_bytes
+from lineage.alignment.normed import undone
 from lineage.artifacts import read
 from lineage.cli import run
 from lineage.errors import ArchitectureError, FormatError
 from lineage.evidence.weights import Weights as Stored
 from lineage.fingerprints import fingerprint
-from lineage.graph import disguised, infer_graph
+from lineage.graph import infer_graph, rewriting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,13 +146,37 @@ def rescaled_residual(weights: Weights, rng: np.random.Generator) -> Weights:
     return found
 
 
+def layers_and_norms(weights: Weights) -> list[tuple[str, str]]:
+    """Return the convolutions of `residual` that a norm follows, each with that norm."""
+    norms = [n.removesuffix(".running_var") for n in weights if n.endswith("running_var")]
+    return [(n.replace("bn", "conv").replace("downsample.1", "downsample.0"), n) for n in norms]
+
+
+def before_norms(weights: Weights, rng: np.random.Generator, epsilon: float = EPSILON) -> Weights:
+    """Multiply what norms read by factors of either sign, which the norms are told of."""
+    found = dict(weights)
+    for layer, norm in layers_and_norms(weights):
+        by = np.exp(rng.normal(0, 0.5, len(found[f"{layer}.weight"])))
+        by *= rng.choice([-1.0, 1.0], len(by))
+        changed = {
+            f"{layer}.weight": found[f"{layer}.weight"] * by[:, None, None, None],
+            f"{norm}.running_mean": found[f"{norm}.running_mean"] * by,
+            f"{norm}.running_var": (found[f"{norm}.running_var"] + epsilon) * by**2 - epsilon,
+            f"{norm}.weight": found[f"{norm}.weight"] * np.sign(by),
+        }
+        found |= {name: w.astype("f4") for name, w in changed.items()}
+    return found
+
+
+def signed_residual(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute, rescale what norms write and read, the latter by factors of either sign."""
+    return before_norms(rescaled_residual(weights, rng), rng)
+
+
 def folded_residual(weights: Weights, rng: np.random.Generator) -> Weights:
     """Permute and fold all norms into the convolutions."""
     found = moved_residual(weights, rng)
-    for norm in [
-        name.removesuffix(".running_var") for name in found if name.endswith("running_var")
-    ]:
-        layer = norm.replace("bn", "conv").replace("downsample.1", "downsample.0")
+    for layer, norm in layers_and_norms(found):
         gain = found.pop(f"{norm}.weight") / np.sqrt(found.pop(f"{norm}.running_var") + EPSILON)
         found[f"{layer}.weight"] = found[f"{layer}.weight"] * gain[:, None, None, None]
         found[f"{layer}.bias"] = found.pop(f"{norm}.bias") - gain * found.pop(
@@ -194,6 +220,8 @@ def moved_recurrent(weights: Weights, rng: np.random.Generator) -> Weights:
 DISGUISES = [
     pytest.param(residual, moved_residual, {"permuted"}, id="channels"),
     pytest.param(residual, rescaled_residual, {"permuted", "rescaled"}, id="scales"),
+    pytest.param(residual, signed_residual, {"permuted", "rescaled"}, id="signs"),
+    pytest.param(residual, before_norms, {"rescaled"}, id="signs-alone"),
     pytest.param(residual, folded_residual, {"permuted", "rescaled"}, id="folding"),
     pytest.param(plain, moved_plain, {"permuted", "rescaled"}, id="flattened"),
     pytest.param(recurrent, moved_recurrent, {"permuted"}, id="units-and-gates"),
@@ -211,9 +239,9 @@ def written(a: Weights, b: Weights, found: ChainAlignment) -> Weights:
     return arrays
 
 
-def noisy(weights: Weights, share: float) -> Weights:
+def noisy(weights: Weights, share: float, seed: int = 99) -> Weights:
     """Return weights as if trained on: changed by a share of their norm."""
-    rng = np.random.default_rng(99)
+    rng = np.random.default_rng(seed)
     return {
         name: (w + share * w.std() * rng.normal(size=w.shape) * (w.ndim > 1)).astype("f4")
         for name, w in weights.items()
@@ -263,6 +291,33 @@ def test_what_was_trained_in_place_is_left_in_place(make: Make) -> None:
     found = align(a, noisy(a, 0.7))
     assert found.related
     assert found.how == ()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-3])
+def test_rows_in_front_of_norms_are_undone_as_they_were_rescaled(epsilon: float) -> None:
+    """Variances that were multiplied alone, and norms that add more to them than most."""
+    a = residual(1)
+    b = before_norms(moved_residual(a, np.random.default_rng(2)), np.random.default_rng(3), epsilon)
+    found = align(a, b)
+    assert isinstance(found, ChainAlignment)
+    assert found.epsilon == epsilon
+    for name, weights in written(a, b, found).items():
+        assert np.linalg.norm(weights - a[name]) <= 1e-5 * np.linalg.norm(a[name]), name
+
+
+def test_a_row_too_still_to_be_made_smaller_changes_its_sign_alone() -> None:
+    by = np.array([-0.1, 0.5])
+    values = {"var": np.array([[1e-8, 2.0]]), "mean": np.ones((1, 2)), "gain": np.ones((1, 2))}
+    found = undone({**values, "weight": np.ones((1, 2, 1, 1))}, by, EPSILON)
+    assert np.allclose(found["mean"], [[-1, 0.5]])
+    assert np.allclose(found["gain"], [[-1, 1]])
+    assert np.allclose(found["var"], [[1e-8, (2 + EPSILON) / 4 - EPSILON]], rtol=1e-12, atol=0)
+
+
+def test_rows_that_training_made_longer_by_a_little_are_left_as_they_are() -> None:
+    a = residual(1)
+    b = moved_residual(noisy(a, 0.3), np.random.default_rng(2))
+    assert align(a, b).how == ("permuted",)
 
 
 def test_a_norm_is_folded_where_the_other_has_it_folded() -> None:
@@ -366,6 +421,14 @@ def test_maps_of_channels_that_are_not_the_networks_are_refused() -> None:
                 check(replace(found, groups=(group, *found.groups[1:])), a, b)
         with pytest.raises(FormatError, match="other sizes"):
             check(replace(found, groups=found.groups[1:]), a, b)
+        wrong = {
+            "has no norm": {len(b.layers) - 1: np.ones(10)},
+            "other rows": {0: np.ones(5)},
+            "no scale": {0: np.zeros(24)},
+        }
+        for reason, before in wrong.items():
+            with pytest.raises(FormatError, match=reason):
+                check(replace(found, before=before), a, b)
 
 
 def _draw(seed: int) -> np.random.Generator:
@@ -390,8 +453,23 @@ def test_a_disguised_network_gets_its_true_parent(
     assert edge.relation == "reparametrized"
     assert edge.how == "permuted"
     assert edge.then is not None
-    monkeypatch.setattr(disguised, "MOST_OF_A_CHAIN", 0)
+    monkeypatch.setattr(rewriting, "MOST_OF_A_CHAIN", 0)
     assert infer_graph(prints, weights=stored).edges == ()
+
+
+def test_a_network_whose_rows_before_norms_were_rescaled_gets_its_parent() -> None:
+    a = residual(1)
+    kin = {"a": a, "sibling": noisy(a, 0.2, 98), "c": residual(3)}
+    hidden = before_norms(noisy(a, 0.05), np.random.default_rng(2))
+    (edge,) = infer({**kin, "hidden": hidden}).parents("hidden")
+    assert (edge.parent, edge.relation, edge.how) == ("a", "reparametrized", "rescaled")
+    assert edge.then == ("finetune", "full")
+    assert (
+        infer({**kin, "hidden": before_norms(a, np.random.default_rng(2))})
+        .parents("hidden")[0]
+        .then
+        is None
+    )
 
 
 @pytest.mark.parametrize("make", [residual, plain])
@@ -537,6 +615,67 @@ def test_strangers_with_filters_of_single_channels_stay_strangers() -> None:
             found = solve(a, b)
             assert not found.related
             assert found.log10_p > -4
+
+
+def in_parts(seed: int) -> Weights:
+    """Return a network of ResNeXt's kind: narrowed, filtered in eight parts, widened, added."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {}
+
+    def layer(name: str, norm: str, out: int, into: int, size: int) -> None:
+        found[f"{name}.weight"] = rng.normal(0, 1, (out, into, size, size)).astype("f4")
+        found.update(_norm(rng, norm, out))
+
+    layer("conv1", "bn1", 24, 3, 3)
+    for n in (0, 1):
+        stem = f"layer1.{n}"
+        layer(f"{stem}.conv1", f"{stem}.bn1", 32, 24 if n == 0 else 48, 1)
+        layer(f"{stem}.conv2", f"{stem}.bn2", 32, 4, 3)
+        layer(f"{stem}.conv3", f"{stem}.bn3", 48, 32, 1)
+    layer("layer1.0.downsample.0", "layer1.0.downsample.1", 48, 24, 1)
+    found["fc.weight"] = rng.normal(0, 1, (10, 48)).astype("f4")
+    found["fc.bias"] = rng.normal(0, 1, 10).astype("f4")
+    return found
+
+
+def moved_in_parts(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Change the order of the parts of `in_parts`, and of channels within them on both sides."""
+    found = dict(weights)
+    for n in (0, 1):
+        stem, parts = f"layer1.{n}", rng.permutation(8)
+        read, write = ((parts[:, None] * 4 + rng.permuted(np.tile(np.arange(4), (8, 1)), axis=1)
+                        ) for _ in range(2))  # fmt: skip
+        within = read - parts[:, None] * 4
+        _rows(found, (f"{stem}.conv1", f"{stem}.bn1"), read.reshape(-1))
+        _rows(found, (f"{stem}.conv2", f"{stem}.bn2"), write.reshape(-1))
+        matrix = found[f"{stem}.conv2.weight"]
+        inner = np.repeat(within, 4, axis=0)[:, :, None, None]
+        found[f"{stem}.conv2.weight"] = np.take_along_axis(matrix, inner, axis=1)
+        _columns(found, (f"{stem}.conv3",), write.reshape(-1))
+    last = rng.permutation(48)
+    names = ("layer1.0.conv3", "layer1.0.bn3", "layer1.0.downsample.0", "layer1.0.downsample.1")
+    _rows(found, (*names, "layer1.1.conv3", "layer1.1.bn3"), last)
+    _columns(found, ("layer1.1.conv1", "fc"), last)
+    return found
+
+
+def test_convolutions_in_parts_are_found_and_undone() -> None:
+    a = in_parts(1)
+    chain = described(read(a).items, name="w")
+    assert isinstance(chain, Chain)
+    many = {layer.name: layer.parts["weight"].parts for layer in chain.layers}
+    assert many["layer1.0.conv2"] == 8
+    assert many["layer1.0.conv3"] == 1
+    for model in (a, noisy(a, 0.3)):
+        b = before_norms(moved_in_parts(model, np.random.default_rng(2)), np.random.default_rng(4))
+        found = align(a, b)
+        assert found.share == 1
+        assert set(found.how) == {"permuted", "rescaled"}
+        off = 1e-5 if model is a else 0.5
+        for name, weights in written(a, b, found).items():  # type: ignore[arg-type]
+            assert np.linalg.norm(weights - a[name]) <= off * np.linalg.norm(a[name]), name
+    for seed in range(10, 14):
+        assert not align(a, in_parts(seed)).related
 
 
 def test_large_strangers_are_let_go_soon_and_relatives_are_not(

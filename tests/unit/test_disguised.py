@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import by_hand
 import numpy as np
 import pytest
+from by_hand import DIALECTS, drawn, written
 from makers import Array
 from test_alignment import (
     LAYERS,
@@ -23,11 +25,11 @@ from test_alignment import (
     wide,
 )
 
-from lineage import fingerprint, infer
+from lineage import compare, fingerprint, infer
 from lineage.alignment import solve
 from lineage.cli import say
 from lineage.evidence.weights import Weights
-from lineage.graph import LineageGraph, disguised, infer_graph
+from lineage.graph import LineageGraph, infer_graph, rewriting
 from lineage.relation import Relation
 
 
@@ -119,7 +121,52 @@ def test_an_adapter_that_was_merged_after_a_disguise_is_told() -> None:
     found = only_edge(infer({**FAMILY, "hidden": low_rank(permuted(CHILD, 3))}), "hidden")
     assert found == ("child", "finetune", "low_rank")
     found = only_edge(infer({**FAMILY, "hidden": low_rank(everything(CHILD, 3))}), "hidden")
-    assert found == ("child", "finetune", "partial")  # scales of units are fitted to what is there
+    assert found == ("child", "finetune", "low_rank")
+
+
+@pytest.mark.parametrize("parts", [("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")])
+def test_an_adapter_on_heads_that_had_been_turned_is_told(parts: tuple[str, ...]) -> None:
+    draw = np.random.default_rng(6)
+    hidden = dict(heads_turned(CHILD, 3))
+    for name, values in hidden.items():
+        if name.endswith(tuple(f"{part}.weight" for part in parts)):
+            rows, cols = values.shape
+            step = draw.normal(size=(rows, 2)) @ draw.normal(size=(2, cols))
+            hidden[name] = (values + 0.003 * step).astype("f4")
+    assert only_edge(infer({**FAMILY, "hidden": hidden}), "hidden") == (
+        "child",
+        "finetune",
+        "low_rank",
+    )
+    words = compare(CHILD, hidden).evidence[0].told("a", "b")
+    assert "low_rank of rank 2" in words
+
+
+SHIFTED = DIALECTS["phi"]
+
+
+@pytest.mark.parametrize(
+    ("change", "then"),
+    [
+        (lambda m: m, ("same", None)),
+        (lambda m: matrices(m, int8), ("quantized", "int8")),
+        (lambda m: tuned(m, 0.04, 8), ("finetune", "full")),
+    ],
+)
+def test_an_amount_that_was_added_to_the_whole_stream_is_told(change: Any, then: Any) -> None:
+    parts = drawn(SHIFTED, 1)
+    child = by_hand.tuned(parts, 0.06, 1)
+    models = {
+        "base": written(parts, SHIFTED),
+        "child": written(child, SHIFTED),
+        "sibling": written(by_hand.tuned(parts, 0.06, 2), SHIFTED),
+        "stranger": written(drawn(SHIFTED, 9), SHIFTED),
+    }
+    hidden = change(written(by_hand.hidden(child, SHIFTED, 3, "shifted"), SHIFTED))
+    graph = infer({**models, "hidden": hidden})
+    assert only_edge(graph, "hidden") == ("child", *then)
+    assert graph.parents("hidden")[0].how == "shifted"
+    assert not [e for e in infer(models).edges if e.relation is Relation.REPARAMETRIZED]
 
 
 def test_a_hidden_base_comes_from_the_base() -> None:
@@ -173,6 +220,63 @@ def test_what_was_merged_in_other_coordinates_has_both_parents() -> None:
         ("other", Relation.MERGE),
     }
     assert {graph.parents(name)[0].parent for name in ("one", "other")} == {"child", "sibling"}
+
+
+APART = {
+    "base": FAMILY["base"],
+    "child": tuned(FAMILY["base"], 0.15, 1),
+    "sibling": tuned(FAMILY["base"], 0.15, 2),
+    "heavy": tuned(FAMILY["base"], 0.3, 3),
+    "touched": tuned(FAMILY["base"], 0.01, 9),
+    "stranger": FAMILY["stranger"],
+}
+
+
+def summed(shares: dict[str, float], of: dict[str, Model] = APART) -> Model:
+    def total(name: str) -> Array:
+        return np.sum([s * of[m][name].astype(np.float64) for m, s in shares.items()], axis=0)
+
+    return stored({name: total(name) for name in of["base"]})
+
+
+@pytest.mark.parametrize("hide", [everything, heads_turned, units_moved, rotated, permuted])
+@pytest.mark.parametrize(
+    "shares",
+    [{"child": 0.7, "sibling": 0.3}, {"child": 0.3, "sibling": 0.3, "heavy": 0.4}],
+    ids=["two", "three"],
+)
+def test_a_merge_that_was_disguised_afterwards_has_its_parents(
+    hide: Any, shares: dict[str, float]
+) -> None:
+    graph = infer({**APART, "hidden": hide(summed(shares), 3)})
+    edges = {edge.parent: edge for edge in graph.parents("hidden")}
+    assert edges.keys() == shares.keys()
+    for name, share in shares.items():
+        edge = edges[name]
+        assert edge.relation is Relation.REPARAMETRIZED
+        assert edge.then == (Relation.MERGE, "linear")
+        assert edge.coefficient == pytest.approx(share, abs=1e-3)
+
+
+def test_a_merge_of_models_in_half_precision_is_made_again() -> None:
+    rounded = {name: half(model) for name, model in APART.items()}
+    merged = half(summed({"child": 0.6, "sibling": 0.4}, rounded))
+    graph = infer({**rounded, "hidden": everything(merged, 3)})
+    found = {edge.parent: edge.coefficient for edge in graph.parents("hidden")}
+    assert found == {
+        "child": pytest.approx(0.6, abs=1e-2),
+        "sibling": pytest.approx(0.4, abs=1e-2),
+    }
+
+
+def test_what_was_trained_on_from_near_a_merge_is_no_merge() -> None:
+    trained = tuned(summed({"child": 0.6, "sibling": 0.4}), 0.02, 4)
+    toward = summed({"child": 1.0, "sibling": 0.3, "base": -0.3})
+    for model in (trained, tuned(toward, 0.1, 4), tuned(APART["child"], 0.1, 4)):
+        graph = infer({**APART, "hidden": everything(model, 3)})
+        for edge in graph.parents("hidden"):
+            assert edge.then is not None
+            assert edge.then[0] is not Relation.MERGE
 
 
 def test_tokens_alone_in_another_order_are_seen(tmp_path: Any) -> None:
@@ -232,7 +336,7 @@ def test_of_many_strangers_hardly_any_weights_are_read(monkeypatch: pytest.Monke
         asked.append(1)
         return solve(a, b)
 
-    monkeypatch.setattr(disguised, "solve", counted)
+    monkeypatch.setattr(rewriting, "solve", counted)
     models = {f"stranger {n}": llama(n) for n in range(1, 13)}
     infer(models)
     assert not asked
