@@ -199,6 +199,10 @@ def _source(
     has_weights = weights is not None and path in weights
     if has_weights and not is_told(adapter):
         fitting += _read_all(steps, lines)
+    elif has_weights and not fitting:
+        # What leaves next to nothing looks merged in sketches.
+        near = _read_all(steps, lines)
+        fitting = [s for s in near if merged(adapter, models[s.base], models[s.model]) is not None]
     fitting.sort(key=lambda s: (not s.in_line, -s.kept, s.base, s.model))
     if not fitting:
         return None
