@@ -38,6 +38,9 @@ and of the nearest of several."""
 _MOST_MODELS, _MOST_READ = 256, 24
 """Models of which all pairs are held against an adapter, and pairs whose weights are read."""
 
+_NOTHING_LEFT = 1e-6
+"""Share of a change that is left of merges which were not rounded."""
+
 _MOST_TOGETHER, _MOST_NAMED = 32, 4
 """Adapters that are looked for at once in one model, and models that are named for one which fits
 several."""
@@ -113,7 +116,11 @@ def _merged(
             if (path, base) not in added:
                 added[path, base] = _added(path, delta, base, weights)
             fitting[path] = added[path, base]
-        alone = [path for path, delta in fitting.items() if _is_merged(delta, models, base, child)]
+        alone = [
+            path
+            for path, delta in fitting.items()
+            if _is_merged(path, delta, models, (base, child), weights)
+        ]
         if not alone and 1 < len(fitting) <= _MOST_TOGETHER:
             alone = _merged_together(fitting, models[base], models[child])
         found.update(dict.fromkeys(alone, base))
@@ -127,11 +134,29 @@ def _added(path: str, delta: Delta, base: str, weights: Weights | None) -> Delta
     return weights.applied(path, base) or delta
 
 
-def _is_merged(adapter: Delta, models: Mapping[str, Fingerprint], base: str, child: str) -> bool:
+def _is_merged(
+    path: str,
+    adapter: Delta,
+    models: Mapping[str, Fingerprint],
+    step: tuple[str, str],
+    weights: Weights | None,
+) -> bool:
+    """Whether an adapter was merged into the first of two to give the other.
+
+    One of a high rank that was cut out leaves as little as a merge that was rounded: where weights
+    are at hand these tell.
+    """
+    base, child = step
     seen = merged(adapter, models[base], models[child])
     if seen is None or seen.scale <= 0:
         return False
-    return seen.left < CLEARLY_MERGED or not changes_more(adapter, models[base], models[child])
+    if seen.left < _NOTHING_LEFT:
+        return True
+    if seen.left >= CLEARLY_MERGED and changes_more(adapter, models[base], models[child]):
+        return False
+    if weights is None or not all(name in weights for name in (path, base, child)):
+        return True
+    return _off(path, adapter, _Source(base, child, 0.0, in_line=True), models, weights) < 0
 
 
 def _merged_together(
@@ -174,6 +199,10 @@ def _source(
     has_weights = weights is not None and path in weights
     if has_weights and not is_told(adapter):
         fitting += _read_all(steps, lines)
+    elif has_weights and not fitting:
+        # What leaves next to nothing looks merged in sketches.
+        near = _read_all(steps, lines)
+        fitting = [s for s in near if merged(adapter, models[s.base], models[s.model]) is not None]
     fitting.sort(key=lambda s: (not s.in_line, -s.kept, s.base, s.model))
     if not fitting:
         return None
