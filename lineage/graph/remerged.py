@@ -43,14 +43,15 @@ __all__ = ["remerged"]
 _NEAREST, _MOST_PARENTS, _LEAST_SHARE = 8, 3, 0.05
 """Models of which a sum is looked for; of how many it may be; and the least share of one."""
 
-_EXPLAINED = 0.5
+_EXPLAINED = 0.8
 """Of the squared distance to the nearest model, what a sum must leave at most to be made."""
 
 _ROUNDS, _SLOW = 8, 0.5
 """How often a sum is made again, at most; and what is left of what was left each time, squared."""
 
-_ROUNDED = 8.0
-"""Times the squared norm of what one rounding leaves: parents, merge and disguise have theirs."""
+_ROUNDED, _MOST_ROUNDED = 8.0, 0.01
+"""Times the squared norm of what one rounding leaves: parents, merge and disguise have theirs. And
+of the squared distance to the nearest model, what rounding a merge to bfloat16 may have left."""
 
 
 def remerged(
@@ -88,26 +89,30 @@ def remerged(
     left = float(np.sum((shares @ np.stack(rows) - target) ** 2))
     if left > _EXPLAINED * away[known[0]]:
         return None
-    return _made_again(child, parents, shares, writing)
+    most = _MOST_ROUNDED * away[known[0]]
+    return _made_again(child, parents, shares, writing, most)
 
 
 def _made_again(
-    child: str, parents: Sequence[str], shares: Array, writing: Writing
+    child: str, parents: Sequence[str], shares: Array, writing: Writing, most: float
 ) -> dict[str, float] | None:
     """Return the shares of the sum that the child is; None if it is none."""
     target = _cores(writing.models[child])
+    energy = float(np.sum(target**2))
     allowed = max(
-        UNCHANGED**2 * float(np.sum(target**2)),
+        UNCHANGED**2 * energy,
         *(_ROUNDED * _rounding(writing.models[path]) for path in parents),
     )
+    most = min(most, 2 * (ROUNDING_RMS * ROUNDING["BF16"]) ** 2 * energy)
     last = np.inf
     for _ in range(_ROUNDS):
         step = _step(child, parents, shares, target, writing)
         if step is None:
             return None
-        if step.left <= allowed:
+        is_last = step.left > _SLOW * last
+        if step.left <= allowed or (is_last and step.left <= most):
             return dict(zip(parents, shares.tolist(), strict=True))
-        if step.left > _SLOW * last:
+        if is_last:
             return None
         shares, last = step.shares, step.left
         is_part = shares >= _LEAST_SHARE

@@ -68,6 +68,10 @@ _KEPT = 4
 """Alignments that are kept: each holds a matrix as wide as the stream."""
 
 
+def _unheard(_words: str) -> None:
+    """Tell nobody what is done next."""
+
+
 @dataclass
 class Writing:
     """Writes models in others' coordinates.
@@ -85,7 +89,7 @@ class Writing:
     models: Mapping[str, Fingerprint]
     weights: Weights
     tier: str
-    watch: Callable[[str], None] = lambda _: None
+    watch: Callable[[str], None] = _unheard
     sketches_all: bool = False
     sketches: dict[str, Neurons | None] = field(default_factory=dict)
     solved: dict[tuple[str, str], Aligned | None] = field(default_factory=dict)

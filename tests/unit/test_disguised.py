@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import by_hand
+import ml_dtypes
 import numpy as np
 import pytest
 from by_hand import DIALECTS, drawn, written
@@ -267,6 +268,13 @@ def test_a_merge_of_models_in_half_precision_is_made_again() -> None:
         "child": pytest.approx(0.6, abs=1e-2),
         "sibling": pytest.approx(0.4, abs=1e-2),
     }
+
+
+def test_a_merge_that_was_rounded_before_it_was_disguised_is_made_again() -> None:
+    merged = summed({"child": 0.6, "sibling": 0.4})
+    rounded = {n: v.astype(ml_dtypes.bfloat16).astype("f4") for n, v in merged.items()}
+    graph = infer({**APART, "hidden": everything(rounded, 3)})
+    assert {edge.parent for edge in graph.parents("hidden")} == {"child", "sibling"}
 
 
 def test_what_was_trained_on_from_near_a_merge_is_no_merge() -> None:
