@@ -23,6 +23,9 @@ Array = NDArray[np.float64]
 PARTS = 16
 NO_PARENT, UNKNOWN = -1, -2
 
+_WHOLE, _SMALL = 30, 10
+"""Models of a family that is one small case whole, and of other parts, at most."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -158,6 +161,41 @@ def cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
         members = _WAYS[part % len(_WAYS)](family, rng)
         if 1 < len(members) < len(everyone):
             yield _case(family, members, is_whole=False)
+
+
+def small_cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
+    """Yield steps alone and by twos, runs with what came of them, and other small parts.
+
+    With few models at hand it is what they gained that tells the order. A family of up to 30 is
+    one of the cases too.
+    """
+    everyone = list(family.prints)
+    found = {frozenset(lot): lot for lot in _lots(family, rng) if len(lot) < len(everyone)}
+    if len(everyone) <= _WHOLE:
+        found[frozenset(everyone)] = everyone
+    for lot in found.values():
+        yield _case(family, sorted(lot), is_whole=len(lot) == len(everyone))
+
+
+def _lots(family: Family, rng: np.random.Generator) -> Iterator[list[str]]:
+    parents = {m: tuple(family.truth[m]["parents"]) for m in family.prints}
+    steps = [
+        (above[0], m) for m, above in parents.items() if len(above) == 1 and above[0] in parents
+    ]
+    chains = [(a, b, c) for a, b in steps for parent, c in steps if parent == b]
+    forks = [(a, b, c) for a, b in steps for parent, c in steps if parent == a and b < c]
+    for some, count in ((steps, 6), (chains, 3), (forks, 2)):
+        for number in rng.permutation(len(some))[:count]:
+            yield list(some[number])
+    for way in (_with_ancestors, _with_ancestors, _with_ancestors, _few, _few, _by_share):
+        lot = way(family, rng)
+        if 1 < len(lot) <= _SMALL:
+            yield lot
+    run = [m for m in parents if family.truth[m].get("made", {}).get("by") in {"begin", "go_on"}]
+    if len(run) > 1:
+        yield run
+        after = [m for m in parents if set(parents[m]) & set(run) and m not in run]
+        yield [*run, *map(str, rng.permutation(after)[:3])]
 
 
 def _without_leaves(family: Family, rng: np.random.Generator) -> list[str]:

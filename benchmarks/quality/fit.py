@@ -1,11 +1,12 @@
 """Fits the networks of `lineage/graph/odds.py` and writes them beside it.
 
-    python benchmarks/quality/fit.py [--zoo DIR ...] [--held-out] [--seed N]
+    python benchmarks/quality/fit.py [--zoo DIR ...] [--gains] [--held-out] [--seed N]
 
 Needs torch. Every tuning family of the zoos, of one structure and one root, is a case, whole and
 with members left out by lot; families by lot come from `python benchmarks/zoo --drawn N --out DIR`.
 What is fitted is the share of the weight of all trees that the right ones have, by the matrix-tree
-theorem. Families whose steps are drawn numbers are added; report families are never read. With
+theorem. What gains are worth is fitted after the rest, on what that leaves open, and alone with
+`--gains`. Families whose steps are drawn numbers are added; report families are never read. With
 `--held-out` nothing is written: a third of the families is left out in turn, and what is right in
 it is printed.
 """
@@ -20,32 +21,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cases import NO_PARENT, UNKNOWN, Case, cases, families, invented
+from cases import NO_PARENT, UNKNOWN, Case, cases, families, invented, small_cases
 from numpy.typing import NDArray
 
-from lineage.evidence.ancestry import in_view_of
+from lineage.evidence.ancestry import Evidence, in_view_of
+from lineage.evidence.gains import Gains
 from lineage.graph import odds
-from lineage.graph.odds import Nets
+from lineage.graph.odds import Look, Nets
 from lineage.graph.tree import LEAST_EDGE, marginals
 
-HIDDEN, NETS, FOLDS = 24, 3, 3
-EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 64, 0.01, 0.1, 0.1
-INVENTED = 90
+HIDDEN, GAINS_HIDDEN, NETS, FOLDS = 24, 8, 3, 3
+EPOCHS, GAINS_EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 25, 64, 0.01, 0.1, 0.1
+INVENTED, FEW_INVENTED = 90, 30
 
 
 class Scorer(torch.nn.Module):
     """`odds.Net`, to be fitted."""
 
-    def __init__(self, examples: torch.Tensor) -> None:
+    def __init__(self, examples: torch.Tensor, hidden: int) -> None:
         """Take means and deviations from examples of the features."""
         super().__init__()
         self.mean, self.spread = examples.mean(0), examples.std(0) + 1e-6
         count = examples.shape[1]
         self.linear = torch.nn.Linear(count, 1)
         self.hidden = torch.nn.Sequential(
-            torch.nn.Linear(count, HIDDEN), torch.nn.Tanh(), torch.nn.Dropout(DROPOUT),
-            torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Tanh(), torch.nn.Dropout(DROPOUT),
-            torch.nn.Linear(HIDDEN, 1),
+            torch.nn.Linear(count, hidden), torch.nn.Tanh(), torch.nn.Dropout(DROPOUT),
+            torch.nn.Linear(hidden, hidden), torch.nn.Tanh(), torch.nn.Dropout(DROPOUT),
+            torch.nn.Linear(hidden, 1),
         )  # fmt: skip
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -72,6 +74,7 @@ class Batch(NamedTuple):
     Attributes:
         arcs: float32, shape (cases, models, models, features).
         nodes: float32, shape (cases, models, features).
+        known: float32, shape (cases, models + 1, models): what is added to the scores.
         possible: bool, shape (cases, models + 1, models): arcs, and having no parent.
         right: bool: those of them that a right tree may have.
         is_there: bool, shape (cases, models).
@@ -80,14 +83,24 @@ class Batch(NamedTuple):
 
     arcs: torch.Tensor
     nodes: torch.Tensor
+    known: torch.Tensor
     possible: torch.Tensor
     right: torch.Tensor
     is_there: torch.Tensor
     weight: torch.Tensor
 
 
-def batches(of: Sequence[Case]) -> list[Batch]:
+class Example(NamedTuple):
+    """A case, what is looked at in it, and what is known of its arcs' scores."""
+
+    case: Case
+    seen: Evidence | Gains
+    known: NDArray[np.float64] | None = None
+
+
+def batches(examples: Sequence[Example]) -> list[Batch]:
     """Put cases of one size together; a family weighs as the root of its models' number."""
+    of = [example.case for example in examples]
     models: dict[str, int] = {}
     for case in of:
         models[case.family] = models.get(case.family, 0) + len(case.parents)
@@ -98,20 +111,23 @@ def batches(of: Sequence[Case]) -> list[Batch]:
     for first in range(0, len(order), BATCH):
         some = order[first : first + BATCH]
         weight = [weights[k] / total * len(of) / len(some) for k in some]
-        found.append(_batch([of[k] for k in some], weight))
+        found.append(_batch([examples[k] for k in some], weight))
     return found
 
 
-def _batch(of: Sequence[Case], weight: Sequence[float]) -> Batch:
-    count, n = len(of), max(len(case.parents) for case in of)
+def _batch(of: Sequence[Example], weight: Sequence[float]) -> Batch:
+    count, n = len(of), max(len(one.case.parents) for one in of)
     arcs = np.zeros((count, n, n, of[0].seen.arcs.shape[-1]), np.float32)
     nodes = np.zeros((count, n, of[0].seen.nodes.shape[-1]), np.float32)
+    known = np.zeros((count, n + 1, n), np.float32)
     possible = np.zeros((count, n + 1, n), bool)
     right = np.zeros((count, n + 1, n), bool)
     is_there = np.zeros((count, n), bool)
-    for k, case in enumerate(of):
+    for k, (case, seen, score) in enumerate(of):
         m = len(case.parents)
-        arcs[k, :m, :m], nodes[k, :m], is_there[k, :m] = case.seen.arcs, case.seen.nodes, True
+        arcs[k, :m, :m], nodes[k, :m], is_there[k, :m] = seen.arcs, seen.nodes, True
+        if score is not None:
+            known[k, :m, :m], known[k, n, :m] = np.maximum(score[:-1], -odds.MOST), score[-1]
         possible[k, :m, :m] = ~np.eye(m, dtype=bool)
         possible[k, :m, list(case.merges)] = False
         possible[k, n, :m] = True
@@ -120,7 +136,7 @@ def _batch(of: Sequence[Case], weight: Sequence[float]) -> Batch:
             if parent != UNKNOWN:
                 right[k, :, c] = False
                 right[k, n if parent == NO_PARENT else parent, c] = True
-    return Batch(*map(torch.tensor, (arcs, nodes, possible, right, is_there, weight)))
+    return Batch(*map(torch.tensor, (arcs, nodes, known, possible, right, is_there, weight)))
 
 
 def _log_weight(score: torch.Tensor, allowed: torch.Tensor, is_there: torch.Tensor) -> torch.Tensor:
@@ -133,24 +149,28 @@ def _log_weight(score: torch.Tensor, allowed: torch.Tensor, is_there: torch.Tens
     return torch.logdet(laplacian.double()) + (most * is_there).sum(1).double()
 
 
-def fit(of: Sequence[Case], seed: int, nets: int) -> Nets:
+def fit(
+    of: Sequence[Example], seed: int, nets: int, hidden: int = HIDDEN, epochs: int = EPOCHS
+) -> Nets:
     """Fit networks of arcs and of models without a parent, each pair from another start."""
     data = batches(of)
-    pairs = [_fit_one(data, seed + k) for k in range(nets)]
+    pairs = [_fit_one(data, seed + k, hidden, epochs) for k in range(nets)]
     return Nets(*zip(*pairs, strict=True), names=of[0].seen.names)
 
 
-def _fit_one(data: Sequence[Batch], seed: int) -> tuple[odds.Net, odds.Net]:
+def _fit_one(
+    data: Sequence[Batch], seed: int, hidden: int, epochs: int
+) -> tuple[odds.Net, odds.Net]:
     torch.manual_seed(seed)
-    by_arc = Scorer(torch.cat([one.arcs[one.possible[:, :-1]] for one in data]))
-    by_node = Scorer(torch.cat([one.nodes[one.is_there] for one in data]))
+    by_arc = Scorer(torch.cat([one.arcs[one.possible[:, :-1]] for one in data]), hidden)
+    by_node = Scorer(torch.cat([one.nodes[one.is_there] for one in data]), hidden)
     parts = [*by_arc.parameters(), *by_node.parameters()]
     optimizer = torch.optim.AdamW(parts, lr=RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
-    for _ in range(EPOCHS):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
         for k in torch.randperm(len(data)).tolist():
             one = data[k]
-            score = torch.cat([by_arc(one.arcs), by_node(one.nodes)[:, None]], 1)
+            score = torch.cat([by_arc(one.arcs), by_node(one.nodes)[:, None]], 1) + one.known
             good = _log_weight(score, one.right, one.is_there)
             loss = (_log_weight(score, one.possible, one.is_there) - good) @ one.weight.double()
             optimizer.zero_grad()
@@ -161,15 +181,19 @@ def _fit_one(data: Sequence[Batch], seed: int) -> tuple[odds.Net, odds.Net]:
     return by_arc.plain(), by_node.plain()
 
 
-def arcs_of(nets: Nets, case: Case) -> NDArray[np.float64]:
+def arcs_of(nets: Nets | Look, case: Case) -> NDArray[np.float64]:
     """Return the probabilities of arcs."""
     score = nets(case.seen)
     score[:-1, list(case.merges)] = -np.inf
     return marginals(score)
 
 
-def _again(case: Case, first: Nets) -> Case:
+def _again(case: Case, first: Nets | Look) -> Case:
     return case._replace(seen=in_view_of(case.seen, arcs_of(first, case)))
+
+
+def _seen(of: Sequence[Case]) -> list[Example]:
+    return [Example(case, case.seen) for case in of]
 
 
 def looks(of: Sequence[Case], seed: int, nets: int) -> tuple[Nets, Nets]:
@@ -178,9 +202,22 @@ def looks(of: Sequence[Case], seed: int, nets: int) -> tuple[Nets, Nets]:
     again: list[Case] = []
     for fold in range(FOLDS):
         out = set(names[fold::FOLDS])
-        first = fit([case for case in of if case.family not in out], seed, 1)
+        first = fit(_seen([case for case in of if case.family not in out]), seed, 1)
         again += [_again(case, first) for case in of if case.family in out]
-    return fit(of, seed, nets), fit(again, seed, nets)
+    return fit(_seen(of), seed, nets), fit(_seen(again), seed, nets)
+
+
+def with_gains(
+    of: Sequence[Case], by: tuple[Nets, Nets], seed: int, nets: int
+) -> tuple[Look, Look]:
+    """Fit what gains are worth in both looks, beside the networks of the other evidence."""
+
+    def beside(known: Nets, cases: Sequence[Case]) -> Look:
+        examples = [Example(case, case.seen.gains, known(case.seen)) for case in cases]
+        return Look(known, fit(examples, seed, nets, GAINS_HIDDEN, GAINS_EPOCHS))
+
+    first = beside(by[0], of)
+    return first, beside(by[1], [_again(case, first) for case in of])
 
 
 class Counts(NamedTuple):
@@ -208,7 +245,7 @@ class Counts(NamedTuple):
         )
 
 
-def count(nets: Nets, case: Case) -> Counts:
+def count(nets: Nets | Look, case: Case) -> Counts:
     """Count what is right in a case."""
     found, total = arcs_of(nets, case), Counts()
     for c, parent in enumerate(case.parents):
@@ -226,15 +263,19 @@ def count(nets: Nets, case: Case) -> Counts:
     return total
 
 
-def held_out(of: Sequence[Case], seed: int, nets: int) -> None:
-    """Print what is right in families that were left out."""
-    names = sorted({case.family for case in of})
+def held_out(of: Sequence[Case], few: Sequence[Case], seed: int, nets: int) -> None:
+    """Print what is right in families that were left out; without other cases, by gains alone."""
+    names = sorted({case.family for case in few})
     whole: dict[str, Counts] = {}
     parts = Counts()
     for fold in range(FOLDS):
         out = set(names[fold::FOLDS])
-        first, second = looks([case for case in of if case.family not in out], seed, nets)
-        for case in of:
+        others = [case for case in of if case.family not in out]
+        fitted = odds.fitted()[0].seen, odds.fitted()[1].seen
+        by = looks(others, seed, nets) if others else fitted
+        some = [case for case in few if case.family not in out]
+        first, second = with_gains(some, by, seed, nets)
+        for case in of or few:
             if case.family in out:
                 told = count(second, _again(case, first))
                 if case.is_whole:
@@ -250,29 +291,39 @@ def main() -> int:
     home = Path(__file__).parents[1]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, nargs="+", default=[home / ".cache" / "zoo"])
+    parser.add_argument("--gains", action="store_true", help="fit what gains are worth alone")
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     found: list[Case] = []
+    few: list[Case] = []
     number = 0
     for zoo in chosen.zoo:
         for family in families(zoo):
             print(f"{family.name}: {len(family.prints)} models", file=sys.stderr)
-            found += cases(family, np.random.default_rng([chosen.seed, number]))
+            if not chosen.gains:
+                found += cases(family, np.random.default_rng([chosen.seed, number]))
+            few += small_cases(family, np.random.default_rng([chosen.seed, number]))
             number += 1
-    if not found:
+    if not few:
         print("no tuning families; make them with python benchmarks/zoo", file=sys.stderr)
         return 3
-    for number in range(INVENTED):
+    for number in range(0 if chosen.gains else INVENTED):
         found += cases(invented(number), np.random.default_rng([chosen.seed, 1000 + number]))
+    for number in range(1, FEW_INVENTED, 2):
+        few += small_cases(invented(number), np.random.default_rng([chosen.seed, 1000 + number]))
     if chosen.held_out:
-        held_out(found, chosen.seed, 1)
+        held_out(found, few, chosen.seed, 1)
         return 0
     path = Path(odds.__file__).with_name(odds.WEIGHTS)
-    odds.save(looks(found, chosen.seed, NETS), path)
-    count_of = len({case.family for case in found})
+    if chosen.gains:
+        first, second = (look.seen for look in odds.fitted())
+    else:
+        first, second = looks(found, chosen.seed, NETS)
+    odds.save(with_gains(few, (first, second), chosen.seed, NETS), path)
     print(
-        f"wrote {path.name}: twice {NETS} networks from {len(found)} cases of {count_of} families"
+        f"wrote {path.name}: networks from {len(found)} cases, and of gains from {len(few)}, "
+        f"of {len({case.family for case in few})} families"
     )
     return 0
 

@@ -9,6 +9,7 @@ A step from parent to child knows nothing of the steps before it. Four things fo
 - *A node.* Seen from a parent, the ways to its children and to the rest of the family are at right
   angles; seen from a leaf they all begin the same way.
 - *Direction.* The step is orthogonal to where it began, not to where it ended (`direction`).
+- *Growth.* What training leaves in matrices grows, and so does the course of vectors (`gains`).
 - *Values that are equal*, digest for digest: what was frozen in the step.
 
 What speaks for an arc depends on others: whether w's step from its parent is in c can be asked when
@@ -27,11 +28,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lineage.evidence.gains import gains
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from lineage.evidence.gains import Gains
     from lineage.evidence.panel import Panel
 
     Square = NDArray[np.float64]
@@ -78,12 +82,14 @@ class Evidence(NamedTuple):
         nodes: float32, shape (models, features): of a model that has no parent among the others.
         names: Of the features of arcs.
         squared: float64, shape (models, models): squared distances.
+        gains: What models gained of what training leaves.
     """
 
     arcs: NDArray[np.float32]
     nodes: NDArray[np.float32]
     names: tuple[str, ...]
     squared: Square
+    gains: Gains
 
 
 def evidence(panel: Panel, merges: Mapping[int, Sequence[int]]) -> Evidence:
@@ -139,7 +145,7 @@ def evidence(panel: Panel, merges: Mapping[int, Sequence[int]]) -> Evidence:
         found[f"mean_{name}"] = np.broadcast_to(mean[:, None], (n, n))
         found[f"mean_{name}_back"] = np.broadcast_to(mean, (n, n))
     arcs = np.stack([np.asarray(one, np.float32) for one in found.values()], axis=-1)
-    return Evidence(arcs, nodes.astype(np.float32), tuple(found), squared)
+    return Evidence(arcs, nodes.astype(np.float32), tuple(found), squared, gains(panel))
 
 
 def in_view_of(seen: Evidence, arcs: Square) -> Evidence:
@@ -190,6 +196,7 @@ def in_view_of(seen: Evidence, arcs: Square) -> Evidence:
         np.concatenate([seen.nodes, nodes], axis=-1),
         seen.names + tuple(found),
         squared,
+        seen.gains,
     )
 
 

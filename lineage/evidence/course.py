@@ -6,12 +6,17 @@ was: it has the ancestor's whole course, and regressed on that its own has the c
 decay. Two trainings from one initialisation share of their courses what their data share and fall
 short of 1, however alike their matrices are, for what those share is the start. Nothing follows
 where vectors begin at random (recurrent layers): they share their start too, and look like one.
+
+A course also tells which of two came first. It begins at nothing, so that a step is long beside
+it where a matrix would hardly move, and what is not decayed, as vectors mostly are not, grows:
+from a checkpoint to the next of its run a step leads on the way the course took, and a new step is
+orthogonal to it; back from there both lead towards the start.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     from lineage.evidence.matching import Table
     from lineage.evidence.pairing import Pairing
 
-__all__ = ["SHORT_COURSE", "course", "courses", "is_vector"]
+__all__ = ["SHORT_COURSE", "Steps", "course", "courses", "is_vector", "steps"]
 
 SHORT_COURSE = 0.85
 """Two models that share less of their courses than this have only a start in common: of steps of
@@ -44,6 +49,9 @@ _STATISTICS = ("running_mean", "running_var")
 """What batches had on the way, not what training did."""
 
 _DEVIATIONS = 2.0
+
+_SAME = 1e-10
+"""Squared step over the squared courses, below which a vector did not move."""
 
 _MOVED = 1e-6
 """Squared norm of a course, a value, below which it is none: nothing was trained there."""
@@ -109,6 +117,67 @@ def courses(
     most = np.full_like(shared, np.inf)
     np.divide(shared + _DEVIATIONS * np.sqrt(variance), least, out=most, where=least > 0)
     return most
+
+
+class Steps(NamedTuple):
+    """Steps over all vectors, each of shape (models, models); [w, c] is of the step w -> c.
+
+    Attributes:
+        growth: Of the squared course, over the squared step: 1 where the step is orthogonal to the
+            course of w, more where it goes on from there; of the step back it is the negative.
+        along: Mean cosine of the step with the course of w.
+        size: Mean squared step over the two squared courses; 0 where nothing moved.
+        length: Mean square of both courses, a value, of vectors that moved: near that of the
+            weights where vectors begin at random, as weights do.
+    """
+
+    growth: NDArray[np.float64]
+    along: NDArray[np.float64]
+    size: NDArray[np.float64]
+    length: NDArray[np.float64]
+
+
+def steps(
+    vectors: Iterable[tuple[float, NDArray[np.float32], NDArray[np.float64]]], models: int
+) -> Steps:
+    """Hold the steps between models against the courses they start from.
+
+    Args:
+        vectors: Size, cores of shape (models, cells), and exact squared norms of shape (models,) of
+            each vector that all models have.
+        models: How many there are.
+    """
+    grown, moved, along, weight, energies, values = (np.zeros((models, models)) for _ in range(6))
+    for size, cores, energy in vectors:
+        course = _from_start(int(size), cores.astype(np.float64))
+        inner = course @ course.T
+        norm = np.diagonal(inner).copy()
+        step = np.maximum(norm[:, None] + norm - 2 * inner, 0)
+        both = norm[:, None] + norm
+        use = (both > _MOVED * size) & (step > _SAME * both)
+        begins_at_zero = np.array_equal(course, cores)
+        more = energy - energy[:, None] if begins_at_zero else norm - norm[:, None]
+        root = np.sqrt(size) * use
+        over = np.divide(root, both, out=np.zeros_like(both), where=use)
+        grown += over * more
+        moved += over * step
+        lengths = np.sqrt(np.maximum(step * norm[:, None], 1e-300))
+        along += root * ((inner - norm[:, None]) / lengths).clip(-1, 1)
+        weight += root
+        energies += use * both / 2
+        values += use * size
+    return Steps(
+        _share(grown, moved),
+        _share(along, weight),
+        _share(moved, weight),
+        _share(energies, values),
+    )
+
+
+def _share(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide; by nothing it is 0."""
+    found: NDArray[np.float64] = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    return found
 
 
 def _from_start(size: int, cores: NDArray[np.float64]) -> NDArray[np.float64]:

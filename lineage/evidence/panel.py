@@ -14,7 +14,8 @@ import numpy as np
 
 from lineage.artifacts.dialects import layered
 from lineage.evidence.copied import without_largest
-from lineage.evidence.course import courses, is_vector
+from lineage.evidence.course import Steps, courses, is_vector, steps
+from lineage.evidence.growth import Grown, Growth
 from lineage.evidence.layers import NEAR
 from lineage.evidence.matching import table
 
@@ -43,6 +44,7 @@ class Matrix:
         cells: Numbers in its sketch.
         cores: float32, shape (models, cells).
         energy: float64, shape (models,): exact squared norms.
+        fourth: float64, shape (models,): sums of fourth powers.
         code: int, shape (models,): equal where the values are, digest for digest.
         rows: float32, shape (models, row buckets): exact squared norms of the row buckets.
         cols: float32, shape (models, column buckets).
@@ -53,6 +55,7 @@ class Matrix:
     cells: int
     cores: NDArray[np.float32]
     energy: NDArray[np.float64]
+    fourth: NDArray[np.float64]
     code: NDArray[np.int64]
     rows: NDArray[np.float32]
     cols: NDArray[np.float32]
@@ -127,6 +130,7 @@ class Panel:
                 cells=sketches[0].core.size,
                 cores=np.stack([s.core.reshape(-1) for s in sketches]),
                 energy=np.array([s.energy for s in sketches]),
+                fourth=np.array([s.fourth for s in sketches]),
                 code=np.array([codes.setdefault(p.value, len(codes)) for p in prints]),
                 rows=np.stack([s.rows for s in sketches]),
                 cols=np.stack([s.cols for s in sketches]),
@@ -154,14 +158,23 @@ class Panel:
     @cached_property
     def courses(self) -> NDArray[np.float64]:
         """The most that every pair can share of their courses; see `course.courses`."""
+        vectors = ((size, cores) for size, cores, _ in self._vectors())
+        return courses(vectors, len(self))
+
+    @cached_property
+    def steps(self) -> Steps:
+        """How every step goes on from the course of the model it starts at; see `course.steps`."""
+        return steps(self._vectors(), len(self))
+
+    def _vectors(self) -> Iterator[tuple[float, NDArray[np.float32], NDArray[np.float64]]]:
+        """Yield size, cores and energies of each vector whose course can be told."""
         tables = [table(model) for model in self.models]
-        vectors = (
-            (first.sizes[place], np.stack([t.matrix(place).reshape(-1) for t in tables]))
-            for first in tables[:1]
-            for place in range(first.whole)
-            if all(is_vector(t, place) for t in tables)
-        )
-        return courses(vectors, len(tables))
+        for first in tables[:1]:
+            for place in range(first.whole):
+                if all(is_vector(t, place) for t in tables):
+                    cores = np.stack([t.matrix(place).reshape(-1) for t in tables])
+                    energy = np.array([t.energy[place] for t in tables])
+                    yield first.sizes[place], cores, energy
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -182,6 +195,7 @@ class Pairs:
         margin: [i, j] is how much nearer to orthogonal the difference is to i than to j; see
             `direction`.
         share: That over the margin of a pure step.
+        grown: How much more each has of what training leaves; see `growth`.
         log10_p: Of a cosine this large, under independence.
         far_share: Share of the weight of matrices whose cosine is below .5.
         far_cosine: The pooled cosine of these; 0 where there are none.
@@ -194,6 +208,7 @@ class Pairs:
     squared: NDArray[np.float64]
     margin: NDArray[np.float64]
     share: NDArray[np.float64]
+    grown: Grown
     log10_p: NDArray[np.float64]
     far_share: NDArray[np.float64]
     far_cosine: NDArray[np.float64]
@@ -210,6 +225,7 @@ def _pooled(panel: Panel) -> Pairs:
     weight = np.sqrt(panel.sizes)
     weight = weight / weight.sum() if len(weight) else weight
     variance = 0.0
+    growth = Growth(n)
     for share, one in zip(weight, panel.matrices, strict=True):
         raw = one.inner()
         d, e = one.squared(raw), one.energy
@@ -233,6 +249,7 @@ def _pooled(panel: Panel) -> Pairs:
             margin += np.where(use, one.size * (with_second - with_first), 0)
             pure += np.where(use, one.size * np.sqrt(d / (d + least)), 0)
         moved += one.size * use
+        growth.add(one.size, one.energy, one.fourth, (one.rows, one.cols), d)
         own = share**2 * (1 / one.cells + 1 / one.size)
         variance += own
         variance_others += np.where(is_equal, 0, own)
@@ -245,6 +262,7 @@ def _pooled(panel: Panel) -> Pairs:
             squared=squared,
             margin=np.where(moved > 0, margin / moved, 0),
             share=np.where(pure > 0, margin / pure, 0),
+            grown=growth.finish(),
             log10_p=log_ndtr(-cosine / np.sqrt(variance)) / np.log(10),
             far_share=far_weight,
             far_cosine=far / np.maximum(far_weight, 1e-300),

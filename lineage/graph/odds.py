@@ -2,9 +2,10 @@
 
 A few small networks turn the features of an arc, and of a model without a parent, into the
 logarithms of weights; `tree` makes probabilities of them. There are some for a first look and some
-for a second. They were fitted by `python benchmarks/quality/fit.py`: the weight of all trees that
-are right, over that of all trees, in the tuning families of `benchmarks/zoo`, in families drawn by
-lot and in families of drawn numbers, whole and in parts.
+for a second. To those of both looks smaller ones add what gains are worth, fitted after them on
+what they leave open. They were fitted by `python benchmarks/quality/fit.py`: the weight of all
+trees that are right, over that of all trees, in the tuning families of `benchmarks/zoo`, in
+families drawn by lot and in families of drawn numbers, whole and in parts.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.evidence.ancestry import Evidence
+    from lineage.evidence.gains import Gains
 
-__all__ = ["MOST", "MOST_SPREAD", "WEIGHTS", "Net", "Nets", "fitted", "save"]
+__all__ = ["MOST", "MOST_SPREAD", "WEIGHTS", "Look", "Net", "Nets", "fitted", "save"]
 
 WEIGHTS = "odds.npz"
 """The fitted networks, beside this file."""
@@ -81,7 +83,7 @@ class Nets(NamedTuple):
     nodes: tuple[Net, ...]
     names: tuple[str, ...]
 
-    def __call__(self, seen: Evidence) -> NDArray[np.float64]:
+    def __call__(self, seen: Evidence | Gains) -> NDArray[np.float64]:
         """Return the logarithm of every arc's weight.
 
         Returns:
@@ -100,33 +102,53 @@ class Nets(NamedTuple):
         return found
 
 
-def save(looks: tuple[Nets, Nets], path: Path) -> None:
+class Look(NamedTuple):
+    """What is worth what in one look.
+
+    Attributes:
+        seen: Of the evidence.
+        gained: Of the gains, beside it.
+    """
+
+    seen: Nets
+    gained: Nets
+
+    def __call__(self, seen: Evidence) -> NDArray[np.float64]:
+        """Return the logarithm of every arc's weight; see `Nets`."""
+        found: NDArray[np.float64] = self.seen(seen) + self.gained(seen.gains)
+        np.fill_diagonal(found, -np.inf)
+        return found
+
+
+def save(looks: tuple[Look, Look], path: Path) -> None:
     """Write networks, as `fitted` reads them."""
+    parts = {f"{number}.{part}": nets for number, look in enumerate(looks)
+             for part, nets in look._asdict().items()}  # fmt: skip
     np.savez_compressed(
         path,
         allow_pickle=False,
         **{
-            f"{look}.{kind}.{field}": np.stack([getattr(net, field) for net in nets])
-            for look, both in enumerate(looks)
+            f"{part}.{kind}.{field}": np.stack([getattr(net, field) for net in nets])
+            for part, both in parts.items()
             for kind, nets in (("arcs", both.arcs), ("nodes", both.nodes))
             for field in Net._fields
         },
-        **{f"{look}.names": np.array(both.names) for look, both in enumerate(looks)},
+        **{f"{part}.names": np.array(both.names) for part, both in parts.items()},
     )
 
 
 @cache
-def fitted() -> tuple[Nets, Nets]:
+def fitted() -> tuple[Look, Look]:
     """Return the networks of the first look and those of the second."""
     with (files("lineage.graph") / WEIGHTS).open("rb") as stream:
         stored = dict(np.load(stream, allow_pickle=False))
 
-    def nets(at: str) -> tuple[Net, ...]:
+    def of(at: str) -> tuple[Net, ...]:
         fields = [stored[f"{at}.{field}"] for field in Net._fields]
         return tuple(Net(*one) for one in zip(*fields, strict=True))
 
-    first, second = (
-        Nets(nets(f"{look}.arcs"), nets(f"{look}.nodes"), tuple(stored[f"{look}.names"].tolist()))
-        for look in range(2)
-    )
+    def nets(at: str) -> Nets:
+        return Nets(of(f"{at}.arcs"), of(f"{at}.nodes"), tuple(stored[f"{at}.names"].tolist()))
+
+    first, second = (Look(nets(f"{look}.seen"), nets(f"{look}.gained")) for look in range(2))
     return first, second

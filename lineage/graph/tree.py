@@ -37,11 +37,6 @@ LONE = 0.89
 strong weight decay turns it round, and who wants to can make it look so, or write another counter.
 Below what `audit` needs to refuse a claim."""
 
-LONE_SHARPNESS = 2.5
-"""By what the logarithm of the arcs' ratio is multiplied for a lone pair. The arcs' own weights
-leave room for all the parents that two models may have besides each other. Fitted on steps of
-training of tuning families and drawn ones, alone: 2.4 to 3.1 with a quarter of them left out."""
-
 DOUBT = 4.0
 """Taken from the logarithm of the weight of an arc that is doubted."""
 
@@ -82,7 +77,7 @@ class Tree:
         Whether one did, and the two are not siblings, two models alone hardly tell.
         """
         there, back = max(float(self.arcs[w, c]), 1e-12), max(float(self.arcs[c, w]), 1e-12)
-        return min(LONE, float(1 / (1 + (back / there) ** LONE_SHARPNESS)))
+        return min(LONE, there / (there + back))
 
 
 def _leads_to(parent: Mapping[int, int], place: int, ancestor: int) -> bool:

@@ -159,8 +159,8 @@ def test_the_second_look_asks_whether_a_parents_step_is_there() -> None:
 def test_the_networks_were_fitted_on_these_features() -> None:
     first, second = fitted()
     again = in_view_of(SEEN, grow(SEEN).arcs)
-    for nets, seen in ((first, SEEN), (second, again)):
-        score = nets(seen)
+    for look, seen in ((first, SEEN), (second, again)):
+        nets, score = look.seen, look(seen)
         assert score.shape == (len(MODELS) + 1, len(MODELS))
         assert np.isneginf(np.diagonal(score)).all()
         for net, features in (*((n, seen.arcs) for n in nets.arcs), (nets.nodes[0], seen.nodes)):

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from lineage.graph.tree import LONE, LONE_SHARPNESS, Tree, marginals
+from lineage.graph.tree import LONE, Tree, marginals
 
 
 def counted(score: np.ndarray) -> np.ndarray:
@@ -63,5 +63,5 @@ def test_of_two_alone_the_direction_is_weighed_as_if_one_came_from_the_other(
 ) -> None:
     tree = Tree(np.zeros(2), np.array([[0, there], [back, 0]]))
     found = tree.alone(0, 1)
-    assert found == pytest.approx(min(LONE, 1 / (1 + (back / there) ** LONE_SHARPNESS)))
+    assert found == pytest.approx(min(LONE, there / (there + back)))
     assert tree.alone(1, 0) <= 0.5 <= found <= LONE < 0.9
