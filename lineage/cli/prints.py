@@ -36,7 +36,8 @@ def options(words: Sequence[str]) -> dict[str, Any] | None:
         The arguments of `fingerprint`; None where they are not plain (help, `--output=FILE`, `--`,
         two tiers, a slip), and `click` should say what they mean.
     """
-    found: dict[str, Any] = dict.fromkeys(_FLAGS.values(), False) | {"tier": None, "output": None}
+    found: dict[str, Any] = dict.fromkeys(_FLAGS.values(), False)
+    found |= dict.fromkeys(("tier", "output", "base"))
     paths: list[str] = []
     left = iter(words)
     for word in left:
@@ -65,7 +66,7 @@ def fingerprint(
     neurons: bool,
     no_cache: bool,
     as_json: bool,
-    base: str | None = None,
+    base: str | None,
 ) -> int:
     """Print the exact identity of models, save what comparisons need, and return the status."""
     from lineage.artifacts import models_in
