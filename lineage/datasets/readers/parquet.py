@@ -40,7 +40,7 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
             for start, stop in pairwise(cuts):
                 held.append((number, start, stop))
                 size += group.total_byte_size // spans
-                if size > 4 * columns.ROW_BYTES:
+                if size > columns.ROW_BYTES:
                     yield _digest, (file.path, held, near)
                     held, size = [], 0
         if held:
