@@ -17,7 +17,7 @@ from lineage.files import write_whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lineage.datasets import Built
+    from lineage.datasets import Built, Options
 
 FILE = click.Path(path_type=Path)
 
@@ -89,13 +89,7 @@ def manifest(
     secret = None if private is None else made_secret(private)
     options = datasets.Options(kind, skip_bad_records, licence, source, secret, near, tuple(wanted))
     started = time.perf_counter()
-    try:
-        with progress(paths) as advance:
-            built = datasets.build([Path(path) for path in paths], output, options, advance)
-    except KeyboardInterrupt:
-        if output is not None:
-            say.note("what was read is kept: the same command goes on from there")
-        raise
+    built = _built(paths, output, options)
     made = _document(built)
     made["seconds"] = round(time.perf_counter() - started, 4)
     if output is not None:
@@ -109,6 +103,19 @@ def manifest(
         made["against"] = held.to_json()
     say.result(made, lambda: manifest_text(made), as_json=as_json)
     return 0 if held is None or held.holds else 1
+
+
+def _built(paths: tuple[str, ...], output: Path | None, options: Options) -> Built:
+    """Make a manifest, and say that it can be gone on with if it was interrupted."""
+    from lineage import datasets
+
+    try:
+        with progress(paths) as advance:
+            return datasets.build([Path(path) for path in paths], output, options, advance)
+    except KeyboardInterrupt:
+        if output is not None:
+            say.note("what was read is kept: the same command goes on from there")
+        raise
 
 
 def _document(built: Built) -> dict[str, Any]:

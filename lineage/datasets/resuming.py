@@ -183,7 +183,10 @@ class Journal:
                 if line is None or set(line) not in (_OF_JOB, _OF_FILE):
                     break
                 if "row" not in line:
-                    done = self._done(line, digests, sketches)
+                    try:
+                        done = self._done(line, digests, sketches)
+                    except (TypeError, ValueError):  # of other types than were written
+                        break
                     if _job(done) != line:
                         break
                     order += len(done.digests)

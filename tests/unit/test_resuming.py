@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +145,12 @@ def broken_journal(folder: Path, partial: Path) -> Options:
     return Options()
 
 
+def other_types(folder: Path, partial: Path) -> Options:
+    data = (partial / "journal").read_bytes()
+    (partial / "journal").write_bytes(re.sub(rb'"records":(\d+)', rb'"records":"\1"', data))
+    return Options()
+
+
 def cut_key(folder: Path, partial: Path) -> Options:
     (partial / "journal").write_bytes((partial / "journal").read_bytes()[:30])
     return Options()
@@ -153,7 +160,7 @@ def cut_key(folder: Path, partial: Path) -> Options:
     "change",
     [
         other_options, changed_file, another_file, broken_digests, lost_digests, broken_journal,
-        cut_key,
+        other_types, cut_key,
     ],
 )  # fmt: skip
 def test_whatever_is_otherwise_begins_anew(

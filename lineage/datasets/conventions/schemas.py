@@ -40,7 +40,8 @@ def fields_of(source: Source) -> tuple[Field, ...]:
     """Return the columns of a file whose type has a name in Croissant; the others are left out.
 
     JSON has no schema: the first hundred records tell, and a column is left out that they disagree
-    on, or, in one JSON text, whose name a path to it cannot spell. None for files without columns.
+    on, or, in one JSON text, whose name a path to it cannot spell. Other files have
+    none.
 
     Raises:
         FormatError: If the file is broken.
