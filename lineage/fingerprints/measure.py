@@ -136,16 +136,17 @@ class Pass:
             self.done[item.name] = self._tensor(item, _Pieces(item, scratch), narrowed)
             return
         base, end = _start(items[0]), _start(items[-1]) + items[-1].size_bytes
-        both = items[0].source.piece(0, end - base, scratch)
-        starts = [_start(item) - base for item in items]
-        glances = self._glances(items, starts, both)
-        for item, at in zip(items, starts, strict=True):
-            piece = both[at : at + item.size_bytes]
-            glance = glances.get(item.name)
-            if glance is None:
-                self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
-            else:
-                self.done[item.name] = self._small(item, piece, glance, narrowed)
+        assert isinstance(items[0].source, Region)
+        with items[0].source.window(0, end - base) as both:
+            starts = [_start(item) - base for item in items]
+            glances = self._glances(items, starts, both)
+            for item, at in zip(items, starts, strict=True):
+                with both[at : at + item.size_bytes] as piece:
+                    glance = glances.get(item.name)
+                    if glance is None:
+                        self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
+                    else:
+                        self.done[item.name] = self._small(item, piece, glance, narrowed)
 
     def _glances(self, items: list[Item], starts: list[int], data: memoryview) -> dict[str, Glance]:
         """Look at those of some neighbours that hold plain numbers, all at once."""
