@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
 from tools import HOME
@@ -15,7 +14,6 @@ _BUSY = 0.5
 """A load average above which figures are no results."""
 
 _MAPPED = """
-import sys
 from lineage.fingerprints import fingerprint
 fingerprint(sys.argv[1])
 with open("/proc/self/maps") as maps:
@@ -55,17 +53,14 @@ def commit() -> str:
     return f"{head} and uncommitted changes" if changed else head
 
 
-def compiled_kernel(model: Path, env: dict[str, str]) -> str:
+def compiled_kernel(model: Path, python: Path, env: dict[str, str]) -> str:
     """Return the compiled code of ours that a fingerprint loads, or "none"."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _MAPPED, str(model)],
+        [str(python), "-P", "-c", _MAPPED, str(model)],
         env={**os.environ, **env}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    package = str(HOME / "lineage")
     names = {
-        Path(path).name
-        for path in done.stdout.splitlines()
-        if path.startswith(package) or "lineage" in Path(path).name
+        Path(path).name for path in done.stdout.splitlines() if Path(path).match("lineage/*/*.so")
     }
     return ", ".join(sorted(names)) or "none"
 

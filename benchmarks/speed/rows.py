@@ -13,7 +13,7 @@ import inputs
 import machine
 from inputs import Input, NoRoomError
 from race import Entrant, Race, RunError, drop, race, run
-from tools import OURS, PEERS, Tools, knows, renamed
+from tools import OURS, PEERS, Tools, renamed
 
 _COLD_GIGABYTES = 4.0
 _STARTUP_ROUNDS = 4
@@ -138,8 +138,8 @@ def startup(bench: Bench) -> None:
     for given in bench.made(lambda: tiny(bench.cache)):
         against = {"import numpy": "import numpy"}
         entrants = [
-            Entrant("bare Python", (sys.executable, "-c", "pass")),
-            Entrant("import numpy", (sys.executable, "-c", "import numpy")),
+            Entrant("bare Python", (str(bench.tools.python), "-c", "pass")),
+            Entrant("import numpy", (str(bench.tools.python), "-c", "import numpy")),
             *bench.tools.named(given, "lineage --exact", "lineage", "lineage --fast"),
         ]
         named = tuple(renamed(each, each.name, against) for each in entrants)
@@ -170,8 +170,6 @@ def cached(bench: Bench) -> None:
             run(again, bench.tools.work)
         except RunError as error:
             again = replace(again, missing=str(error))
-        if not knows("--no-cache"):
-            again = replace(again, missing="lineage fingerprint has no --no-cache")
         bench.run("cached", (given,), (b3sum, fresh, again))
 
 
@@ -188,7 +186,7 @@ def settle(bench: Bench) -> str:
             run(entrant, bench.tools.work)
         except RunError as error:
             print(f"{entrant.name}, {given.name}: {error}", file=sys.stderr, flush=True)
-    return machine.compiled_kernel(given.path, bench.tools.env)
+    return machine.compiled_kernel(given.path, bench.tools.python, bench.tools.env)
 
 
 ROWS: dict[str, tuple[str, Callable[[Bench], None]]] = {

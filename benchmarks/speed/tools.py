@@ -5,12 +5,11 @@ Every command does its whole job: those that end in a file write it.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import venv
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -49,6 +48,8 @@ class Tools:
         self.work.mkdir(parents=True, exist_ok=True)
         self._peers = cache_folder / "peers"
         self._no_peers = _install(self._peers)
+        self._ours_at = cache_folder / "ours"
+        _install_ours(self._ours_at)
         self._key = self.work / "key.pem"
         self._key.write_bytes(_new_key())
 
@@ -66,16 +67,23 @@ class Tools:
 
     def _ours(self, given: Input, name: str) -> Entrant:
         saved = () if name == "lineage --exact" else ("-o", str(self.work / "saved.lineage"))
-        # Versions without a cache of fingerprints have no option against it.
-        fresh = ("--no-cache",) if knows("--no-cache") else ()
-        command = ours("fingerprint", str(given.path), *OURS[name], *fresh, *saved)
+        command = self.ours("fingerprint", str(given.path), *OURS[name], "--no-cache", *saved)
         numpy = {"LINEAGE_KERNEL": "numpy"} if name == "lineage, NumPy" else {}
         return Entrant(name, command, self.env | numpy, _AGAINST)
 
     @property
     def env(self) -> dict[str, str]:
-        """Return what our own commands are run with: this checkout, and a cache of its own."""
-        return {"PYTHONPATH": str(HOME), "XDG_CACHE_HOME": str(self.work / "cache")}
+        """Return what our own commands are run with: a cache of their own, and no other code."""
+        return {"PYTHONPATH": "", "XDG_CACHE_HOME": str(self.work / "cache")}
+
+    def ours(self, *arguments: str) -> tuple[str, ...]:
+        """Return one of our own commands, as an install of this checkout has it."""
+        return (str(self._ours_at / "bin" / "lineage"), *arguments)
+
+    @property
+    def python(self) -> Path:
+        """Return the interpreter that our own commands run in."""
+        return self._ours_at / "bin" / "python"
 
     def _peer(self, given: Input, name: str) -> Entrant:
         files = tuple(map(str, given.files))
@@ -98,23 +106,27 @@ class Tools:
         return Entrant(name, commands[name], env, _AGAINST, missing)
 
 
-def ours(*arguments: str) -> tuple[str, ...]:
-    """Return one of our own commands."""
-    return (sys.executable, "-P", "-m", "lineage", *arguments)
-
-
-@cache
-def knows(option: str) -> bool:
-    """Return whether `lineage fingerprint` has an option."""
-    environment = {**os.environ, "PYTHONPATH": str(HOME)}
-    return option in _output(*ours("fingerprint", "--help"), env=environment)
-
-
 def renamed(
     entrant: Entrant, name: str, against: dict[str, str], command: tuple[str, ...] = ()
 ) -> Entrant:
     """Return an entrant under another name, with other rivals, perhaps another command."""
     return replace(entrant, name=name, against=against, command=command or entrant.command)
+
+
+def _install_ours(folder: Path) -> None:
+    """Put this checkout where users have it: an editable install starts a third more slowly.
+
+    Raises:
+        OSError: If it could not be done.
+    """
+    print("installing this checkout", file=sys.stderr, flush=True)
+    pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", str(HOME))
+    if not Path(pip[0]).exists():
+        venv.create(folder, with_pip=True)
+    for more in ((), ("--no-deps", "--force-reinstall")):  # the second, as its version stays
+        done = subprocess.run((*pip, *more), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"this checkout could not be installed: {_why(done.stderr)}")
 
 
 def _install(folder: Path) -> str:
@@ -131,10 +143,14 @@ def _install(folder: Path) -> str:
     command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *PINNED]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        return (words or ["pip failed"])[-1]
+        return _why(done.stderr)
     note.write_text(wanted)
     return ""
+
+
+def _why(said: str) -> str:
+    words = [line for line in said.splitlines() if line.startswith("ERROR")]
+    return (words or ["pip failed"])[-1]
 
 
 def _new_key() -> bytes:
