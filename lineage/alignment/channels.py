@@ -15,6 +15,7 @@ al., "Independence Tests for Language Models" (2025).
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -327,22 +328,41 @@ class _Solver:
     def _refined(self, orders: Orders, left_out: frozenset[Tensor]) -> Orders:
         """Assign every group again by all tensors but some, until nothing changes."""
         orders = dict(orders)
+        settled: set[int] = set()  # groups that would be assigned as they are
         for _ in range(_ROUNDS):
-            changed = False
             for g in self.plain:
-                look = self.look.outgoing(self.look.readers(g, left_out), g, orders, left_out)
-                for i in self.look.writers(g, NOTHING):
-                    if (i, "recurrent") in self.looks and (i, "recurrent") not in left_out:
-                        look.total += self.look.own(g, orders, [i]).total
-                    if (i, "weight") not in left_out:
-                        half = 0 if (i, "half") in left_out else None
-                        look.total += self.look.incoming([i], g, orders, half).total
-                found = look.assigned()
-                changed = changed or not np.array_equal(found, orders[g])
-                orders[g] = found
-            if not changed:
+                if g in settled:
+                    continue
+                found = self._assigned(g, orders, left_out)
+                settled.add(g)
+                if not np.array_equal(found, orders[g]):
+                    orders[g] = found
+                    settled -= self._touching[g]
+            if len(settled) == len(self.plain):
                 break
         return orders
+
+    def _assigned(self, group: int, orders: Orders, left_out: frozenset[Tensor]) -> Order:
+        """Match a group's channels by all tensors but some, as the others are matched."""
+        look = self.look.outgoing(self.look.readers(group, left_out), group, orders, left_out)
+        for i in self.look.writers(group, NOTHING):
+            if (i, "recurrent") in self.looks and (i, "recurrent") not in left_out:
+                look.total += self.look.own(group, orders, [i]).total
+            if (i, "weight") not in left_out:
+                half = 0 if (i, "half") in left_out else None
+                look.total += self.look.incoming([i], group, orders, half).total
+        return look.assigned()
+
+    @cached_property
+    def _touching(self) -> dict[int, set[int]]:
+        """Group -> those that a tensor has besides it; itself, as a tensor may be seen by half."""
+        found = {group: {group} for group in self.plain}
+        for i in self.used:
+            layer = self.a.layers[i]
+            groups = {*layer.columns, *([] if layer.rows is None else [layer.rows])}
+            for group in groups:
+                found[group] |= groups
+        return found
 
 
 def _agreed(one: Order, other: Order) -> Agreement:

@@ -7,7 +7,7 @@ channel's incoming weights of norm 1, so that neither shows in a comparison.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -152,20 +152,33 @@ def _unit(rows: Matrix) -> Matrix:
 
 
 def _quiet(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
-    """Return both along the half of directions that a's channels use least.
+    """Return both along the half of directions that a's channels use least, in float64.
 
     Networks of one kind of data come to use some directions alike; what an initialisation left is
     in the others.
     """
-    _, values, directions = np.linalg.svd(_unit(a), full_matrices=False)
-    used = int(np.sum(values > _LEAST_VALUE * values[0])) if len(values) else 0
-    if used < _LEAST_DIRECTIONS:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    directions = _directions(_unit(a))
+    if len(directions) < _LEAST_DIRECTIONS:
         return a, b
-    kept = directions[used // 2 : used]
+    kept = directions[len(directions) // 2 :]
     return a @ kept.T, b @ kept.T
 
 
-_LEAST_VALUE, _LEAST_DIRECTIONS = 1e-6, 16
+def _directions(rows: Matrix) -> Matrix:
+    """Return the directions that rows use, the most used first: orthonormal, a row each.
+
+    They are the right singular vectors. The products of a wide matrix's rows are few, so that their
+    eigenvectors are found many times sooner.
+    """
+    is_wide = rows.shape[0] <= rows.shape[1]
+    squares, vectors = np.linalg.eigh(rows @ rows.T if is_wide else rows.T @ rows)
+    used = squares > _LEAST_VALUE**2 * squares[-1:]
+    vectors = vectors[:, used][:, ::-1].T
+    return vectors @ rows / np.sqrt(squares[used][::-1, None]) if is_wide else vectors
+
+
+_LEAST_VALUE, _LEAST_DIRECTIONS = 1e-5, 16
 """Of the largest singular value, from which a direction is used; so many must be for half of them
 to be left out."""
 
@@ -186,6 +199,10 @@ class Looks:
                 count = min(m["weight"].shape[axis] for m in both)
                 for m in both:
                     m["weight"] = m["weight"][:, :, :count] if axis == 2 else m["weight"][:, :count]
+        self._singles = tuple(  # cosines need no more, and are found in half of the time
+            [{role: one.astype(np.float32) for role, one in m.items()} for m in both]
+            for both in (self.ours, self.theirs)
+        )
         self.gates: dict[int, tuple[int, ...]] = {}
         self.plain = {g: np.arange(size) for g, size in enumerate(a.sizes)}
         self.looks = [(i, role) for i in used for role in self.ours[i]]
@@ -211,7 +228,13 @@ class Looks:
 
     def pair(self, layer: int, role: str) -> tuple[Matrix, Matrix]:
         """Return a tensor of both, b's gates in a's order."""
-        a, b = self.ours[layer][role], self.theirs[layer][role]
+        return self._in_order(layer, self.ours[layer][role], self.theirs[layer][role])
+
+    def _single(self, layer: int, role: str) -> tuple[Any, Any]:
+        """Return the same in float32."""
+        return self._in_order(layer, *(both[layer][role] for both in self._singles))
+
+    def _in_order(self, layer: int, a: Any, b: Any) -> tuple[Any, Any]:
         order = self.gates.get(layer)
         return a, (b if order is None else b[list(order)])
 
@@ -227,7 +250,7 @@ class Looks:
         """Look at what channels read; by halves at every other channel of it, or position."""
         look = self.look(group, is_quiet=is_quiet)
         for i in layers:
-            a, b = self.pair(i, "weight")
+            a, b = self._single(i, "weight")
             b = b[:, :, self.columns(i, orders)]
             if half is not None and a.shape[2] > 1:
                 a, b = a[:, :, half::2], b[:, :, half::2]
@@ -258,7 +281,7 @@ class Looks:
         """Look at what reads channels; of a tensor that is left out by half, at half of them."""
         look = self.look(group, is_quiet=is_quiet)
         for i in layers:
-            a, b = self.pair(i, "weight")
+            a, b = self._single(i, "weight")
             rows = self.a.layers[i].rows
             if rows is not None:
                 b = b[:, orders[rows]]
@@ -284,7 +307,7 @@ class Looks:
         """Look at what recurrent layers' units tell each other, but not themselves."""
         look = self.look(group, is_quiet=is_quiet)
         for i in layers:
-            a, b = (m[..., 0].copy() for m in self.pair(i, "recurrent"))
+            a, b = (m[..., 0].copy() for m in self._single(i, "recurrent"))
             for m in (a, b):
                 m[:, np.arange(m.shape[1]), np.arange(m.shape[1])] = 0
             order = orders[group]
