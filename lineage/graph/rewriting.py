@@ -57,9 +57,9 @@ _SAME: dict[str, Any] = {
 
 _SPELLED = {"BF16": "bf16", "F16": "fp16"}
 
-MOST_OF_A_CHAIN = 1 << 24
+MOST_OF_A_CHAIN = 1 << 26
 """Bytes of a network without a stream above which it is not held against others unasked: there is
-no sketch that tells strangers soon, and matching all channels of these takes minutes."""
+no sketch that tells strangers soon, and matching all channels of larger ones takes minutes."""
 
 LARGE = 1 << 30
 """Bytes of a model from which a sketch of some units is made before all weights are looked at."""
