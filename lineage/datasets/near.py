@@ -151,19 +151,15 @@ def _compare(
     ends = np.searchsorted(theirs[order], mine, "right")
     sizes = np.minimum(ends - starts, 64)  # a band that very many share tells little
     for begin in range(0, len(a), _AT_ONCE):
-        rows = np.repeat(
-            np.arange(begin, min(len(a), begin + _AT_ONCE)), sizes[begin : begin + _AT_ONCE]
-        )
-        if not len(rows):
-            continue
         window = sizes[begin : begin + _AT_ONCE]
-        offsets = np.arange(len(rows)) - np.repeat(np.cumsum(window) - window, window)
-        found = order[starts[rows] + offsets]
+        rows = np.repeat(np.arange(begin, begin + len(window)), window)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(window) - window, window)
+        found = order[starts[rows] + places]
         for first in range(0, len(rows), _AT_ONCE):
             i, j = rows[first : first + _AT_ONCE], found[first : first + _AT_ONCE]
             near = (ours[i] == others[j]).mean(axis=1)
-            order = np.lexsort((-near, i))
-            _, heads = np.unique(i[order], return_index=True)
-            nearest = order[heads]  # the nearest of each row
+            best_first = np.lexsort((-near, i))
+            _, heads = np.unique(i[best_first], return_index=True)
+            nearest = best_first[heads]  # the nearest of each row
             nearest = nearest[near[nearest] > best[i[nearest]]]
             best[i[nearest]], match[i[nearest]] = near[nearest], j[nearest]

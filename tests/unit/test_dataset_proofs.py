@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasketch import MinHash
+from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from second import dataset as second
@@ -195,6 +195,30 @@ def test_sketches_estimate_jaccard_within_their_error_and_as_datasketch_does() -
     assert abs(float(np.mean(errors))) < 4 * bound / math.sqrt(len(errors))
     assert 0.7 * bound < float(np.std(errors)) < 1.3 * bound
     assert 0.7 * bound < float(np.std(others)) < 1.3 * bound
+
+
+def test_many_sketches_are_compared_as_by_datasketchs_own_index() -> None:
+    """So many that they are compared in several parts, and several of them at once in each."""
+    random = np.random.default_rng(4)
+    others = random.integers(0, 2**32, (9000, 128), dtype=np.uint32)
+    others[500:540] = others[500]
+    ours = random.integers(0, 2**32, (9000, 128), dtype=np.uint32)
+    copied = random.permutation(9000)[:6000]
+    ours[:6000] = others[copied]
+    changed = random.random((6000, 128)) < random.uniform(0, 0.3, (6000, 1))
+    ours[:6000][changed] = random.integers(0, 2**32, int(changed.sum()), dtype=np.uint32)
+    index = MinHashLSH(num_perm=128, params=(32, 4))
+    for number, row in enumerate(others):
+        index.insert(number, MinHash(hashvalues=row, scheme="affine32"))
+    expected = {}
+    for number, row in enumerate(ours):
+        met = index.query(MinHash(hashvalues=row, scheme="affine32"))
+        if met and (estimate := (others[met] == row).mean(axis=1).max()) >= 0.8:
+            expected[number] = round(float(estimate), 4)
+    found = near_duplicates(ours, others)
+    assert {row: estimate for row, _, estimate in found.pairs} == expected
+    assert found.count == len(expected) > 3000
+    assert all((ours[row] == others[match]).mean() >= 0.8 for row, match, _ in found.pairs)
 
 
 def test_near_duplicates_are_found_with_their_span(tmp_path: Path) -> None:
