@@ -288,10 +288,13 @@ def _check_delta(stated: DeltaRef | None, model: Fingerprint) -> None:
     if stated is None:
         return
     found = delta_of(model)
-    if found is None:
+    if found is None or model.delta is None:
         raise ContradictionError("the claim is of an adapter, and no adapter was measured")
-    if stated.scheme == found.scheme and stated != found:
-        differs = "its identity" if stated.id != found.id else "what it changes"
+    if stated.scheme != found.scheme:
+        return
+    is_identity = stated.id in model.delta.ids  # one of two next to a line of its grid
+    if not is_identity or stated.changed != found.changed:
+        differs = "what it changes" if is_identity else "its identity"
         raise ContradictionError(
             f"the files are those claimed, but {differs} is not: the configuration beside them "
             "may be another"

@@ -16,7 +16,7 @@ from strategies import json_values
 from vectors import make_dataset
 
 from lineage import manifests
-from lineage.datasets import build, hashing, json_texts, load
+from lineage.datasets import Options, build, hashing, json_texts, load
 from lineage.datasets.near import sketches
 from lineage.datasets.readers import json_lines
 from lineage.datasets.sorting import tree_over
@@ -228,6 +228,13 @@ def test_sketches_agree(value: Any) -> None:
     text = canonical(value)
     found = struct.unpack("<128I", sketches([text]))
     assert list(found) == second.near(text.decode())
+
+
+def test_sketches_are_what_the_vectors_say(tmp_path: Path) -> None:
+    folder = VECTORS / "sketches"
+    build([folder / "records.jsonl"], tmp_path / "out", Options(near=True))
+    expected = json.loads((folder / "expected.json").read_text())
+    assert load(tmp_path / "out").near.tolist() == expected
 
 
 @given(st.data())

@@ -42,6 +42,7 @@ def expected(case: str) -> dict[str, Any]:
 def assert_same(found: Delta, made: dict[str, Any]) -> None:
     """Identities alike; cores and energies within rule 6."""
     assert (found.id, list(found.codes)) == (made["delta_id"], made["delta_codes"])
+    assert set(found.ids) == set(made["delta_ids"])
     np.testing.assert_allclose(found.features, made["features"], atol=1e-9)
     for one, other in zip(found.changes, made["changes"], strict=True):
         assert (one.name, one.kind, list(one.shape)) == (
@@ -57,6 +58,7 @@ def test_a_case_is_measured_as_expected(case: str) -> None:
     found, made = delta(VECTORS / case), expected(case)
     assert_same(found, second.delta(make_delta.CASES[case][3]))
     assert (found.id, list(found.codes)) == (made["delta_id"], made["delta_codes"])
+    assert set(found.ids) == set(made["delta_ids"])
     np.testing.assert_allclose(found.features, list(map(float, made["features"])), atol=1e-8)
     for one, other in zip(found.changes, made["changes"], strict=True):
         assert (one.name, one.kind) == (other["name"], other["kind"])

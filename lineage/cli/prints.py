@@ -121,6 +121,7 @@ def delta_json(delta: Delta) -> dict[str, Any]:
     """Return what is printed of what an adapter changes."""
     return {
         "delta_id": delta.id,
+        "delta_ids": list(delta.ids),
         "delta_codes": list(delta.codes),
         "delta": {
             "family": delta.family,

@@ -187,8 +187,9 @@ class _Work:
         self.how = how
         self.near: Near | None = None
         if how.near:
-            from lineage.datasets.near import sketches
+            from lineage.datasets.near import empty, sketches
 
+            empty()  # if datasketch is missing, it is said before anything is read
             self.near = sketches
         self.rows: list[dict[str, Any]] = []
         self.digests: dict[str, dict[str, str]] = {}

@@ -1,15 +1,19 @@
 """Near-duplicates: MinHash of the words in a record's strings, five at a time.
 
-A sketch is 128 numbers. The share of numbers that two sketches have in common estimates the share
-of runs of five words that the two records have in common (Jaccard), with a standard error of
-sqrt(J (1 - J) / 128): .035 at J = .8. Only whole records are compared: a short text inside a long
-one is not found.
+A sketch is the 128 numbers of datasketch's `MinHash`. The share of numbers that two sketches have
+in common estimates the share of runs of five words that the two records have in common (Jaccard),
+with a standard error of sqrt(J (1 - J) / 128): .035 at J = .8. Only whole records are compared: a
+short text inside a long one is not found.
+
+Which sketches are compared is found here and not by its `MinHashLSH`: see
+`lineage/spec/decisions/near-duplicates.md`.
 
 Source: Broder (1997).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -18,12 +22,11 @@ from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
 
-from lineage.digest import frame
+from lineage.errors import FormatError
 
-TAG = "lineage/shingle/v1"
 PERMUTATIONS = 128
+SEED = 1
 WORDS = 5
 BANDS = 32
 """Sketches that have a band of 4 numbers in common are compared: 1 - (1 - J^4)^32 of pairs at J."""
@@ -60,18 +63,34 @@ def shingles(text: bytes) -> set[bytes]:
     return {" ".join(words[i : i + WORDS]).encode() for i in runs}
 
 
+@functools.cache
+def empty() -> Any:
+    """Return the sketch of no shingles, a `datasketch.MinHash`; to be copied.
+
+    Raises:
+        FormatError: If datasketch is not installed.
+    """
+    try:
+        from datasketch import MinHash
+    except ImportError:
+        reason = "near-duplicates need datasketch: pip install 'model-lineage[data]'"
+        raise FormatError(reason) from None
+    return MinHash(num_perm=PERMUTATIONS, seed=SEED, scheme="affine32")
+
+
 def sketches(texts: list[bytes]) -> bytes:
     """Return the sketch of every canonical text, 512 bytes each.
 
-    Number i is the least, over the record's shingles, of number i in BLAKE3's extended output for
-    the shingle: 128 functions as independent as any.
+    Raises:
+        FormatError: If datasketch is not installed.
     """
-    found = []
-    for text in texts:
-        numbers = b"".join(blake3(frame(TAG, s)).digest(4 * PERMUTATIONS) for s in shingles(text))
-        rows = np.frombuffer(numbers, "<u4").reshape(-1, PERMUTATIONS)
-        found.append(rows.min(axis=0).astype("<u4").tobytes())
-    return b"".join(found)
+    sketch = empty().copy()
+    found = np.empty((len(texts), PERMUTATIONS), "<u4")
+    for row, text in zip(found, texts, strict=True):
+        sketch.clear()
+        sketch.update_batch(shingles(text))
+        row[:] = sketch.hashvalues
+    return found.tobytes()
 
 
 @final
@@ -151,19 +170,15 @@ def _compare(
     ends = np.searchsorted(theirs[order], mine, "right")
     sizes = np.minimum(ends - starts, 64)  # a band that very many share tells little
     for begin in range(0, len(a), _AT_ONCE):
-        rows = np.repeat(
-            np.arange(begin, min(len(a), begin + _AT_ONCE)), sizes[begin : begin + _AT_ONCE]
-        )
-        if not len(rows):
-            continue
         window = sizes[begin : begin + _AT_ONCE]
-        offsets = np.arange(len(rows)) - np.repeat(np.cumsum(window) - window, window)
-        found = order[starts[rows] + offsets]
+        rows = np.repeat(np.arange(begin, begin + len(window)), window)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(window) - window, window)
+        found = order[starts[rows] + places]
         for first in range(0, len(rows), _AT_ONCE):
             i, j = rows[first : first + _AT_ONCE], found[first : first + _AT_ONCE]
             near = (ours[i] == others[j]).mean(axis=1)
-            order = np.lexsort((-near, i))
-            _, heads = np.unique(i[order], return_index=True)
-            nearest = order[heads]  # the nearest of each row
+            best_first = np.lexsort((-near, i))
+            _, heads = np.unique(i[best_first], return_index=True)
+            nearest = best_first[heads]  # the nearest of each row
             nearest = nearest[near[nearest] > best[i[nearest]]]
             best[i[nearest]], match[i[nearest]] = near[nearest], j[nearest]

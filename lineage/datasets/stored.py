@@ -47,7 +47,7 @@ MAX_WORDS = 4096
 NEAR_BYTES = 512
 """A record's sketch: 128 unsigned 32-bit numbers."""
 
-NEAR_SCHEME = "minhash-v1/hashes=128/words=5"
+NEAR_SCHEME = "minhash-v2/hashes=128/seed=1/words=5"
 
 BLOCK = 1 << 16
 """Records that are looked at at once."""

@@ -2,9 +2,10 @@
 
 The sketch of each change is its core, in the one scheme of all sketches, from folded factors. The
 features of the whole adapter are a few signed sums over all cores, each over the exact norm: they
-depend on the changes alone. What they are rounded to is the identity, `id`; rounded coarsely
-on shifted grids they are `codes`, of which two adapters that are nearly the same share some for
-certain. `lineage/spec/delta-v1.md` says it in words, and what near-ties come to.
+depend on the changes alone. What they are rounded to is the identity, `id`; what they might have
+been rounded to, had the factors been others, is in `ids`, so that no border parts what is the same.
+Rounded coarsely on shifted grids they are `codes`, of which two adapters that are nearly the same
+share some for certain. `lineage/spec/delta-v1.md` says it in words, and what near-ties come to.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +47,14 @@ more: each is one more that rounding may carry across a line."""
 
 FINE, NORM = 64, 128
 """Steps of a feature, and of the natural logarithm of a norm, to one: those of the identity."""
+
+BORDER = 2.0**-17
+"""How near to a line of its grid a feature has both sides' identities: thirty times as far as
+float32 factors were seen to move one."""
+
+MOST_AT_BORDERS = 6
+"""Numbers next to a line, beyond which an adapter has one identity: who drew them so did it on
+purpose."""
 
 COARSE, CODES = 4, 32
 """Steps of either to one on each of the shifted grids, and how many grids there are: more than
@@ -118,12 +128,30 @@ class Delta:
     features: tuple[float, ...]
     says: Mapping[str, str]
 
-    @cached_property
+    @property
     def id(self) -> str:
-        """64 hex digits: equal for equal changes, but for numbers next to a line of the grid."""
+        """64 hex digits; which adapters have it is told by `ids`."""
+        return self.ids[0]
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """`id`, and those of the cells beyond every line that a feature lies next to.
+
+        Of two adapters whose features are all within `BORDER` of each other, each has the other's
+        `id` among them.
+        """
         steps = [FINE] * FEATURES + [NORM] * (len(self.features) - FEATURES)
-        cells = [math.floor(x * n + 0.5) for x, n in zip(self.features, steps, strict=True)]
-        return _digest("lineage/delta-id/v1", self._modules, cells).hex()
+        scaled = [(x * n + 0.5, BORDER * n) for x, n in zip(self.features, steps, strict=True)]
+        own = [math.floor(x) for x, _ in scaled]
+        cells = [
+            dict.fromkeys((cell, math.floor(x - off), math.floor(x + off)))
+            for cell, (x, off) in zip(own, scaled, strict=True)
+        ]
+        if sum(len(sides) > 1 for sides in cells) > MOST_AT_BORDERS:
+            cells = [dict.fromkeys((cell,)) for cell in own]
+        return tuple(
+            _digest("lineage/delta-id/v1", self._modules, found).hex() for found in product(*cells)
+        )
 
     @cached_property
     def codes(self) -> tuple[str, ...]:

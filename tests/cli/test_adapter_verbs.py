@@ -71,6 +71,8 @@ def test_one_change_has_one_identity_in_two_dialects(
 ) -> None:
     rows = printed(capsys, "fingerprint", "one", "one-kohya.safetensors")["fingerprints"]
     assert rows[0]["delta_id"] == rows[1]["delta_id"]
+    assert rows[0]["delta_ids"] == rows[1]["delta_ids"]
+    assert rows[0]["delta_ids"][0] == rows[0]["delta_id"]
     assert rows[0]["delta_codes"] == rows[1]["delta_codes"]
     assert rows[0]["id"] != rows[1]["id"]
     assert {change["rank"] for change in rows[0]["delta"]["changes"]} == {8}

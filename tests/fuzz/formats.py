@@ -7,6 +7,7 @@ import os
 import pickle as op
 from pathlib import Path
 
+import adapters
 import mutators
 import records
 from targets import Target, one_file
@@ -147,5 +148,6 @@ TARGETS: dict[str, Target] = {
         read=_stored, is_stored=True,
     ),
     **records.TARGETS,
+    **adapters.TARGETS,
 }  # fmt: skip
 """By the name that `run.py` takes."""

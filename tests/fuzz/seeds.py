@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "family")]
 
+import adapters
 import numpy as np
 import record_seeds
 import records
@@ -34,6 +35,8 @@ def main(reader: str, folder: Path) -> None:
     by_hand = {"index": _index, "folder": _folder, "torchscript": _torchscript}
     if reader in records.TARGETS:
         made = record_seeds.seeds(reader, beside)
+    elif reader in adapters.TARGETS:
+        made = adapters.seeds()
     else:
         made = by_hand.get(reader, list)()
     for number, data in enumerate(made):

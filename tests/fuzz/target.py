@@ -23,10 +23,11 @@ import atheris
 
 with atheris.instrument_imports(include=["lineage"]):
     import lineage
-    from lineage import artifacts, claims, datasets, fingerprints, manifests
+    from lineage import adapters, artifacts, claims, datasets, fingerprints, manifests
     from lineage.datasets import conventions, readers
 
     for _floor in (
+        adapters,
         artifacts,
         fingerprints,
         datasets,

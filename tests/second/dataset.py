@@ -7,8 +7,10 @@ are read into nested tuples first, and JSON is checked on the text's own terms.
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
+import random
 import re
 from collections import Counter
 from typing import Any
@@ -363,6 +365,29 @@ def file_proof(value: Any) -> None:
 # Near-duplicates
 
 
+def mersenne(seed: int) -> random.Random:
+    """MT19937 as its authors seed it with one number; Python's own `seed` does otherwise."""
+    state = [seed]
+    for place in range(1, 624):
+        last = state[-1]
+        state.append((1812433253 * (last ^ last >> 30) + place) % 2**32)
+    found = random.Random()
+    found.setstate((3, (*state, 624), None))
+    return found
+
+
+_DRAWN = mersenne(1)
+TIMES = [2 * (_DRAWN.getrandbits(32) % 2**31) + 1 for _ in range(128)]
+PLUS = [_DRAWN.getrandbits(32) for _ in range(128)]
+
+
+def mixed(shingle: bytes) -> int:
+    h = int.from_bytes(hashlib.sha1(shingle).digest()[:4], "little")
+    h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
+    h = (h ^ h >> 13) * 0xC2B2AE35 % 2**32
+    return h ^ h >> 16
+
+
 def near(canonical: str) -> list[int]:
     """A record's 128 numbers."""
     strings = re.findall(r'("(?:[^"\\]|\\.)*")(:?)', canonical)
@@ -374,7 +399,5 @@ def near(canonical: str) -> list[int]:
         if words
         else [canonical]
     )
-    found = [blake3(tagged("lineage/shingle/v1", run.encode())).digest(512) for run in runs]
-    return [
-        min(int.from_bytes(one[4 * i : 4 * i + 4], "little") for one in found) for i in range(128)
-    ]
+    hashes = [mixed(run.encode()) for run in runs]
+    return [min((a * h + b) % 2**32 for h in hashes) for a, b in zip(TIMES, PLUS, strict=True)]

@@ -69,7 +69,7 @@ def features_of(changes: list[dict[str, Any]]) -> list[float]:
         bits = np.unpackbits(np.frombuffer(stream, np.uint8), bitorder="little")
         for k in range(20):
             signs = 1 - 2 * bits[k * core.size : (k + 1) * core.size].astype(float)
-            found[k] += float(signs @ core.reshape(-1)) / norms[GROUP[kind]]
+            found[k] += math.fsum(signs * core.reshape(-1)) / norms[GROUP[kind]]
     return found + [math.log(norms[group]) for group in GROUPS if norms[group]]
 
 
@@ -101,9 +101,18 @@ def delta(values: dict[tuple[str, str], Array]) -> dict[str, Any]:
 def names_of(changes: list[dict[str, Any]], features: list[float]) -> dict[str, Any]:
     """Rules 10 and 11."""
     steps = [64] * 20 + [128] * (len(features) - 20)
-    cells = [math.floor(x * step + 0.5) for x, step in zip(features, steps, strict=True)]
+    scaled = [x * step + 0.5 for x, step in zip(features, steps, strict=True)]
+    ids = [[]]
+    for x, step in zip(scaled, steps, strict=True):
+        sides = {math.floor(x + side * step / 2**17) for side in (-1, 0, 1)}
+        own = [math.floor(x)]
+        ids = [[*one, cell] for one in ids for cell in own + sorted(sides - {*own})]
+    if len(ids) > 64:
+        ids = ids[:1]
+    found = [digest(b"lineage/delta-id/v1", changes, cells) for cells in ids]
     return {
-        "delta_id": digest(b"lineage/delta-id/v1", changes, cells),
+        "delta_id": found[0],
+        "delta_ids": found,
         "delta_codes": [
             digest(
                 b"lineage/delta-code/v1",

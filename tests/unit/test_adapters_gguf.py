@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from lineage.adapters import adapter_of
 from lineage.adapters.base import Unread
+from lineage.adapters.llama_cpp import REORDERED
 from lineage.artifacts import read
 from lineage.errors import FormatError
 from lineage.evidence.contained import contained
@@ -76,7 +77,7 @@ def written(
     alpha: float | None = ALPHA,
     kind: str = "lora",
     is_adapter: bool = True,
-    heads: tuple[int, int] | None = None,
+    heads: tuple[Any, Any] | None = None,
     packed: gguf.GGMLQuantizationType | None = None,
 ) -> Path:
     """Write a file as llama.cpp's converters do, with its own writer."""
@@ -141,6 +142,49 @@ def test_where_nothing_was_reordered_no_base_is_asked_for(tmp_path: Path) -> Non
     # The configuration that it was made of may lie beside it, and says nothing of its names.
     beside = written(tmp_path / "peft" / "a.gguf", factors("qwen2"), "qwen2")
     assert identity(beside) == expected
+
+
+@pytest.mark.parametrize("architecture", sorted(REORDERED | {"llama4", "qwen3", "olmo2"}))
+def test_rows_are_put_back_where_a_converter_moved_them(architecture: str, tmp_path: Path) -> None:
+    """Which converters do is read in llama.cpp; that of llama was run (`benchmarks/formats.py`)."""
+    expected = identity(as_peft(tmp_path / "peft"))
+    assert architecture in {*gguf.MODEL_ARCH_NAMES.values(), "nanbeige"}  # the newest
+    is_moved = architecture in REORDERED
+    tensors = factors("llama" if is_moved else architecture)
+    file = written(tmp_path / "a.gguf", tensors, architecture, heads=(HEADS, KV_HEADS))
+    assert identity(file) == expected
+
+
+def test_layers_may_have_other_numbers_of_heads(tmp_path: Path) -> None:
+    expected = identity(as_peft(tmp_path / "peft"))
+    file = written(tmp_path / "a.gguf", factors(), "deci")
+    queries = {"num_attention_heads": HEADS}
+    groups = [{"attention": {"n_heads_in_group": n}} for n in (HEADS // KV_HEADS, None)]
+    known = [
+        {**queries, "num_key_value_heads_per_layer": [KV_HEADS, 1]},
+        {**queries, "block_configs": groups},
+        {"n_heads": HEADS, "n_kv_heads": KV_HEADS},
+    ]
+    for number, config in enumerate(known):
+        base = config_of_base(tmp_path / f"base-{number}", **config)
+        assert identity(file, base) == expected
+    heads = {"a": ([HEADS, 0], [KV_HEADS, 0]), "b": (HEADS, [KV_HEADS, 0])}
+    norm = {"output_norm.weight": random(WIDTH)}
+    for name, both in heads.items():  # a header's lists are not read, and nothing is made of them
+        path = tmp_path / f"base-{name}.gguf"
+        header = written(path, norm, "deci", alpha=None, is_adapter=False, heads=both)
+        assert fingerprint(file, base=header).delta is None
+    open_ = [
+        {**queries, "num_key_value_heads_per_layer": []},
+        {**queries, "num_key_value_heads_per_layer": [0, 2]},
+        {**queries, "num_key_value_heads_per_layer": [-1]},
+        {**queries, "block_configs": [{"attention": {}}]},
+        {**queries, "block_configs": 3},
+        {"block_configs": groups},
+    ]
+    for number, config in enumerate(open_):
+        base = config_of_base(tmp_path / f"open-{number}", **config)
+        assert fingerprint(file, base=base).delta is None
 
 
 @pytest.mark.parametrize("base", [None, "memory", "empty"])

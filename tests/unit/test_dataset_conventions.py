@@ -437,6 +437,7 @@ def test_fields_of_each_format_are_told_by_how_they_are_found(tmp_path: Path) ->
     assert held_to(tmp_path / "croissant.json", tmp_path).holds
 
 
+@pytest.mark.data_libraries
 @pytest.mark.filterwarnings("ignore")
 def test_mlcroissant_reads_the_records_of_what_is_written(tmp_path: Path) -> None:
     """Its library finds no fault, checks the SHA-256 and reads the records themselves."""
@@ -473,6 +474,7 @@ def test_mlcroissant_reads_the_records_of_what_is_written(tmp_path: Path) -> Non
         list(made.records("records"))
 
 
+@pytest.mark.data_libraries
 @pytest.mark.filterwarnings("ignore")
 def test_mlcroissant_takes_json_and_what_has_no_columns(tmp_path: Path) -> None:
     library = pytest.importorskip("mlcroissant")

@@ -476,6 +476,7 @@ ROWS_OF_DATASETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.data_libraries
 @pytest.mark.filterwarnings("ignore")
 def test_datasets_in_memory_and_saved_have_one_root(tmp_path: Path) -> None:
     """As jsonl, parquet and a folder that the library wrote, and as its objects in memory."""
@@ -514,6 +515,7 @@ def test_datasets_in_memory_and_saved_have_one_root(tmp_path: Path) -> None:
     assert root(tmp_path / "picked") == root([rows[3], rows[1]])
 
 
+@pytest.mark.data_libraries
 @pytest.mark.filterwarnings("ignore")
 def test_datasets_of_pictures_are_their_bytes(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")

@@ -537,6 +537,26 @@ def test_a_declared_only_parent_takes_nothing_from_the_check_of_the_other(first:
         )
 
 
+def test_a_claims_delta_may_be_on_the_other_side_of_a_line() -> None:
+    """As another machine's last bits may have it, of the same files."""
+    folder = Path(__file__).parents[1] / "vectors" / "delta" / "v1" / "border"
+    found = fingerprint(folder)
+    assert found.delta is not None
+    own, other = found.delta.ids
+    made = audit.draft("adapter", found, {}, splits=[Split("a", "maker", Fraction(1))])
+    assert made.delta is not None
+    assert made.delta.id == own
+    for identity in (own, other):
+        stated = replace(made, delta=replace(made.delta, id=identity))
+        audit.verify(sign(stated, KEY), POLICY, weights=folder)
+    for delta, reason in (
+        (replace(made.delta, id="0f" * 32), "its identity"),
+        (replace(made.delta, changed=made.delta.changed * 0), "what it changes"),
+    ):
+        with pytest.raises(ContradictionError, match=reason):
+            audit.verify(sign(replace(made, delta=delta), KEY), POLICY, weights=folder)
+
+
 def test_distillation_is_declared_and_not_measured(first: Family) -> None:
     made = audit.draft(
         "student",

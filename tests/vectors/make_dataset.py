@@ -285,6 +285,14 @@ def uncounted() -> bytes:
     return MANIFEST[:at] + first + MANIFEST[at + 40 : at + 72] + second.le(sum(counts))
 
 
+SKETCHED = """\
+{"text": "The quick brown fox jumps over the lazy dog"}
+{"text": "the quick brown fox JUMPS over the lazy cat", "id": 7}
+{"title": "Two words", "body": ["and", "\\u00c9t\\u00e9 d\u2019hiver, snow_fall"]}
+{"n": 1, "none": null}
+"one"
+""".encode()
+
 BAD_MANIFESTS: dict[str, tuple[str, bytes]] = {
     "type": ("Another type.", reheaded(_type="urn:model-lineage:dataset-manifest:v2")),
     "member": ("A member that is not known.", reheaded(note="hello")),
@@ -334,6 +342,14 @@ def write(folder: Path) -> None:
         "data.manifest",
         MANIFEST,
     )
+    case(
+        folder / "sketches",
+        "Sketches of records with many words, few and none, other cases and letters.",
+        "records.jsonl",
+        SKETCHED,
+    )
+    found = [second.near(second.text(second.parse(line))) for line in SKETCHED.splitlines()]
+    (folder / "sketches" / "expected.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     for name, (hunts, data) in BAD_MANIFESTS.items():
         case(folder / f"manifest_{name}_fail", hunts, "data.manifest", data)
 

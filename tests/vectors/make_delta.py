@@ -49,6 +49,11 @@ def wide(array: Array) -> Array:
     return array.astype("<f8")
 
 
+def times(b: Array, a: Array) -> Array:
+    """B A, summed in the one order, so that the last bits are those of no machine."""
+    return sum(b[:, k : k + 1] * a[k : k + 1] for k in range(len(a)))
+
+
 B, A = numbers("b", 50, 4), numbers("a", 4, 40)
 BV, AV = numbers("bv", 30, 4), numbers("av", 4, 40)
 PEFT = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -59,8 +64,8 @@ BOTH = {
     f"{V}.lora_B.weight": BV,
 }
 SUM: Changes = {
-    ("blk.0.attn_q.weight", "delta"): 2 * wide(B) @ wide(A),
-    ("blk.0.attn_v.weight", "delta"): 2 * wide(BV) @ wide(AV),
+    ("blk.0.attn_q.weight", "delta"): 2 * times(wide(B), wide(A)),
+    ("blk.0.attn_v.weight", "delta"): 2 * times(wide(BV), wide(AV)),
 }
 TURN = np.array([[1, 2, 0, 0], [0, 1, 0, 0], [0, 0, 0.5, 0], [4, 0, 0, 1]])
 BACK = np.array([[1, -2, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [-4, 8, 0, 1]])
@@ -76,6 +81,7 @@ W = {
 K1, KA, KB = numbers("k1", 3, 5), numbers("ka", 14, 2), numbers("kb", 2, 9)
 CONV_A, CONV_B = numbers("ca", 4, 6, 3, 3), numbers("cb", 37, 4, 1, 1)
 L, M = numbers("l", 150), numbers("m", 50)
+EDGE_B, EDGE_A = numbers("border b 1751", 12, 2), numbers("border a 1751", 2, 9)
 QKV_B, QKV_A = numbers("fb", 60, 2), numbers("fa", 2, 20)
 
 CASES: dict[str, tuple[str, dict[str, Array], dict[str, Any] | None, Changes]] = {
@@ -94,22 +100,23 @@ CASES: dict[str, tuple[str, dict[str, Array], dict[str, Any] | None, Changes]] =
         None, SUM,
     ),
     "wide_dtype": ("`peft` in F64.", {k: wide(v) for k, v in BOTH.items()}, PEFT, SUM),
-    "turned": ("`peft` with factors turned by a matrix whose inverse is exact, in F64.", {k: (wide(v) @ TURN if "_B" in k else BACK @ wide(v)) for k, v in BOTH.items()}, PEFT, SUM),
+    "turned": ("`peft` with factors turned by a matrix whose inverse is exact, in F64.", {k: (times(wide(v), TURN) if "_B" in k else times(BACK, wide(v))) for k, v in BOTH.items()}, PEFT, SUM),
     "padded": ("`peft` with a rank of 7 in one module, of which 3 are nothing.", BOTH | {f"{Q}.lora_A.weight": PAD_A, f"{Q}.lora_B.weight": PAD_B}, {**PEFT, "rank_pattern": {"q_proj": 7}, "alpha_pattern": {"q_proj": 14}}, SUM),
     "zero_module": ("`peft` and a module that is changed by nothing.", BOTH | {f"{P}k_proj.lora_A.weight": A, f"{P}k_proj.lora_B.weight": 0 * B}, {**PEFT, "target_modules": ["q_proj", "v_proj", "k_proj"]}, SUM | {("blk.0.attn_k.weight", "delta"): np.zeros((50, 40))}),
-    "next_to_nothing": ("`peft` and a module that is changed by less than counts.", BOTH | {f"{P}k_proj.lora_A.weight": A, f"{P}k_proj.lora_B.weight": (np.float32(1e-36) * B).astype("<f4")}, {**PEFT, "target_modules": ["q_proj", "v_proj", "k_proj"]}, SUM | {("blk.0.attn_k.weight", "delta"): 2 * wide((np.float32(1e-36) * B).astype("<f4")) @ wide(A)}),
+    "next_to_nothing": ("`peft` and a module that is changed by less than counts.", BOTH | {f"{P}k_proj.lora_A.weight": A, f"{P}k_proj.lora_B.weight": (np.float32(1e-36) * B).astype("<f4")}, {**PEFT, "target_modules": ["q_proj", "v_proj", "k_proj"]}, SUM | {("blk.0.attn_k.weight", "delta"): 2 * times(wide((np.float32(1e-36) * B).astype("<f4")), wide(A))}),
     "dropped": ("`peft` without one of its modules: another identity.", {k: v for k, v in BOTH.items() if k.startswith(Q)}, PEFT, {("blk.0.attn_q.weight", "delta"): SUM["blk.0.attn_q.weight", "delta"]}),
     "rescaled": ("`peft` times 1.01: another identity, shared codes.", BOTH, {**PEFT, "lora_alpha": 8.08}, {k: 1.01 * v for k, v in SUM.items()}),
     "stabilized": ("rsLoRA: alpha over the root of the rank.", BOTH, {**PEFT, "use_rslora": True}, {k: 2 * v for k, v in SUM.items()}),
-    "bf16": ("BF16 factors.", {f"{Q}.lora_A.weight": numbers("a", 4, 40, dtype="BF16"), f"{Q}.lora_B.weight": numbers("b", 50, 4, dtype="BF16")}, {**PEFT, "lora_alpha": 4}, {("blk.0.attn_q.weight", "delta"): wide(numbers("b", 50, 4, dtype="BF16")) @ wide(numbers("a", 4, 40, dtype="BF16"))}),
+    "bf16": ("BF16 factors.", {f"{Q}.lora_A.weight": numbers("a", 4, 40, dtype="BF16"), f"{Q}.lora_B.weight": numbers("b", 50, 4, dtype="BF16")}, {**PEFT, "lora_alpha": 4}, {("blk.0.attn_q.weight", "delta"): times(wide(numbers("b", 50, 4, dtype="BF16")), wide(numbers("a", 4, 40, dtype="BF16")))}),
     "dora": ("DoRA: a magnitude is a change of its own group.", {f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, f"{Q}.lora_magnitude_vector": M}, {**PEFT, "use_dora": True}, {("blk.0.attn_q.weight", "delta"): SUM["blk.0.attn_q.weight", "delta"], ("blk.0.attn_q.weight", "magnitude"): wide(M)}),
     "saved_whole": ("A module that peft saves whole, and a bias.", BOTH | {"base_model.model.score.weight": numbers("s", 3, 40), f"{Q}.base_layer.bias": M}, {**PEFT, "modules_to_save": ["score"], "bias": "lora_only"}, SUM | {("score.weight", "whole"): wide(numbers("s", 3, 40)), ("blk.0.attn_q.bias", "whole"): wide(M)}),
-    "embedding": ("An embedding's factors: tokens are rows.", {"base_model.model.model.embed_tokens.lora_embedding_A": numbers("ea", 4, 70), "base_model.model.model.embed_tokens.lora_embedding_B": numbers("eb", 20, 4)}, {**PEFT, "target_modules": ["embed_tokens"]}, {("token_embd.weight", "delta"): 2 * wide(numbers("ea", 4, 70)).T @ wide(numbers("eb", 20, 4)).T}),
-    "kernel": ("A convolution, as kohya saves it.", {f"{U}.lora_down.weight": CONV_A, f"{U}.lora_up.weight": CONV_B, f"{U}.alpha": np.array(2, "<f4")}, None, {("denoiser.mid_block.attentions.0.proj_in.weight", "delta"): 0.5 * wide(CONV_B).reshape(37, 4) @ wide(CONV_A).reshape(4, 54)}),
-    "loha": ("LoHa: two products, entry by entry.", {f"{U}.{k}": v for k, v in W.items()} | {f"{U}.alpha": np.array(6, "<f4")}, None, {("denoiser.mid_block.attentions.0.proj_in.weight", "delta"): 2 * (wide(W["hada_w1_a"]) @ wide(W["hada_w1_b"])) * (wide(W["hada_w2_a"]) @ wide(W["hada_w2_b"]))}),
-    "lokr": ("LoKr: a Kronecker product, the second matrix of low rank.", {f"{U}.lokr_w1": K1, f"{U}.lokr_w2_a": KA, f"{U}.lokr_w2_b": KB, f"{U}.alpha": np.array(1, "<f4")}, None, {("denoiser.mid_block.attentions.0.proj_in.weight", "delta"): 0.5 * np.kron(wide(K1), wide(KA) @ wide(KB))}),
+    "embedding": ("An embedding's factors: tokens are rows.", {"base_model.model.model.embed_tokens.lora_embedding_A": numbers("ea", 4, 70), "base_model.model.model.embed_tokens.lora_embedding_B": numbers("eb", 20, 4)}, {**PEFT, "target_modules": ["embed_tokens"]}, {("token_embd.weight", "delta"): 2 * times(wide(numbers("ea", 4, 70)).T, wide(numbers("eb", 20, 4)).T)}),
+    "kernel": ("A convolution, as kohya saves it.", {f"{U}.lora_down.weight": CONV_A, f"{U}.lora_up.weight": CONV_B, f"{U}.alpha": np.array(2, "<f4")}, None, {("denoiser.mid_block.attentions.0.proj_in.weight", "delta"): 0.5 * times(wide(CONV_B).reshape(37, 4), wide(CONV_A).reshape(4, 54))}),
+    "loha": ("LoHa: two products, entry by entry.", {f"{U}.{k}": v for k, v in W.items()} | {f"{U}.alpha": np.array(6, "<f4")}, None, {("denoiser.mid_block.attentions.0.proj_in.weight", "delta"): 2 * (times(wide(W["hada_w1_a"]), wide(W["hada_w1_b"]))) * (times(wide(W["hada_w2_a"]), wide(W["hada_w2_b"])))}),
+    "lokr": ("LoKr: a Kronecker product, the second matrix of low rank.", {f"{U}.lokr_w1": K1, f"{U}.lokr_w2_a": KA, f"{U}.lokr_w2_b": KB, f"{U}.alpha": np.array(1, "<f4")}, None, {("denoiser.mid_block.attentions.0.proj_in.weight", "delta"): 0.5 * np.kron(wide(K1), times(wide(KA), wide(KB)))}),
+    "border": ("A number next to a line: two ids.", {f"{Q}.lora_A.weight": EDGE_A, f"{Q}.lora_B.weight": EDGE_B}, {**PEFT, "r": 2, "lora_alpha": 2}, {("blk.0.attn_q.weight", "delta"): times(wide(EDGE_B), wide(EDGE_A))}),
     "ia3": ("IA3: gains are kept as what they are beyond 1.", {f"{P}k_proj.ia3_l": L.reshape(150, 1), "base_model.model.model.layers.0.mlp.down_proj.ia3_l": L.reshape(1, 150)}, {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}, {("blk.0.attn_k.weight", "gain_out"): wide(L) - 1, ("blk.0.ffn_down.weight", "gain_in"): wide(L) - 1}),
-    "fused": ("Flux's fused query, key and value are three changes.", {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": QKV_A, "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": QKV_B}, None, {(f"denoiser.transformer_blocks.0.attn.to_{h}.weight", "delta"): wide(QKV_B)[20 * n : 20 * n + 20] @ wide(QKV_A) for n, h in enumerate("qkv")}),
+    "fused": ("Flux's fused query, key and value are three changes.", {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": QKV_A, "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": QKV_B}, None, {(f"denoiser.transformer_blocks.0.attn.to_{h}.weight", "delta"): times(wide(QKV_B)[20 * n : 20 * n + 20], wide(QKV_A)) for n, h in enumerate("qkv")}),
 }  # fmt: skip
 
 STORED = ("peft", "dora", "zero_module", "next_to_nothing")
@@ -225,6 +232,7 @@ def expected_of(changes: Changes) -> dict[str, Any]:
     made = second.delta(changes)
     return {
         "delta_id": made["delta_id"],
+        "delta_ids": made["delta_ids"],
         "delta_codes": made["delta_codes"],
         "features": [repr(round(x, 9)) for x in made["features"]],
         "changes": [

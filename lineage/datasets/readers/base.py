@@ -28,6 +28,9 @@ from lineage.manifests.records import MAX_RECORD_BYTES
 PIECE = 1 << 20
 """Bytes read at once, and about what one job gets."""
 
+MOST_SKETCHED = 1 << 13
+"""Records to be sketched that one job gets at most, however short: a sketch is 512 bytes."""
+
 Near = Callable[[list[bytes]], bytes]
 """Sketches of canonical texts, one behind the other."""
 
@@ -221,8 +224,12 @@ def pieces(file: WatchedFile) -> Iterator[bytes]:
         raise
 
 
-def whole_lines(file: WatchedFile) -> Iterator[bytes]:
+def whole_lines(file: WatchedFile, near: Near | None = None) -> Iterator[bytes]:
     """Return a file in pieces that end with a line, but for the last; a mark at its start is cut.
+
+    Args:
+        file: Read from where it is.
+        near: What sketches a record a line, where pieces are to be no more than can be sketched.
 
     Raises:
         FormatError: On text in UTF-16 or UTF-32, and on a line without end.
@@ -243,6 +250,10 @@ def whole_lines(file: WatchedFile) -> Iterator[bytes]:
             continue
         lines = b"".join([*rest, piece[:cut]])
         begin += len(lines)
+        while near is not None and lines.count(b"\n") > MOST_SKETCHED:
+            after = lines.split(b"\n", MOST_SKETCHED)[-1]
+            yield lines[: -len(after)]
+            lines = after
         yield lines
         rest = [piece[cut:]]
         held = len(rest[0])

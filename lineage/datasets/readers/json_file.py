@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lineage.datasets.json_texts import Bad, canonical_texts
 from lineage.datasets.readers.base import (
+    MOST_SKETCHED,
     PIECE,
     Columns,
     Done,
@@ -43,7 +44,7 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
             is_first = False
         held.append(item)
         size += len(item)
-        if size > PIECE:
+        if size > PIECE or (near is not None and len(held) == MOST_SKETCHED):
             yield _digest, (held, near)
             held, size = [], 0
     if held:

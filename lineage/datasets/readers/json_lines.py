@@ -28,7 +28,7 @@ LOOKED_AT = 100
 def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job | Columns]:
     """Return a job for every few megabytes of lines."""
     is_first = True
-    for lines in whole_lines(file):
+    for lines in whole_lines(file, near):
         if is_first:
             yield Columns(names_in(lines))
             is_first = False

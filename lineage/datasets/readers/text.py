@@ -23,7 +23,7 @@ suffixes = (".txt", ".text", ".txt.gz", ".txt.zst")
 def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job | Columns]:
     """Return a job for every few megabytes of lines."""
     yield Columns(("text",))
-    for lines in whole_lines(file):
+    for lines in whole_lines(file, near):
         yield _digest, (lines, near)
 
 
