@@ -85,13 +85,14 @@ def append(
     signer = load_key(key_path)
     if origin is None and not log.exists():
         raise click.UsageError(f"{log} is a new log: give it a name with --origin")
-    if origin is not None and not log.exists():
-        ledger = Ledger.create(log, signer, origin)
-    else:
-        ledger = Ledger.open(log, signer, origin)
-    before = len(ledger)
-    proofs = ledger.append(entries)
-    head = open_checkpoint(proofs[0].checkpoint, signer.public, ledger.origin)
+    with about(log):
+        if origin is not None and not log.exists():
+            ledger = Ledger.create(log, signer, origin)
+        else:
+            ledger = Ledger.open(log, signer, origin)
+        before = len(ledger)
+        proofs = ledger.append(entries)
+        head = open_checkpoint(proofs[0].checkpoint, signer.public, ledger.origin)
     rows: list[dict[str, Any]] = []
     for path, target, entry, proof in zip(paths, receipts, entries, proofs, strict=True):
         if not no_receipts:
@@ -362,13 +363,16 @@ def _read(path: Path, limit: int = MAX_RECEIPT_BYTES) -> bytes:
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with it."""
+    """Put the file's name in front of what is wrong with it, if it is not there."""
+    name = printable(str(path))
     try:
         yield
     except FormatError as error:
         raise FormatError(error.reason, file=error.file or path, offset=error.offset) from error
     except (VerificationError, LedgerError) as error:
-        raise type(error)(f"{printable(str(path))}: {error}") from error
+        if str(error).startswith(f"{name}: "):
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _there(row: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import stat
 from fractions import Fraction
 from pathlib import Path
@@ -134,6 +135,27 @@ def test_append_refuses_all_or_nothing(capsys: pytest.CaptureFixture[str], log: 
         error = refused(capsys, "append", "log.sqlite", "base.json", name, "--key", "log.key")
         assert name in error
     assert len(Ledger.open("log.sqlite", PublicKey.load("log.key.pub"))) == 2
+
+
+def test_what_is_wrong_with_a_log_is_said_with_its_name_once(
+    capsys: pytest.CaptureFixture[str], log: None
+) -> None:
+    damages = {
+        "UPDATE head SET size = 7": "size, 7,",
+        "UPDATE resource SET bytes = substr(bytes, 1, 20)": "20 bytes",
+        "DELETE FROM resource": "there is no tile",
+    }
+    whole = Path("log.sqlite").read_bytes()
+    for damage, words in damages.items():
+        Path("log.sqlite").write_bytes(whole)
+        with sqlite3.connect("log.sqlite") as connection:
+            connection.execute(damage)
+        connection.close()
+        append = ["append", "log.sqlite", "base.json", "--key", "log.key"]
+        for asked in (append, ["check", "log.sqlite", "--log-key", "log.key.pub"]):
+            error = refused(capsys, *asked)
+            assert words in error
+            assert error.count("log.sqlite") == 1
 
 
 def test_append_refuses_other_files_keys_and_names(
