@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,8 +68,7 @@ def delta_of(path: str, base: str | None = None) -> Delta:
     base = None if base is None or PurePath(base).suffix == ".lineage" else base
     made = load(path, base=base).delta
     if made is None:
-        reason = f"it is no adapter whose change can be told: {untold(path, base)}"
-        raise FormatError(reason, file=path)
+        raise FormatError(f"what it changes cannot be told: {untold(path, base)}", file=path)
     return made
 
 
@@ -110,14 +109,14 @@ def _json(names: Sequence[str], fit: Fit | None, made: Contained | None) -> dict
 
 
 def _text(a: str, b: str, found: dict[str, Any]) -> str:
-    first, second = printable(PurePath(a).name), printable(PurePath(b).name)
+    shares = found["shares"] or ()
+    first, second, *adapters = say.names(a, b, *(share["path"] for share in shares))
     if found["shares"] is None:
         return f"{first} and {second}: the adapters do not fit, or nothing that they change differs"
     lines = [f"{first} beside {second}:"]
-    for share in found["shares"]:
+    for name, share in zip(adapters, shares, strict=True):
         verdict = {True: "in it", False: "not in it", None: "not told"}[share["present"]]
         error = "" if share["error"] is None else f" +- {share['error']:.2g}"
-        name = printable(PurePath(share["path"]).name)
         lines.append(f"  {name}: {verdict}, with a weight of {share['weight']:.4g}{error}")
     lines.append(f"  {found['left']:.1%} of the change is neither they nor rounding")
     if found["outside"]:
@@ -205,7 +204,7 @@ def _declared(delta: Delta, base: str) -> list[dict[str, Any]]:
 
 
 def _base_text(found: dict[str, Any]) -> str:
-    adapter, base = (printable(Path(found[key]).name) for key in ("adapter", "base"))
+    adapter, base = say.names(found["adapter"], found["base"])
     verdict = {True: "is its base", False: "is not its base", None: "may be its base"}
     lines = [f"{base} {verdict[found['is_base']]} ({adapter}): {found['reason']}"]
     lines += [

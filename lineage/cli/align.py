@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -180,7 +180,7 @@ def _chain(found: ChainAlignment) -> dict[str, Any]:
 
 
 def _text(a: str, b: str, found: dict[str, Any]) -> str:
-    first, second = printable(PurePath(a).name), printable(PurePath(b).name)
+    first, second = say.names(a, b)
     kind = "blocks" if "blocks" in found else "channels"
     blocks = found[kind]
     if found["related"] is None and found["shares"] is not None:

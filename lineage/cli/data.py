@@ -129,7 +129,8 @@ def _document(built: Built) -> dict[str, Any]:
 def manifest_text(document: dict[str, Any]) -> str:
     """Return a manifest as the lines that a person reads."""
     records, distinct = document["records"], document["distinct"]
-    lines = [f"{document['root']}  {records} records in {document['files']} files"]
+    held = f"{say.count(records, 'record')} in {say.count(document['files'], 'file')}"
+    lines = [f"{document['root']}  {held}"]
     if distinct != records:
         lines.append(f"  {distinct} of them distinct: {records - distinct} are repetitions")
     lines.append(f"  in this order {document['ordered_root']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lineage.cli.data import FILE, read_secret
 from lineage.cli.options import json_option
 from lineage.errors import printable
 from lineage.files import write_whole
+
+_ROOT = re.compile("[0-9a-f]{64}")
 
 
 @click.command
@@ -106,6 +109,9 @@ def check_proof(
     """
     from lineage.errors import VerificationError
 
+    for root in roots:
+        if not _ROOT.fullmatch(root):
+            raise click.UsageError(f"--root {root}: expected 64 lower-case hexadecimal digits")
     try:
         document = _proven(path)
         known = [*roots, *(_root_of(each, document) for each in manifests)]
@@ -191,16 +197,19 @@ def _proof_text(document: dict[str, Any]) -> str:
         what = f"{printable(row['name'])} ({row['bytes']} bytes, BLAKE3 {row['blake3']})"
         return f"file: {what} is among the files under {row['files_root']}"
     if "of" in document:
-        words = f"is there {document['count']} times" if document["count"] else "is not there"
+        count = document["count"]
+        words = (
+            f"is there {'once' if count == 1 else f'{count} times'}" if count else "is not there"
+        )
         return f"{kind}: record {document['digest']} {words}\n  under {document['of']['root']}"
     old, new = document["old"], document["new"]
     changes = document["changes"]
     came = sum(max(0, row["after"] - row["before"]) for row in changes)
     went = sum(max(0, row["before"] - row["after"]) for row in changes)
     words = {
-        "removal": f"{went} records removed, nothing else changed",
-        "append": f"{came} records added, nothing else changed",
-        "change": f"{went} records removed and {came} added, nothing else changed",
+        "removal": f"{say.count(went, 'record')} removed, nothing else changed",
+        "append": f"{say.count(came, 'record')} added, nothing else changed",
+        "change": f"{say.count(went, 'record')} removed and {came} added, nothing else changed",
         "subset": "every record of the older is in the newer",
     }[kind]
     return f"{kind}: {words}\n  from {old['root']}\n  to   {new['root']}"

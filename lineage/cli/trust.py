@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lineage import canonical, claims, merkle, settlement
-from lineage.claims import fields
 from lineage.cli import say
-from lineage.cli.options import json_option
+from lineage.cli.options import fraction, json_option
 from lineage.errors import FormatError, LedgerError, SettlementError, VerificationError, printable
 from lineage.files import write_whole
 from lineage.ledgers import Ledger, Receipt, open_checkpoint
@@ -112,7 +110,7 @@ def append(
         lambda: "\n".join(
             [
                 *(f"{row['index']:>6}  {row['path']}{_there(row)}" for row in rows),
-                f"{head.origin} has {_count(head.size, 'entry', 'entries')}",
+                f"{head.origin} has {say.count(head.size, 'entry', 'entries')}",
             ]
         ),
         as_json=as_json,
@@ -184,7 +182,8 @@ def _check_log(
             head = ledger.check_since(open_checkpoint(note, public, ledger.origin))
     say.result(
         {"ok": True, "origin": head.origin, "size": head.size, "root": head.root.hex()},
-        f"yes: {head.origin} holds {_count(head.size, 'entry', 'entries')} under {head.root.hex()}",
+        f"yes: {head.origin} holds {say.count(head.size, 'entry', 'entries')} "
+        f"under {head.root.hex()}",
         as_json=as_json,
     )
 
@@ -245,8 +244,13 @@ def settle(
     terms = settlement.Terms(share, accept_asserted)
     done = settlement.settle(verified, _root_of(earner, names), amount, unit, terms)
     if done.asserted and not accept_asserted:
-        edges = _count(len(done.asserted), "edge rests", "edges rest")
-        raise SettlementError(f"{edges} on a signature alone; pay by it with --accept-asserted")
+        edges = say.count(len(done.asserted), "edge rests", "edges rest")
+        first = _link_text(done.asserted[0], names)
+        more = ", ..." if len(done.asserted) > 1 else ""
+        raise SettlementError(
+            f"{edges} on a signature alone ({first}{more}): measure with --weights, or pay with "
+            "--accept-asserted"
+        )
     if output is not None:
         write_whole(output, done.to_bytes())
     say.result(_settlement_json(done), lambda: _settlement_text(done, names), as_json=as_json)
@@ -276,17 +280,6 @@ def _verified(
     return verify(envelope, policy, weights=child, parents=measured.values())
 
 
-def fraction(text: str, option: str) -> Fraction:
-    """Read an exact fraction from 0 to 1 off the command line."""
-    try:
-        found = fields.parse_fraction(text, option)
-    except FormatError as error:
-        raise click.UsageError(error.reason) from None
-    if not 0 <= found <= 1:
-        raise click.UsageError(f"{option}: expected 0 to 1")
-    return found
-
-
 def load_key(path: Path) -> Ed25519Key:
     """Read a private key file, asking for its passphrase if it has one."""
     if is_locked(_read(path)):
@@ -305,7 +298,7 @@ def _settlement_text(done: settlement.Settlement, names: dict[str, str]) -> str:
     """Return the payouts as a small table, and what they rest on."""
 
     def name(root: str) -> str:
-        return names.get(root, f"{root[:12]}…")
+        return _named(root, names)
 
     rows = [
         (
@@ -322,11 +315,16 @@ def _settlement_text(done: settlement.Settlement, names: dict[str, str]) -> str:
     lines += [f"  {who:<{widths[0]}}  {what:>{widths[1]}}  {why}" for who, what, why in rows]
     if done.asserted:
         lines += ["", "These rest on a signature alone; nobody has measured them:"]
-        lines += [
-            f"  {name(link.child)} is {link.relation} of {name(link.parent)}"
-            for link in done.asserted
-        ]
+        lines += [f"  {_link_text(link, names)}" for link in done.asserted]
     return "\n".join([*lines, "", f"settlement {done.sha256}"])
+
+
+def _named(root: str, names: dict[str, str]) -> str:
+    return names.get(root, f"{root[:12]}…")
+
+
+def _link_text(link: settlement.Link, names: dict[str, str]) -> str:
+    return f"{_named(link.child, names)} is {link.relation} of {_named(link.parent, names)}"
 
 
 def _root_of(earner: str, names: dict[str, str]) -> str:
@@ -377,7 +375,3 @@ def about(path: Path) -> Iterator[None]:
 
 def _there(row: dict[str, Any]) -> str:
     return "" if row["new"] else "  (was there)"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

@@ -111,7 +111,7 @@ class SqliteStore:
                 f"{self._path}: its head's size, {size}, is not its checkpoint's: "
                 "the log is damaged"
             )
-        return note
+        return bytes(note)
 
     def read(self, name: str) -> bytes:
         """Return a resource, cut from a wider one where only that is left."""

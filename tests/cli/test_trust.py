@@ -270,6 +270,7 @@ def test_settle_says_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> Non
 def test_settle_pays_by_no_mere_word(capsys: pytest.CaptureFixture[str]) -> None:
     error = refused(capsys, *SETTLE, "--earner", "model-2", *BY_ALICE)
     assert "--accept-asserted" in error
+    assert "model-2 is finetune of model-1" in error
     assert lineage(capsys, *SETTLE, "--earner", "model-1", *BY_ALICE)[0] == 0
 
 
