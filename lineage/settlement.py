@@ -207,19 +207,13 @@ def settle(
     keeper = stands_for[earner]
     takes[keeper] = 1 - sum(takes.values(), Fraction(0))
     # 5
-    reasons: dict[str, list[Reason]] = {}
-    for model, take in takes.items():
-        if model in family and take:
-            claim = family[model].claim
-            for split in claim.splits:
-                reason = Reason(model, claim.subject.name, split.role, take * split.share)
-                reasons.setdefault(split.payee, []).append(reason)
+    reasons = _reasons(takes, family)
     parts = {
         payee: sum((reason.part for reason in found), Fraction(0))
         for payee, found in reasons.items()
     }
-    held = Fraction(0) if keeper in family else takes[keeper]
     # 6
+    held = Fraction(0) if keeper in family else takes[keeper]
     units, unclaimed = _apportion(amount, parts, held)
     return Settlement(
         earner=earner,
@@ -227,24 +221,12 @@ def settle(
         unit=unit,
         terms=terms,
         payouts=tuple(
-            Payout(
-                payee,
-                units[payee],
-                tuple(sorted(reasons[payee], key=lambda reason: (reason.model, reason.role))),
-            )
-            for payee in sorted(reasons)
+            Payout(payee, units[payee], found) for payee, found in sorted(reasons.items())
         ),
         unclaimed=unclaimed,
         holder=None if keeper in family else keeper,
         claims=tuple(sorted(verified.claim_id for verified in family.values())),
-        asserted=tuple(
-            sorted(
-                Link(child, edge.parent, edge.relation)
-                for child, verified in family.items()
-                for edge in verified.edges
-                if not edge.confirmed
-            )
-        ),
+        asserted=_asserted(family),
     )
 
 
@@ -385,6 +367,33 @@ def _takes(
     if total > terms.ceiling:
         rates = {model: rate * terms.ceiling / total for model, rate in rates.items()}
     return rates
+
+
+def _reasons(
+    takes: Mapping[str, Fraction], family: Mapping[str, VerifiedClaim]
+) -> dict[str, tuple[Reason, ...]]:
+    """Divide each model's take by its claim's splits: payee -> for what, by model and role."""
+    found: dict[str, list[Reason]] = {}
+    for model in sorted(takes.keys() & family.keys()):
+        claim = family[model].claim
+        if takes[model]:
+            for split in sorted(claim.splits, key=lambda split: split.role):
+                part = takes[model] * split.share
+                reason = Reason(model, claim.subject.name, split.role, part)
+                found.setdefault(split.payee, []).append(reason)
+    return {payee: tuple(reasons) for payee, reasons in found.items()}
+
+
+def _asserted(family: Mapping[str, VerifiedClaim]) -> tuple[Link, ...]:
+    """Return the edges that no measurement confirms, whether they pay or not."""
+    return tuple(
+        sorted(
+            Link(child, edge.parent, edge.relation)
+            for child, verified in family.items()
+            for edge in verified.edges
+            if not edge.confirmed
+        )
+    )
 
 
 def _apportion(

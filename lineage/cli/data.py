@@ -142,7 +142,8 @@ def manifest_text(document: dict[str, Any]) -> str:
     if document["hidden"]:
         lines.append("  hidden: digests are salted")
     if document["skipped"]:
-        lines.append(f"  {document['skipped']} bad records were left out:")
+        bad = say.count(document["skipped"], "bad record")
+        lines.append(f"  {bad} left out:")
         for row in document["skipped_records"][:20]:
             where = f"{printable(row['file'])}: {row['where']}"
             lines.append(f"    {where}: {printable(row['reason'])}")

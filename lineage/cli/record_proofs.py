@@ -11,7 +11,7 @@ import click
 from lineage.cli import say
 from lineage.cli.data import FILE, read_secret
 from lineage.cli.options import json_option
-from lineage.errors import printable
+from lineage.errors import FormatError, printable
 from lineage.files import write_whole
 
 _ROOT = re.compile("[0-9a-f]{64}")
@@ -152,7 +152,10 @@ def _digest(record: str | None, blob: Path | None, digest: str | None) -> bytes 
     from lineage.manifests import Typed, canonical, parse_json, record_digest
 
     if record is not None:
-        return record_digest(canonical(parse_json(record.encode(errors="surrogateescape"))))
+        try:
+            return record_digest(canonical(parse_json(record.encode(errors="surrogateescape"))))
+        except FormatError as error:
+            raise click.UsageError(f"--record: {error.reason}") from None
     if blob is not None:
         from blake3 import blake3
 
