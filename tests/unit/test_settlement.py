@@ -152,6 +152,14 @@ def test_a_parent_known_only_by_digest_set_no_rate() -> None:
     assert divide([claim_of(2, (parent_of(1),))], 2) == {"payee-2": 1000}
 
 
+def test_a_model_put_between_dilutes_the_base_as_the_page_says() -> None:
+    """A known limit: what an earner asks for itself counts under the ceiling as well."""
+    between = claim_of(2, (parent_of(1),), rate=Fraction(1))
+    family = [claim_of(1, rate=TENTH), between, claim_of(3, (parent_of(2),))]
+    assert divide(family, 3, 2200)["payee-1"] == 2200 // 22
+    assert divide([family[0], claim_of(3, (parent_of(1),))], 3, 2200)["payee-1"] == 220
+
+
 def test_splits_divide_what_a_model_takes() -> None:
     splits = (
         Split("ann", "trainer", Fraction(1, 3)),
