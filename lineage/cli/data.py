@@ -64,8 +64,9 @@ def manifest(
     status 1 if the files are not what another description says (--against).
 
     \b
-    lineage manifest train.jsonl
-    lineage manifest ./data -o data.manifest
+    Example:
+        lineage manifest train.jsonl
+        lineage manifest ./data -o data.manifest
     """
     from lineage import datasets
     from lineage.datasets import conventions

@@ -51,8 +51,9 @@ def overlap(
     (13 words and any run as for GPT-3; 8 and --share 0.7 as for PaLM).
 
     \b
-    lineage overlap train.manifest test.manifest
-    lineage overlap ./train ./test --ngrams 13
+    Example:
+        lineage overlap train.manifest test.manifest
+        lineage overlap ./train ./test --ngrams 13
     """
     from lineage.datasets import is_manifest
     from lineage.datasets import overlap as overlaps

@@ -46,8 +46,9 @@ def prove(
     went, and that nothing else changed; or that one is a subset of the other.
 
     \b
-    lineage prove data.manifest --record '{"id": 7}' -o proof.json
-    lineage prove v1.manifest v2.manifest -o removal.json
+    Example:
+        lineage prove data.manifest --record '{"id": 7}' -o proof.json
+        lineage prove v1.manifest v2.manifest -o removal.json
     """
     from lineage import datasets
     from lineage.datasets import proving
@@ -105,7 +106,8 @@ def check_proof(
     older first.
 
     \b
-    lineage check-proof proof.json --root 8a3c...
+    Example:
+        lineage check-proof proof.json --root 8a3c...
     """
     from lineage.errors import VerificationError
 

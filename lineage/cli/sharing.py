@@ -38,7 +38,8 @@ def contribute(
     """Sign that the records of PART, a saved manifest, are your contribution.
 
     \b
-    lineage contribute mine.manifest --payee alice --role labeller --key alice.key -o alice.json
+    Example:
+        lineage contribute mine.manifest --payee alice --role labeller --key alice.key -o alice.json
     """
     from lineage import datasets
 
@@ -98,7 +99,8 @@ def shares(
     claim about the data set, which the claim of a model trained on it can name.
 
     \b
-    lineage shares data.manifest --part a.manifest a.json --key a.key.pub --rest owner:curator
+    Example:
+        lineage shares data.manifest --part a.manifest a.json --key a.key.pub --rest owner:curator
     """
     from lineage import datasets
     from lineage.datasets.parts import hold_parts

@@ -33,7 +33,8 @@ def key(path: Path, passphrase: bool, as_json: bool) -> None:
     """Make a key: PATH, which only you can read, and PATH.pub, which is for everyone.
 
     \b
-    lineage key alice.key
+    Example:
+        lineage key alice.key
     """
     public = path.with_name(f"{path.name}.pub")
     for taken in (path, public):
@@ -74,7 +75,8 @@ def append(
     when LOG is not there.
 
     \b
-    lineage append log.sqlite child.json --key log.key --origin example.com/log
+    Example:
+        lineage append log.sqlite child.json --key log.key --origin example.com/log
     """
     entries = [read_envelope(path).to_bytes() for path in paths]
     receipts = [path.with_suffix(".receipt") for path in paths]
@@ -140,8 +142,9 @@ def check(
     is computed again from its entries.
 
     \b
-    lineage check child.json child.receipt --log-key log.key.pub
-    lineage check log.sqlite --log-key log.key.pub --since child.receipt
+    Example:
+        lineage check child.json child.receipt --log-key log.key.pub
+        lineage check log.sqlite --log-key log.key.pub --since child.receipt
     """
     public = PublicKey.load(log_key)
     if receipt is None:
@@ -224,11 +227,13 @@ def settle(
     """Divide what a model earned among everyone its claims name.
 
     Each claim is measured again against the --weights at hand. An edge that they do not confirm
-    rests on a signature alone; say --accept-asserted to pay by such edges too.
+    rests on a signature alone, and nothing is paid until --accept-asserted says to pay by such
+    edges too.
 
     \b
-    lineage settle child.json base.json --earner child --amount 100000 --unit EUR-cent \\
-        --key alice.key.pub --key bob.key.pub --weights ./models
+    Example:
+        lineage settle child.json base.json --earner child --amount 100000 --unit EUR-cent \\
+            --key alice.key.pub --key bob.key.pub --weights ./models
     """
     keys = tuple({found.raw: found for found in map(PublicKey.load, key_paths)}.values())
     policy = claims.Policy(keys, audience=audience)
