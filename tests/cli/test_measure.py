@@ -429,7 +429,8 @@ def test_every_command_helps_with_an_example(capsys: Say, command: str) -> None:
     for flag in ("--help", "-h"):
         status, out, err = lineage(capsys, command, flag)
         assert (status, err) == (0, "")
-        assert f"lineage {command} " in out.split("\n", 1)[1]
+        assert f"\n  Example:\n      lineage {command} " in out
+        assert "\\b" not in out
 
 
 def test_the_group_lists_every_command(capsys: Say) -> None:

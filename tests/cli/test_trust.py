@@ -334,11 +334,3 @@ def test_settle_asks_which_of_two(capsys: pytest.CaptureFixture[str]) -> None:
     Path("twin.json").write_bytes(sign(twin, KEY).to_bytes())
     command = ["settle", "twin.json", *SETTLE[1:], *BY_ALICE, "--earner", "model-2"]
     assert "2 models" in refused(capsys, *command)
-
-
-@pytest.mark.parametrize("verb", ["key", "append", "check", "settle"])
-def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
-    status, out, _ = lineage(capsys, verb, "--help")
-    assert status == 0
-    assert f"\n  lineage {verb} " in out
-    assert "\\b" not in out
