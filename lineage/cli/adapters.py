@@ -154,8 +154,9 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
         verdict, reason = True, "the adapter declares the digest of this base"
     elif merged is not None:
         on_base = _on_base(adapter, base, delta)
-        made = contained([on_base], print_b, load(merged, cache=True))
-        verdict, reason = _by_weights(made)
+        model = load(merged, cache=True)
+        made = contained([on_base], print_b, model)
+        verdict, reason = _by_weights(made, print_b, model)
     if verdict is not False and any(one["agrees"] is False for one in declared):
         say.note(f"{printable(adapter)}: it declares another base than {printable(base)}")
     document = {
@@ -173,8 +174,12 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     return {True: 0, False: 1, None: 3}[verdict]
 
 
-def _by_weights(made: Contained | None) -> tuple[bool | None, str]:
+def _by_weights(
+    made: Contained | None, base: Fingerprint, model: Fingerprint
+) -> tuple[bool | None, str]:
     from lineage.evidence.contained import MOST_LEFT
+    from lineage.evidence.kinship import kinship
+    from lineage.evidence.pairing import pair
 
     if made is None:
         return None, "the merged model is not laid out as the base is, or not changed"
@@ -182,6 +187,9 @@ def _by_weights(made: Contained | None) -> tuple[bool | None, str]:
     words = f"the merged model is the base and {share.weight:.4g} times the adapter"
     if share.present and made.fit.left <= MOST_LEFT:
         return True, f"{words}, {made.fit.left:.1%} left"
+    kin = kinship(pair(base, model))
+    if kin.related is False:
+        return False, f"the merged model was not made of it: {kin}"
     if share.present:
         return None, f"{words}, but {made.fit.left:.1%} of their difference is something else"
     return False, f"the merged model is not the base and this adapter: {made.fit.left:.0%} is left"
