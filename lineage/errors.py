@@ -67,6 +67,7 @@ class ArchitectureError(LineageError):
     """
 
     def __init__(self, reason: str, name: str) -> None:
+        self.reason, self.name = reason, name
         super().__init__(f"{printable(name)}: {reason}")
 
 

@@ -16,7 +16,8 @@ _BUFFER = 1 << 18
 def write_whole(path: Path, *chunks: bytes) -> None:
     """Write `chunks` to `path`, replacing what is there only when all of it is on disk.
 
-    An interruption leaves the old file, or none; never a part of the new one.
+    An interruption leaves the old file, or none; never a part of the new one. What is no file, a
+    pipe or `/dev/null`, is written to; of a link, what it leads to is replaced.
     """
     write_all(path, chunks)
 
@@ -30,6 +31,11 @@ def write_all(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as stream:
+            stream.writelines(chunks)
+        return
+    path = Path(os.path.realpath(path))
     partial = path.parent / f".{path.name}.{os.urandom(4).hex()}"
     file = partial.open("xb", buffering=_BUFFER)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import final
 
@@ -112,29 +113,29 @@ class Settlement:
                 "_type": TYPE,
                 "policy": {
                     "name": POLICY,
-                    "ceiling": str(self.terms.ceiling),
+                    "ceiling": _spelled(self.terms.ceiling),
                     "accept_asserted": self.terms.accept_asserted,
                 },
                 "earner": self.earner,
-                "amount": str(self.amount),
+                "amount": _digits(self.amount),
                 "unit": self.unit,
                 "payouts": [
                     {
                         "payee": payout.payee,
-                        "amount": str(payout.amount),
+                        "amount": _digits(payout.amount),
                         "reasons": [
                             {
                                 "model": reason.model,
                                 "name": reason.name,
                                 "role": reason.role,
-                                "part": str(reason.part),
+                                "part": _spelled(reason.part),
                             }
                             for reason in payout.reasons
                         ],
                     }
                     for payout in self.payouts
                 ],
-                "unclaimed": {"amount": str(self.unclaimed), "model": self.holder},
+                "unclaimed": {"amount": _digits(self.unclaimed), "model": self.holder},
                 "claims": list(self.claims),
                 "asserted": [
                     {"child": link.child, "parent": link.parent, "relation": link.relation.value}
@@ -147,6 +148,17 @@ class Settlement:
     def sha256(self) -> str:
         """SHA-256 of `to_bytes`, 64 hexadecimal digits."""
         return sha256_digest(self.to_bytes()).hex()
+
+
+def _digits(number: int) -> str:
+    """Return a whole number in decimal, of any length: `str` refuses more than 4,300 digits."""
+    return str(Decimal(number))
+
+
+def _spelled(part: Fraction) -> str:
+    """Return `p/q` in lowest terms, or a whole number. Exact parts of a large family are long."""
+    whole = _digits(part.numerator)
+    return whole if part.denominator == 1 else f"{whole}/{_digits(part.denominator)}"
 
 
 def settle(
@@ -195,19 +207,13 @@ def settle(
     keeper = stands_for[earner]
     takes[keeper] = 1 - sum(takes.values(), Fraction(0))
     # 5
-    reasons: dict[str, list[Reason]] = {}
-    for model, take in takes.items():
-        if model in family and take:
-            claim = family[model].claim
-            for split in claim.splits:
-                reason = Reason(model, claim.subject.name, split.role, take * split.share)
-                reasons.setdefault(split.payee, []).append(reason)
+    reasons = _reasons(takes, family)
     parts = {
         payee: sum((reason.part for reason in found), Fraction(0))
         for payee, found in reasons.items()
     }
-    held = Fraction(0) if keeper in family else takes[keeper]
     # 6
+    held = Fraction(0) if keeper in family else takes[keeper]
     units, unclaimed = _apportion(amount, parts, held)
     return Settlement(
         earner=earner,
@@ -215,24 +221,12 @@ def settle(
         unit=unit,
         terms=terms,
         payouts=tuple(
-            Payout(
-                payee,
-                units[payee],
-                tuple(sorted(reasons[payee], key=lambda reason: (reason.model, reason.role))),
-            )
-            for payee in sorted(reasons)
+            Payout(payee, units[payee], found) for payee, found in sorted(reasons.items())
         ),
         unclaimed=unclaimed,
         holder=None if keeper in family else keeper,
         claims=tuple(sorted(verified.claim_id for verified in family.values())),
-        asserted=tuple(
-            sorted(
-                Link(child, edge.parent, edge.relation)
-                for child, verified in family.items()
-                for edge in verified.edges
-                if not edge.confirmed
-            )
-        ),
+        asserted=_asserted(family),
     )
 
 
@@ -257,7 +251,11 @@ def _family(claims: Iterable[VerifiedClaim], earner: str, terms: Terms) -> dict[
 
 
 def _only(found: list[VerifiedClaim]) -> VerifiedClaim:
-    """Return the claim that several agree on; the best measured, then the lowest id."""
+    """Return the claim that several agree on; the best measured, then the lowest id.
+
+    One claim that was verified against different measurements is told apart by its edges, so that
+    the order in which claims came never decides.
+    """
     first = found[0].claim
     for verified in found[1:]:
         claim = verified.claim
@@ -272,7 +270,12 @@ def _only(found: list[VerifiedClaim]) -> VerifiedClaim:
                 f"two claims about '{printable(first.subject.name)}' ({first.subject.root[:12]}…) "
                 "disagree on its parents, splits or rate"
             )
-    return min(found, key=lambda verified: (-len(verified.confirmed), verified.claim_id))
+    return min(found, key=_rank)
+
+
+def _rank(verified: VerifiedClaim) -> tuple[int, str, list[tuple[str, bool, str]]]:
+    edges = [(edge.parent, not edge.confirmed, edge.relation.value) for edge in verified.edges]
+    return -len(verified.confirmed), verified.claim_id, edges
 
 
 def _parents(verified: VerifiedClaim, terms: Terms) -> list[str]:
@@ -364,6 +367,33 @@ def _takes(
     if total > terms.ceiling:
         rates = {model: rate * terms.ceiling / total for model, rate in rates.items()}
     return rates
+
+
+def _reasons(
+    takes: Mapping[str, Fraction], family: Mapping[str, VerifiedClaim]
+) -> dict[str, tuple[Reason, ...]]:
+    """Divide each model's take by its claim's splits: payee -> for what, by model and role."""
+    found: dict[str, list[Reason]] = {}
+    for model in sorted(takes.keys() & family.keys()):
+        claim = family[model].claim
+        if takes[model]:
+            for split in sorted(claim.splits, key=lambda split: split.role):
+                part = takes[model] * split.share
+                reason = Reason(model, claim.subject.name, split.role, part)
+                found.setdefault(split.payee, []).append(reason)
+    return {payee: tuple(reasons) for payee, reasons in found.items()}
+
+
+def _asserted(family: Mapping[str, VerifiedClaim]) -> tuple[Link, ...]:
+    """Return the edges that no measurement confirms, whether they pay or not."""
+    return tuple(
+        sorted(
+            Link(child, edge.parent, edge.relation)
+            for child, verified in family.items()
+            for edge in verified.edges
+            if not edge.confirmed
+        )
+    )
 
 
 def _apportion(

@@ -27,7 +27,6 @@ from lineage import canonical
 from lineage.digest import sha256_digest
 from lineage.errors import FormatError, SignatureError
 
-SIGNATURE_BYTES = 64
 MAX_SIGNATURES = 64
 MAX_KEY_FILE_BYTES = 16 * 1024
 

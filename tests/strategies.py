@@ -160,6 +160,35 @@ def families(draw: st.DrawFn, largest: int = 6, *, copies: bool = True) -> Famil
     return Family(tuple(made))
 
 
+@st.composite
+def tangles(draw: st.DrawFn, largest: int = 6) -> list[VerifiedClaim]:
+    """Claims about models in no order: circles, copies of two, parents that nobody measured."""
+    made = []
+    shared = st.sampled_from(["ann", "bob", "cem", "dée", "\U0001f98a"])
+    kinds = st.sampled_from([Relation.FINETUNE, Relation.MERGE, *sorted(ADDS_NOTHING)])
+    count = draw(st.integers(1, largest))
+    forward = draw(st.booleans())  # most are trees: circles are refused before the sums
+    for number in range(1, count + 1):
+        numbers = st.sampled_from([*range(1, number if forward else count + 1), 1000])
+        above = sorted(draw(st.sets(numbers, max_size=3)) - {number})
+        kind = draw(kinds)
+        claim = claim_of(
+            number,
+            tuple(
+                parent_of(root, kind if at == 0 else draw(kinds)) for at, root in enumerate(above)
+            ),
+            rate=draw(parts),
+            splits=draw(splits(shared)),
+        )
+        found = [
+            Measurement(claim.subject.root, p.model.root, True, p.relation, p.how, "parent->child")
+            for p in claim.parents
+            if draw(st.integers(0, 4))
+        ]
+        made.append(verify(sign(claim, KEY), POLICY, measurements=found))
+    return made
+
+
 _numbers = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(
     allow_nan=False, allow_infinity=False
 ).filter(lambda x: x != 0 or str(x) == "0.0")

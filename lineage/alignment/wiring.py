@@ -51,9 +51,9 @@ def wired(items: Sequence[Item], name: str) -> Wiring:
         ArchitectureError: If names and shapes do not tell what feeds what.
     """
     stems = _stems(items, name)
-    wiring = Wiring(name)
-    wiring.pending += _ordered(stems, name)
-    wiring.norms(stems)
+    wiring = Wiring(name, _ordered(stems, name))
+    wiring.follow()
+    wiring.put_norms(stems)
     return wiring
 
 
@@ -131,27 +131,50 @@ class Wiring:
     """Follows the chain from its inputs and numbers the groups.
 
     Attributes:
-        layers: In the order in which they are computed.
+        pending: The layers that are to be wired, in the order in which they are computed.
+        layers: Those that are.
         sizes: Of the groups of channels.
         recurrent: Groups that go through tanh.
+        at: Groups that the next layer reads.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, pending: Sequence[tuple[str, _Leaves]]) -> None:
         self.name = name
+        self.pending = pending
         self.layers: list[Layer] = []
         self.sizes: list[int] = []
         self.recurrent: set[int] = set()
-        self.at: tuple[int, ...] = ()  # what the next layer reads
-        self.pending: list[tuple[str, _Leaves]] = []
+        self.at: tuple[int, ...] = ()
 
     def group(self, size: int) -> int:
         """Number a new group of channels."""
         self.sizes.append(size)
         return len(self.sizes) - 1
 
-    def norms(self, stems: Mapping[str, _Leaves]) -> None:
-        """Wire the layers, then put norms and loose vectors to the layers in front of them."""
-        self._wire()
+    def follow(self) -> None:
+        """Wire the layers, one after the other."""
+        blocks = _blocks(
+            [stem for stem, leaves in self.pending if _kind(stem, leaves) == "convolution"]
+        )
+        done: set[str] = set()
+        last = self.pending[-1][0]
+        for stem, leaves in self.pending:
+            if stem in done:
+                continue
+            kind = _kind(stem, leaves)
+            if kind == "recurrent":
+                self._recurrent(stem, leaves, done)
+            elif kind == "embedding":
+                rows = self.group(leaves["weight"].shape[1])
+                self._layer(stem, kind, leaves, rows, ())
+                self.at = (rows,)
+            elif stem in blocks:
+                self._block(blocks[stem], done)
+            else:
+                self._plain(stem, kind, leaves, is_last=stem == last and kind == "linear")
+
+    def put_norms(self, stems: Mapping[str, _Leaves]) -> None:
+        """Put norms and loose vectors to the layers in front of them."""
         by_name = {layer.name: i for i, layer in enumerate(self.layers)}
         for stem, leaves in stems.items():
             if stem in by_name:
@@ -187,27 +210,6 @@ class Wiring:
     def _rows_of(self, place: int) -> int:
         rows = self.layers[place].rows
         return -1 if rows is None else self.sizes[rows]
-
-    def _wire(self) -> None:
-        blocks = _blocks(
-            [stem for stem, leaves in self.pending if _kind(stem, leaves) == "convolution"]
-        )
-        done: set[str] = set()
-        last = self.pending[-1][0]
-        for stem, leaves in self.pending:
-            if stem in done:
-                continue
-            kind = _kind(stem, leaves)
-            if kind == "recurrent":
-                self._recurrent(stem, leaves, done)
-            elif kind == "embedding":
-                rows = self.group(leaves["weight"].shape[1])
-                self._layer(stem, kind, leaves, rows, ())
-                self.at = (rows,)
-            elif stem in blocks:
-                self._block(blocks[stem], done)
-            else:
-                self._plain(stem, kind, leaves, is_last=stem == last and kind == "linear")
 
     def _plain(
         self, stem: str, kind: str, leaves: _Leaves, *, is_last: bool, rows: int = -1
@@ -248,7 +250,7 @@ class Wiring:
 
     def _fits(self, stem: str, kind: str, shape: tuple[int, ...]) -> int:
         """Return how many columns each channel has that a layer reads."""
-        width = sum(self.sizes[group] for group in self.at)
+        width = self._width(self.at)
         if not self.layers or shape[1] == width:
             return 1
         if kind == "linear" and width and shape[1] % width == 0 and len(self.at) == 1:

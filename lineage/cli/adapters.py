@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,8 +68,7 @@ def delta_of(path: str, base: str | None = None) -> Delta:
     base = None if base is None or PurePath(base).suffix == ".lineage" else base
     made = load(path, base=base).delta
     if made is None:
-        reason = f"it is no adapter whose change can be told: {untold(path, base)}"
-        raise FormatError(reason, file=path)
+        raise FormatError(f"what it changes cannot be told: {untold(path, base)}", file=path)
     return made
 
 
@@ -110,14 +109,14 @@ def _json(names: Sequence[str], fit: Fit | None, made: Contained | None) -> dict
 
 
 def _text(a: str, b: str, found: dict[str, Any]) -> str:
-    first, second = printable(PurePath(a).name), printable(PurePath(b).name)
+    shares = found["shares"] or ()
+    first, second, *adapters = say.names(a, b, *(share["path"] for share in shares))
     if found["shares"] is None:
         return f"{first} and {second}: the adapters do not fit, or nothing that they change differs"
     lines = [f"{first} beside {second}:"]
-    for share in found["shares"]:
+    for name, share in zip(adapters, shares, strict=True):
         verdict = {True: "in it", False: "not in it", None: "not told"}[share["present"]]
         error = "" if share["error"] is None else f" +- {share['error']:.2g}"
-        name = printable(PurePath(share["path"]).name)
         lines.append(f"  {name}: {verdict}, with a weight of {share['weight']:.4g}{error}")
     lines.append(f"  {found['left']:.1%} of the change is neither they nor rounding")
     if found["outside"]:
@@ -155,8 +154,9 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
         verdict, reason = True, "the adapter declares the digest of this base"
     elif merged is not None:
         on_base = _on_base(adapter, base, delta)
-        made = contained([on_base], print_b, load(merged, cache=True))
-        verdict, reason = _by_weights(made)
+        model = load(merged, cache=True)
+        made = contained([on_base], print_b, model)
+        verdict, reason = _by_weights(made, print_b, model)
     if verdict is not False and any(one["agrees"] is False for one in declared):
         say.note(f"{printable(adapter)}: it declares another base than {printable(base)}")
     document = {
@@ -174,8 +174,12 @@ def verify_base(adapter: str, base: str, *, merged: str | None, as_json: bool) -
     return {True: 0, False: 1, None: 3}[verdict]
 
 
-def _by_weights(made: Contained | None) -> tuple[bool | None, str]:
+def _by_weights(
+    made: Contained | None, base: Fingerprint, model: Fingerprint
+) -> tuple[bool | None, str]:
     from lineage.evidence.contained import MOST_LEFT
+    from lineage.evidence.kinship import kinship
+    from lineage.evidence.pairing import pair
 
     if made is None:
         return None, "the merged model is not laid out as the base is, or not changed"
@@ -183,6 +187,9 @@ def _by_weights(made: Contained | None) -> tuple[bool | None, str]:
     words = f"the merged model is the base and {share.weight:.4g} times the adapter"
     if share.present and made.fit.left <= MOST_LEFT:
         return True, f"{words}, {made.fit.left:.1%} left"
+    kin = kinship(pair(base, model))
+    if kin.related is False:
+        return False, f"the merged model was not made of it: {kin}"
     if share.present:
         return None, f"{words}, but {made.fit.left:.1%} of their difference is something else"
     return False, f"the merged model is not the base and this adapter: {made.fit.left:.0%} is left"
@@ -205,7 +212,7 @@ def _declared(delta: Delta, base: str) -> list[dict[str, Any]]:
 
 
 def _base_text(found: dict[str, Any]) -> str:
-    adapter, base = (printable(Path(found[key]).name) for key in ("adapter", "base"))
+    adapter, base = say.names(found["adapter"], found["base"])
     verdict = {True: "is its base", False: "is not its base", None: "may be its base"}
     lines = [f"{base} {verdict[found['is_base']]} ({adapter}): {found['reason']}"]
     lines += [

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lineage.cli import say
 from lineage.cli.options import json_option
-from lineage.errors import printable
+from lineage.errors import ArchitectureError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lineage.alignment import Aligned, Alignment, ChainAlignment
     from lineage.evidence import Comparison
     from lineage.evidence.base import Copied
@@ -64,7 +67,7 @@ def align(
 
     if is_short and (write or certificate or given):
         raise click.UsageError("what --decide finds is no way to write or apply anything")
-    with read(a) as first, read(b) as second:
+    with _named(a, b), read(a) as first, read(b) as second:
         one = described(first.items, name=a, tokens=tokens_of(a))
         other = described(second.items, name=b, tokens=tokens_of(b))
         left = shares = None
@@ -97,6 +100,17 @@ def align(
     document = {"a": a, "b": b, **to_json(found, left, shares)}
     say.result(document, lambda: _text(a, b, document), as_json=as_json)
     return 0 if found.related or document["shares"] is not None else 3
+
+
+@contextmanager
+def _named(a: str, b: str) -> Iterator[None]:
+    """Say of which of the two files it is that they are not made alike."""
+    try:
+        yield
+    except ArchitectureError as error:
+        if error.name != "b":  # one of the two by itself, and its path is said
+            raise
+        raise ArchitectureError(f"{error.reason} ({printable(a)})", b) from error
 
 
 def to_json(
@@ -180,7 +194,7 @@ def _chain(found: ChainAlignment) -> dict[str, Any]:
 
 
 def _text(a: str, b: str, found: dict[str, Any]) -> str:
-    first, second = printable(PurePath(a).name), printable(PurePath(b).name)
+    first, second = say.names(a, b)
     kind = "blocks" if "blocks" in found else "channels"
     blocks = found[kind]
     if found["related"] is None and found["shares"] is not None:

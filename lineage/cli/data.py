@@ -64,8 +64,9 @@ def manifest(
     status 1 if the files are not what another description says (--against).
 
     \b
-    lineage manifest train.jsonl
-    lineage manifest ./data -o data.manifest
+    Example:
+        lineage manifest train.jsonl
+        lineage manifest ./data -o data.manifest
     """
     from lineage import datasets
     from lineage.datasets import conventions
@@ -129,7 +130,8 @@ def _document(built: Built) -> dict[str, Any]:
 def manifest_text(document: dict[str, Any]) -> str:
     """Return a manifest as the lines that a person reads."""
     records, distinct = document["records"], document["distinct"]
-    lines = [f"{document['root']}  {records} records in {document['files']} files"]
+    held = f"{say.count(records, 'record')} in {say.count(document['files'], 'file')}"
+    lines = [f"{document['root']}  {held}"]
     if distinct != records:
         lines.append(f"  {distinct} of them distinct: {records - distinct} are repetitions")
     lines.append(f"  in this order {document['ordered_root']}")
@@ -141,7 +143,8 @@ def manifest_text(document: dict[str, Any]) -> str:
     if document["hidden"]:
         lines.append("  hidden: digests are salted")
     if document["skipped"]:
-        lines.append(f"  {document['skipped']} bad records were left out:")
+        bad = say.count(document["skipped"], "bad record")
+        lines.append(f"  {bad} left out:")
         for row in document["skipped_records"][:20]:
             where = f"{printable(row['file'])}: {row['where']}"
             lines.append(f"    {where}: {printable(row['reason'])}")

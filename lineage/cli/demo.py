@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -31,6 +32,9 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     Example:
         lineage demo --out ./lineage-demo
     """
+    # So small matrices are multiplied faster by one thread than by several that wait for each
+    # other, many times so where other programs run. Read when NumPy is first imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from lineage.cli.measure import graph_text
     from lineage.demo.story import EARNER, tell
 

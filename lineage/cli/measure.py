@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _OUTPUT = click.Path(path_type=Path, readable=False)
 """Where something is written: what lies there need not be readable."""
+
+_WHOLE = 0.99
+"""Of whom so much is the other's, it is whole but for vectors, which are in no part."""
 
 _DEEP = "Read some weights again, for what fingerprints do not tell."
 
@@ -133,14 +136,15 @@ def compare(
     if base is None and not found.related:
         found = _elsewhere(found, {a: one, b: other})
     document = {"a": a, "b": b, **found.to_json()}
-    told = [f"- {evidence.told(_name(a), _name(b))}" for evidence in found.evidence]
+    called = say.names(a, b)
+    told = [f"- {evidence.told(*called)}" for evidence in found.evidence]
     more = []
     if explain:
         from lineage.evidence.explained import explain as explained
 
         why = explained(one, other, found)
         document["explanation"] = why.to_json()
-        more = why.lines(_name(a), _name(b))
+        more = why.lines(*called)
     say.result(document, lambda: _compare_text(a, b, document, told, more), as_json=as_json)
     return {True: 0, False: 1, None: 3}[found.related]
 
@@ -184,10 +188,11 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: 
         lines.append(f"  {found['relation']}{how}: {arrow}")
     lines += [f"  {printable(words)}" for words in told]
     shares = found["shares"]
-    if shares is not None and shares["parts"]:
+    if _is_told(found):
+        one, other = say.names(a, b)
         lines.append(
-            f"  share: {shares['share_b']:.1%} of {_name(b)}'s values are {_name(a)}'s, "
-            f"{shares['share_a']:.1%} of {_name(a)}'s are {_name(b)}'s"
+            f"  share: {shares['share_b']:.1%} of {other}'s values are {one}'s, "
+            f"{shares['share_a']:.1%} of {one}'s are {other}'s"
         )
         if found["related"] is None:
             lines += [
@@ -198,6 +203,14 @@ def _compare_text(a: str, b: str, found: dict[str, Any], told: list[str], more: 
     if found["log10_p"] is not None:
         lines.append(f"  p = 10^{found['log10_p']:.1f} under {found['null']}")
     return "\n".join([*lines, *(f"  {printable(words)}" for words in more)])
+
+
+def _is_told(found: dict[str, Any]) -> bool:
+    """Whether the shares say more than that the two are related."""
+    shares = found["shares"]
+    if shares is None or not shares["parts"]:
+        return False
+    return found["related"] is None or min(shares["share_a"], shares["share_b"]) < _WHOLE
 
 
 @click.command()
@@ -269,6 +282,8 @@ def _weights(sources: Mapping[str, str]) -> Weights:
 
 def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
     """Return a graph as an indented tree per family, then what the weights contradict."""
+    paths = [node.path for node in graph.nodes]
+    names = dict(zip(paths, say.names(*paths), strict=True))
     lines: list[str] = []
     children: dict[str, list[Any]] = {}
     for edge in graph.edges:
@@ -278,7 +293,7 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
 
     def show(path: str, depth: int, label: str) -> None:
         again = " (see above)" if path in shown and path in children else ""
-        lines.append(f"{'  ' * depth}{_name(path)}{label}{again}")
+        lines.append(f"{'  ' * depth}{names[path]}{label}{again}")
         if path in shown:
             return
         shown.add(path)
@@ -296,12 +311,13 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
         if node.path not in with_parents:
             show(node.path, 0, "")
     lines += [
-        f"undetermined: {_name(unclear.a)} and {_name(unclear.b)}: {unclear.why}"
+        f"undetermined: {names[unclear.a]} and {names[unclear.b]}: {unclear.why}"
         for unclear in graph.undetermined
     ]
     for verdict in verdicts:
         if verdict.verdict == "contradicted":
-            words = f"{_name(verdict.child)} declares {_name(verdict.parent)}; {verdict.words}"
+            parent = names.get(verdict.parent) or say.names(verdict.parent)[0]
+            words = f"{names[verdict.child]} declares {parent}; {verdict.words}"
             lines.append(f"contradicted: {words}")
     return "\n".join(lines)
 
@@ -309,7 +325,3 @@ def graph_text(graph: LineageGraph, verdicts: list[Verdict]) -> str:
 def load(path: str, *, cache: bool = False, base: str | None = None) -> Fingerprint:
     """Fingerprint a model or load a saved one, saying on stderr what a person should know."""
     return prints.timed(path, "full", cache=cache, base=base)[0]
-
-
-def _name(path: str) -> str:
-    return printable(PurePath(path).name)

@@ -12,7 +12,7 @@ import click
 
 from lineage.cli import say
 from lineage.cli.data import FILE, progress
-from lineage.cli.options import json_option
+from lineage.cli.options import fraction, json_option
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def overlap(
     (13 words and any run as for GPT-3; 8 and --share 0.7 as for PaLM).
 
     \b
-    lineage overlap train.manifest test.manifest
-    lineage overlap ./train ./test --ngrams 13
+    Example:
+        lineage overlap train.manifest test.manifest
+        lineage overlap ./train ./test --ngrams 13
     """
     from lineage.datasets import is_manifest
     from lineage.datasets import overlap as overlaps
@@ -61,7 +62,7 @@ def overlap(
         raise click.UsageError("--threshold is above 0 and at most 1, --limit at least 0")
     if share is not None and ngrams is None:
         raise click.UsageError("--share is about --ngrams")
-    part = _share(share or "0")
+    part = fraction(share or "0", "--share")
     if ngrams is not None and (is_manifest(a) or is_manifest(b)):
         raise click.UsageError("--ngrams needs the data: a manifest has no words")
     with ExitStack() as stack:
@@ -74,18 +75,6 @@ def overlap(
         document["distinct_shared"] = len(found.shared)
     document["ngrams"] = None if ngrams is None else _ngrams(a, b, ngrams, part, limit)
     say.result(document, lambda: _overlap_text(document), as_json=as_json)
-
-
-def _share(text: str) -> Fraction:
-    from lineage.claims import fields
-
-    try:
-        share = fields.parse_fraction(text, "--share")
-    except FormatError as error:
-        raise click.UsageError(error.reason) from None
-    if not 0 <= share <= 1:
-        raise click.UsageError("--share is from 0 to 1")
-    return share
 
 
 def _opened(path: Path, near: bool, stack: ExitStack) -> Manifest:

@@ -145,7 +145,8 @@ def _fingerprint_text(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         size = _size(row["bytes"])
-        lines.append(f"{row['id']}  {printable(row['path'])}  {row['tensors']} tensors, {size}")
+        tensors = say.count(row["tensors"], "tensor")
+        lines.append(f"{row['id']}  {printable(row['path'])}  {tensors}, {size}")
         if "delta_id" in row:
             changes = row["delta"]["changes"]
             ranks = sorted({c["rank"] for c in changes if c["rank"] is not None})

@@ -13,9 +13,9 @@ from lineage import audit, claims
 from lineage.claims import Dataset, ModelRef, Parent, Split
 from lineage.cli import say
 from lineage.cli.measure import load
-from lineage.cli.options import json_option
-from lineage.cli.trust import FILE, about, fraction, load_key, open_envelope
-from lineage.errors import ContradictionError, VerificationError, printable
+from lineage.cli.options import fraction, json_option
+from lineage.cli.trust import FILE, about, load_key, open_envelope
+from lineage.errors import ContradictionError, FormatError, VerificationError, printable
 from lineage.files import write_whole
 from lineage.relation import Relation
 from lineage.signing import PublicKey
@@ -79,7 +79,7 @@ def claim(
     """
     signer = load_key(key_path)
     called = name or _called(model)
-    shares = tuple(_split(text) for text in splits) or (Split(signer.key_id, "maker", Fraction(1)),)
+    shares = _splits(splits) or (Split(signer.key_id, "maker", Fraction(1)),)
     learned = [_data(path) for path in data]
     made = audit.draft(
         called,
@@ -285,4 +285,16 @@ def _split(text: str) -> Split:
     parts = text.rsplit(":", 2)
     if len(parts) != 3:
         raise click.UsageError(f"--split {text!r}: expected PAYEE:ROLE:SHARE")
-    return Split(parts[0], parts[1], fraction(parts[2], "--split"))
+    share = fraction(parts[2], f"--split {text!r}")
+    try:
+        return Split(parts[0], parts[1], share)
+    except FormatError as error:
+        raise click.UsageError(f"--split {text!r}: {error.reason}") from None
+
+
+def _splits(texts: tuple[str, ...]) -> tuple[Split, ...]:
+    splits = tuple(map(_split, texts))
+    total = sum((split.share for split in splits), Fraction(0))
+    if splits and total != 1:
+        raise click.UsageError(f"--split: the shares sum to {total}, not to 1")
+    return splits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import click
 from lineage.cli import say
 from lineage.cli.data import FILE, read_secret
 from lineage.cli.options import json_option
-from lineage.errors import printable
+from lineage.errors import FormatError, printable
 from lineage.files import write_whole
+
+_ROOT = re.compile("[0-9a-f]{64}")
 
 
 @click.command
@@ -43,8 +46,9 @@ def prove(
     went, and that nothing else changed; or that one is a subset of the other.
 
     \b
-    lineage prove data.manifest --record '{"id": 7}' -o proof.json
-    lineage prove v1.manifest v2.manifest -o removal.json
+    Example:
+        lineage prove data.manifest --record '{"id": 7}' -o proof.json
+        lineage prove v1.manifest v2.manifest -o removal.json
     """
     from lineage import datasets
     from lineage.datasets import proving
@@ -102,10 +106,14 @@ def check_proof(
     older first.
 
     \b
-    lineage check-proof proof.json --root 8a3c...
+    Example:
+        lineage check-proof proof.json --root 8a3c...
     """
     from lineage.errors import VerificationError
 
+    for root in roots:
+        if not _ROOT.fullmatch(root):
+            raise click.UsageError(f"--root {root}: expected 64 lower-case hexadecimal digits")
     try:
         document = _proven(path)
         known = [*roots, *(_root_of(each, document) for each in manifests)]
@@ -146,7 +154,10 @@ def _digest(record: str | None, blob: Path | None, digest: str | None) -> bytes 
     from lineage.manifests import Typed, canonical, parse_json, record_digest
 
     if record is not None:
-        return record_digest(canonical(parse_json(record.encode(errors="surrogateescape"))))
+        try:
+            return record_digest(canonical(parse_json(record.encode(errors="surrogateescape"))))
+        except FormatError as error:
+            raise click.UsageError(f"--record: {error.reason}") from None
     if blob is not None:
         from blake3 import blake3
 
@@ -191,16 +202,19 @@ def _proof_text(document: dict[str, Any]) -> str:
         what = f"{printable(row['name'])} ({row['bytes']} bytes, BLAKE3 {row['blake3']})"
         return f"file: {what} is among the files under {row['files_root']}"
     if "of" in document:
-        words = f"is there {document['count']} times" if document["count"] else "is not there"
+        count = document["count"]
+        words = (
+            f"is there {'once' if count == 1 else f'{count} times'}" if count else "is not there"
+        )
         return f"{kind}: record {document['digest']} {words}\n  under {document['of']['root']}"
     old, new = document["old"], document["new"]
     changes = document["changes"]
     came = sum(max(0, row["after"] - row["before"]) for row in changes)
     went = sum(max(0, row["before"] - row["after"]) for row in changes)
     words = {
-        "removal": f"{went} records removed, nothing else changed",
-        "append": f"{came} records added, nothing else changed",
-        "change": f"{went} records removed and {came} added, nothing else changed",
+        "removal": f"{say.count(went, 'record')} removed, nothing else changed",
+        "append": f"{say.count(came, 'record')} added, nothing else changed",
+        "change": f"{say.count(went, 'record')} removed and {came} added, nothing else changed",
         "subset": "every record of the older is in the newer",
     }[kind]
     return f"{kind}: {words}\n  from {old['root']}\n  to   {new['root']}"

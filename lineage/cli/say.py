@@ -29,6 +29,18 @@ def note(words: str) -> None:
     _print(words, sys.stderr)
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number and what is counted: `1 file`, `1,000 entries`."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def names(*paths: str) -> tuple[str, ...]:
+    """Return what to call some paths, printable: the last component, more to tell them apart."""
+    from lineage.report.base import short_names
+
+    return tuple(map(printable, short_names(paths)))
+
+
 def _print(words: str, stream: TextIO) -> None:
     """Print what a stream's encoding has no characters for as escapes."""
     if not _fits(words, stream):

@@ -13,8 +13,8 @@ import click
 from lineage import claims
 from lineage.claims import Claim, ModelRef, Split, contributions, fields
 from lineage.cli import say
-from lineage.cli.options import json_option
-from lineage.cli.trust import FILE, about, fraction, load_key, open_envelope
+from lineage.cli.options import fraction, json_option, number
+from lineage.cli.trust import FILE, about, load_key, open_envelope
 from lineage.errors import FormatError, VerificationError, printable
 from lineage.files import write_whole
 from lineage.signing import Envelope, PublicKey
@@ -38,21 +38,24 @@ def contribute(
     """Sign that the records of PART, a saved manifest, are your contribution.
 
     \b
-    lineage contribute mine.manifest --payee alice --role labeller --key alice.key -o alice.json
+    Example:
+        lineage contribute mine.manifest --payee alice --role labeller --key alice.key -o alice.json
     """
     from lineage import datasets
 
     head = datasets.load(path).head
+    each = number(weight, "--weight")
     try:
-        each = fields.parse_fraction(weight, "--weight")
         made = contributions.Contribution(head, payee, role, _now(), each)
     except FormatError as error:
         raise click.UsageError(error.reason) from None
     signer = load_key(key_path)
     write_whole(output, contributions.sign(made, signer).to_bytes())
     document = {"path": str(output), "root": head.root.hex(), "records": head.records}
-    document |= {"payee": payee, "role": role, "weight": weight, "key_id": signer.key_id}
-    text = f"{head.records} records by {printable(payee)}, {printable(role)}\nwrote {output}"
+    document |= {"payee": payee, "role": role, "weight": fields.spell_fraction(each)}
+    document["key_id"] = signer.key_id
+    records = say.count(head.records, "record")
+    text = f"{records} by {printable(payee)}, {printable(role)}\nwrote {output}"
     say.result(document, text, as_json=as_json)
 
 
@@ -96,7 +99,8 @@ def shares(
     claim about the data set, which the claim of a model trained on it can name.
 
     \b
-    lineage shares data.manifest --part a.manifest a.json --key a.key.pub --rest owner:curator
+    Example:
+        lineage shares data.manifest --part a.manifest a.json --key a.key.pub --rest owner:curator
     """
     from lineage import datasets
     from lineage.datasets.parts import hold_parts

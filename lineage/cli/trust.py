@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lineage import canonical, claims, merkle, settlement
-from lineage.claims import fields
 from lineage.cli import say
-from lineage.cli.options import json_option
+from lineage.cli.options import fraction, json_option
 from lineage.errors import FormatError, LedgerError, SettlementError, VerificationError, printable
 from lineage.files import write_whole
 from lineage.ledgers import Ledger, Receipt, open_checkpoint
@@ -35,7 +33,8 @@ def key(path: Path, passphrase: bool, as_json: bool) -> None:
     """Make a key: PATH, which only you can read, and PATH.pub, which is for everyone.
 
     \b
-    lineage key alice.key
+    Example:
+        lineage key alice.key
     """
     public = path.with_name(f"{path.name}.pub")
     for taken in (path, public):
@@ -76,7 +75,8 @@ def append(
     when LOG is not there.
 
     \b
-    lineage append log.sqlite child.json --key log.key --origin example.com/log
+    Example:
+        lineage append log.sqlite child.json --key log.key --origin example.com/log
     """
     entries = [read_envelope(path).to_bytes() for path in paths]
     receipts = [path.with_suffix(".receipt") for path in paths]
@@ -85,13 +85,14 @@ def append(
     signer = load_key(key_path)
     if origin is None and not log.exists():
         raise click.UsageError(f"{log} is a new log: give it a name with --origin")
-    if origin is not None and not log.exists():
-        ledger = Ledger.create(log, signer, origin)
-    else:
-        ledger = Ledger.open(log, signer, origin)
-    before = len(ledger)
-    proofs = ledger.append(entries)
-    head = open_checkpoint(proofs[0].checkpoint, signer.public, ledger.origin)
+    with about(log):
+        if origin is not None and not log.exists():
+            ledger = Ledger.create(log, signer, origin)
+        else:
+            ledger = Ledger.open(log, signer, origin)
+        before = len(ledger)
+        proofs = ledger.append(entries)
+        head = open_checkpoint(proofs[0].checkpoint, signer.public, ledger.origin)
     rows: list[dict[str, Any]] = []
     for path, target, entry, proof in zip(paths, receipts, entries, proofs, strict=True):
         if not no_receipts:
@@ -111,7 +112,7 @@ def append(
         lambda: "\n".join(
             [
                 *(f"{row['index']:>6}  {row['path']}{_there(row)}" for row in rows),
-                f"{head.origin} has {_count(head.size, 'entry', 'entries')}",
+                f"{head.origin} has {say.count(head.size, 'entry', 'entries')}",
             ]
         ),
         as_json=as_json,
@@ -141,8 +142,9 @@ def check(
     is computed again from its entries.
 
     \b
-    lineage check child.json child.receipt --log-key log.key.pub
-    lineage check log.sqlite --log-key log.key.pub --since child.receipt
+    Example:
+        lineage check child.json child.receipt --log-key log.key.pub
+        lineage check log.sqlite --log-key log.key.pub --since child.receipt
     """
     public = PublicKey.load(log_key)
     if receipt is None:
@@ -183,7 +185,8 @@ def _check_log(
             head = ledger.check_since(open_checkpoint(note, public, ledger.origin))
     say.result(
         {"ok": True, "origin": head.origin, "size": head.size, "root": head.root.hex()},
-        f"yes: {head.origin} holds {_count(head.size, 'entry', 'entries')} under {head.root.hex()}",
+        f"yes: {head.origin} holds {say.count(head.size, 'entry', 'entries')} "
+        f"under {head.root.hex()}",
         as_json=as_json,
     )
 
@@ -224,11 +227,13 @@ def settle(
     """Divide what a model earned among everyone its claims name.
 
     Each claim is measured again against the --weights at hand. An edge that they do not confirm
-    rests on a signature alone; say --accept-asserted to pay by such edges too.
+    rests on a signature alone, and nothing is paid until --accept-asserted says to pay by such
+    edges too.
 
     \b
-    lineage settle child.json base.json --earner child --amount 100000 --unit EUR-cent \\
-        --key alice.key.pub --key bob.key.pub --weights ./models
+    Example:
+        lineage settle child.json base.json --earner child --amount 100000 --unit EUR-cent \\
+            --key alice.key.pub --key bob.key.pub --weights ./models
     """
     keys = tuple({found.raw: found for found in map(PublicKey.load, key_paths)}.values())
     policy = claims.Policy(keys, audience=audience)
@@ -244,8 +249,13 @@ def settle(
     terms = settlement.Terms(share, accept_asserted)
     done = settlement.settle(verified, _root_of(earner, names), amount, unit, terms)
     if done.asserted and not accept_asserted:
-        edges = _count(len(done.asserted), "edge rests", "edges rest")
-        raise SettlementError(f"{edges} on a signature alone; pay by it with --accept-asserted")
+        edges = say.count(len(done.asserted), "edge rests", "edges rest")
+        first = _link_text(done.asserted[0], names)
+        more = ", ..." if len(done.asserted) > 1 else ""
+        raise SettlementError(
+            f"{edges} on a signature alone ({first}{more}): measure with --weights, or pay with "
+            "--accept-asserted"
+        )
     if output is not None:
         write_whole(output, done.to_bytes())
     say.result(_settlement_json(done), lambda: _settlement_text(done, names), as_json=as_json)
@@ -275,17 +285,6 @@ def _verified(
     return verify(envelope, policy, weights=child, parents=measured.values())
 
 
-def fraction(text: str, option: str) -> Fraction:
-    """Read an exact fraction from 0 to 1 off the command line."""
-    try:
-        found = fields.parse_fraction(text, option)
-    except FormatError as error:
-        raise click.UsageError(error.reason) from None
-    if not 0 <= found <= 1:
-        raise click.UsageError(f"{option}: expected 0 to 1")
-    return found
-
-
 def load_key(path: Path) -> Ed25519Key:
     """Read a private key file, asking for its passphrase if it has one."""
     if is_locked(_read(path)):
@@ -304,7 +303,7 @@ def _settlement_text(done: settlement.Settlement, names: dict[str, str]) -> str:
     """Return the payouts as a small table, and what they rest on."""
 
     def name(root: str) -> str:
-        return names.get(root, f"{root[:12]}…")
+        return _named(root, names)
 
     rows = [
         (
@@ -321,11 +320,16 @@ def _settlement_text(done: settlement.Settlement, names: dict[str, str]) -> str:
     lines += [f"  {who:<{widths[0]}}  {what:>{widths[1]}}  {why}" for who, what, why in rows]
     if done.asserted:
         lines += ["", "These rest on a signature alone; nobody has measured them:"]
-        lines += [
-            f"  {name(link.child)} is {link.relation} of {name(link.parent)}"
-            for link in done.asserted
-        ]
+        lines += [f"  {_link_text(link, names)}" for link in done.asserted]
     return "\n".join([*lines, "", f"settlement {done.sha256}"])
+
+
+def _named(root: str, names: dict[str, str]) -> str:
+    return names.get(root, f"{root[:12]}…")
+
+
+def _link_text(link: settlement.Link, names: dict[str, str]) -> str:
+    return f"{_named(link.child, names)} is {link.relation} of {_named(link.parent, names)}"
 
 
 def _root_of(earner: str, names: dict[str, str]) -> str:
@@ -362,18 +366,17 @@ def _read(path: Path, limit: int = MAX_RECEIPT_BYTES) -> bytes:
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with it."""
+    """Put the file's name in front of what is wrong with it, if it is not there."""
+    name = printable(str(path))
     try:
         yield
     except FormatError as error:
         raise FormatError(error.reason, file=error.file or path, offset=error.offset) from error
     except (VerificationError, LedgerError) as error:
-        raise type(error)(f"{printable(str(path))}: {error}") from error
+        if str(error).startswith(f"{name}: "):
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _there(row: dict[str, Any]) -> str:
     return "" if row["new"] else "  (was there)"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

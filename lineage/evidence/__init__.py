@@ -175,7 +175,7 @@ def _kinship_evidence(kin: Kinship) -> Evidence:
         return Evidence(
             "kinship-v1", "no matrix of one can be compared with one of the other: shape, or values"
         )
-    words = f"over {kin.matrices} matrices the weights have a cosine of {kin.cosine:.3f}"
+    words = str(kin)
     if kin.equal_share:
         exactly = "to the bit" if kin.is_bitwise else "within rounding"
         words += f", and {kin.equal_share:.0%} of the values are equal {exactly}"

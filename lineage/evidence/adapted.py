@@ -16,6 +16,8 @@ from lineage.evidence.extraction import (
     in_weights,
     is_told,
 )
+from lineage.evidence.kinship import kinship
+from lineage.evidence.pairing import pair
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ def over_base(
         )
         evidence = Evidence("merged-v1", words, statistic=seen.left)
         return Comparison(related=True, score=1.0, evidence=(evidence,))
+    kin = kinship(pair(base, model))
+    if kin.related is False:
+        words = f"{{{names[1]}}} was not made of the base: {kin}"
+        return Comparison(related=None, evidence=(Evidence("kinship-v1", words, kin.cosine),))
     return _extracted(adapter, base, model, names, weights)
 
 

@@ -55,6 +55,10 @@ class Kinship:
         told = verdicts(self.cosine, self.log10_p, others, others_p, self.equal_share)
         return {1: True, 0: False}.get(int(told))
 
+    def __str__(self) -> str:
+        """Say how alike, in one line."""
+        return f"over {self.matrices} matrices the weights have a cosine of {self.cosine:.3f}"
+
 
 def verdicts(
     cosine: ArrayLike,

@@ -273,9 +273,9 @@ class _Matcher:
         self._split()
         self._take(lambda of, i: (self._label(of, i), of.form(i)))
         self.found = _oriented(first, second, self.found)
-        by_name = self.found[sure:]
-        doubtful = [m for m in by_name if self._is_far(m)]
-        self.found = self.found[:sure] + [m for m in by_name if not self._is_far(m)]
+        by_name = [(m, self._is_far(m)) for m in self.found[sure:]]
+        doubtful = [m for m, is_far in by_name if is_far]
+        self.found = self.found[:sure] + [m for m, is_far in by_name if not is_far]
         self.free_a.update(m.a for m in doubtful)
         self.free_b.update(m.b for m in doubtful)
         alike = [m for m in doubtful if agree(first.tensors[m.a], second.tensors[m.b])]
@@ -431,9 +431,9 @@ def _cosines(
                 continue
             x = _unit([first.matrix(rows[n]) for n in r])
             y = _unit([second.matrix(cols[n]).T if turn else second.matrix(cols[n]) for n in c])
-            here = np.ix_(r, c)
-            is_turned[here] = np.where(x @ y.T > cosine[here], turn, is_turned[here])
-            cosine[here] = np.maximum(cosine[here], x @ y.T)
+            here, seen = np.ix_(r, c), x @ y.T
+            is_turned[here] = np.where(seen > cosine[here], turn, is_turned[here])
+            cosine[here] = np.maximum(cosine[here], seen)
     return cosine, is_turned
 
 

@@ -383,16 +383,12 @@ class Family:
             for start, kin in _begun(places, plain, panel.pairs.squared).items():
                 if parts & set(kin):
                     continue
-                if self._is_remerged(members[start], [members[i] for i in plain]):
-                    done.update(kin)
-                    if len(kin) > 1:
-                        self._solve([members[place] for place in kin], members[start])
-                    continue
-                parent, probability = self._parent_outside(start, plain, members, panel)
-                if probability < LEAST_EDGE:
-                    continue
-                found = self.between(members[parent], members[start])
-                self._add(members[parent], members[start], *_step(found), probability)
+                if not self._is_remerged(members[start], [members[i] for i in plain]):
+                    parent, probability = self._parent_outside(start, plain, members, panel)
+                    if probability < LEAST_EDGE:
+                        continue
+                    found = self.between(members[parent], members[start])
+                    self._add(members[parent], members[start], *_step(found), probability)
                 done.update(kin)
                 if len(kin) > 1:
                     self._solve([members[place] for place in kin], members[start])

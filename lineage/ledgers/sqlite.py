@@ -77,7 +77,10 @@ class SqliteStore:
             FileExistsError: If there is a file already.
         """
         path = Path(path)
-        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        except OSError as error:  # say what the caller named, not the draft beside it
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         os.close(descriptor)
         try:
             with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
@@ -99,10 +102,16 @@ class SqliteStore:
     def head(self) -> bytes:
         """Return the newest signed checkpoint."""
         with self._connect() as connection:
-            row = connection.execute("SELECT checkpoint FROM head").fetchone()
-        if row is None or not isinstance(row[0], bytes):
+            row = connection.execute("SELECT size, checkpoint FROM head").fetchone()
+        if row is None or not isinstance(row[1], bytes):
             raise LedgerError(f"{self._path}: it has no head: the log is damaged")
-        return bytes(row[0])
+        size, note = row
+        if note.split(b"\n")[1:2] != [b"%d" % size]:  # what `commit` goes by is not what is signed
+            raise LedgerError(
+                f"{self._path}: its head's size, {size}, is not its checkpoint's: "
+                "the log is damaged"
+            )
+        return bytes(note)
 
     def read(self, name: str) -> bytes:
         """Return a resource, cut from a wider one where only that is left."""

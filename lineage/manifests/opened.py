@@ -21,9 +21,6 @@ OPEN, SHARED, ADDED, NODE = range(4)
 
 MAX_BYTES = 1 << 31
 
-MAX_OPEN = 255
-"""Records of one step."""
-
 
 @final
 @dataclass(frozen=True, slots=True)

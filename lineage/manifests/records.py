@@ -43,11 +43,6 @@ class Typed:
     text: str
 
 
-def typed_bytes(data: bytes) -> Typed:
-    """Return bytes as a value: their BLAKE3, as nobody needs the text itself."""
-    return Typed("bytes", blake3(data).hexdigest())
-
-
 def decimal_text(unscaled: int, scale: int) -> str:
     """Return `unscaled` / 10^`scale` without an exponent or trailing zeros.
 

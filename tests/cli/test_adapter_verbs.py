@@ -137,8 +137,12 @@ def test_a_merge_of_one_adapter_proves_its_base(
     given = ["--merged", "only.safetensors"]
     found = printed(capsys, "verify-base", "one", "base.safetensors", *given)
     assert found["weight"] == pytest.approx(1, abs=1e-4)
-    found = printed(capsys, "verify-base", "one", "other.safetensors", *given, status=3)
+    found = printed(capsys, "verify-base", "one", "other.safetensors", *given, status=1)
     assert found["left"] > 0.5
+    assert "was not made of it: over 8 matrices" in found["reason"]
+    asked = ["compare", "one", "only.safetensors", "--base", "other.safetensors"]
+    found = printed(capsys, *asked, status=3)
+    assert "was not made of the base" in found["evidence"][0]["words"]
 
 
 def test_broken_adapters_are_refused_in_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from makers import train_family
 
 from lineage.cli import run
+from lineage.cli.measure import graph_text
 from lineage.demo import story
 from lineage.demo.family import MINIATURE
 from lineage.errors import FormatError
@@ -46,6 +48,21 @@ def test_the_story_ends_as_it_should(told: tuple[Path, story.Outcome, list[str]]
         "train", "fingerprint", "infer", "sign, log, verify, pay",
     ]  # fmt: skip
     assert "fingerprinting" in heard
+
+
+def test_the_readme_shows_the_family_that_is_found(
+    told: tuple[Path, story.Outcome, list[str]],
+) -> None:
+    """But for the numbers: those are of larger networks."""
+
+    def lines(text: str) -> set[str]:
+        plain = re.sub(r"  p=.*|  \(.*| -?\d\.\d+|: .*|unrelated.*", "", text)
+        return {line.strip() for line in plain.splitlines()}
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = readme.split("From the weights alone:\n\n")[1].split("\n\n")[0]
+    _, outcome, _ = told
+    assert lines(shown) == lines(graph_text(outcome.graph, list(outcome.verdicts)))
 
 
 def test_everything_it_made_is_left_in_its_folder(

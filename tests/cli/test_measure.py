@@ -282,6 +282,26 @@ def test_compare_says_no_and_cannot_say(capsys: Say) -> None:
     assert "undetermined" in out
 
 
+def test_models_of_one_name_are_told_apart(capsys: Say) -> None:
+    base = model_of(1)
+    write_model(Path("one/model.safetensors"), base)
+    write_model(Path("two/model.safetensors"), child_of(base, 2))
+    _, out, _ = lineage(capsys, "infer", "one", "two")
+    assert "one/model.safetensors\n  two/model.safetensors  finetune" in out
+    _, out, _ = lineage(capsys, "compare", "one/model.safetensors", "two/model.safetensors")
+    assert "orthogonal to one/model.safetensors than to two/model.safetensors" in out
+    os.chdir("one")
+    _, out, _ = lineage(capsys, "compare", ".", "../two", "--explain")
+    assert "orthogonal to . than to two" in out
+
+
+def test_shares_are_said_where_they_say_something(capsys: Say) -> None:
+    path = "models/base.safetensors"
+    for other in (path, "models/child.safetensors"):
+        assert as_json(capsys, "compare", path, other)["shares"] is not None
+        assert "share:" not in lineage(capsys, "compare", path, other)[1]
+
+
 def test_compare_takes_saved_fingerprints(capsys: Say) -> None:
     lineage(capsys, "fingerprint", "models/base.safetensors", "-o", "base.lineage")
     document = as_json(capsys, "compare", "base.lineage", "models/base.safetensors")
@@ -409,7 +429,8 @@ def test_every_command_helps_with_an_example(capsys: Say, command: str) -> None:
     for flag in ("--help", "-h"):
         status, out, err = lineage(capsys, command, flag)
         assert (status, err) == (0, "")
-        assert f"lineage {command} " in out.split("\n", 1)[1]
+        assert f"\n  Example:\n      lineage {command} " in out
+        assert "\\b" not in out
 
 
 def test_the_group_lists_every_command(capsys: Say) -> None:

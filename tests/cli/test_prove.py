@@ -218,6 +218,29 @@ def test_shares_and_rates_are_exact(capsys: Say) -> None:
     assert str(made.rate) == "1/20"
 
 
+def test_numbers_are_read_as_people_spell_them(capsys: Say) -> None:
+    splits = ("--split", "ann:tuner:.50", "--split", "bob:labeller:2/4")
+    assert lineage(capsys, *CLAIM, *splits, "--rate", "0.10")[0] == 0
+    made = read_claim(Envelope.from_bytes(Path("left.claim.json").read_bytes()))
+    assert {str(split.share) for split in made.splits} == {"1/2"}
+    assert str(made.rate) == "1/10"
+
+
+def test_a_split_that_cannot_be_is_wrong_usage_and_named(capsys: Say) -> None:
+    for option, words in (
+        ("ann:trainer:1/2", "sum to 1/2, not to 1"),
+        (":trainer:1", "':trainer:1': payee"),
+        ("ann:trainer:0", "'ann:trainer:0': share"),
+        ("ann:trainer:1e-3", "like 0.25 or 1/3"),
+        ("ann:trainer:1/0", "like 0.25 or 1/3"),
+        ("ann:trainer:" + "9" * 5000, "like 0.25 or 1/3"),
+    ):
+        status, _, err = lineage(capsys, *CLAIM, "--split", option)
+        assert status == 2
+        assert "--split" in err
+        assert words in err
+
+
 @pytest.mark.parametrize(
     "option",
     [

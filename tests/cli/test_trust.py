@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import stat
 from fractions import Fraction
 from pathlib import Path
@@ -136,6 +137,27 @@ def test_append_refuses_all_or_nothing(capsys: pytest.CaptureFixture[str], log: 
     assert len(Ledger.open("log.sqlite", PublicKey.load("log.key.pub"))) == 2
 
 
+def test_what_is_wrong_with_a_log_is_said_with_its_name_once(
+    capsys: pytest.CaptureFixture[str], log: None
+) -> None:
+    damages = {
+        "UPDATE head SET size = 7": "size, 7,",
+        "UPDATE resource SET bytes = substr(bytes, 1, 20)": "20 bytes",
+        "DELETE FROM resource": "there is no tile",
+    }
+    whole = Path("log.sqlite").read_bytes()
+    for damage, words in damages.items():
+        Path("log.sqlite").write_bytes(whole)
+        with sqlite3.connect("log.sqlite") as connection:
+            connection.execute(damage)
+        connection.close()
+        append = ["append", "log.sqlite", "base.json", "--key", "log.key"]
+        for asked in (append, ["check", "log.sqlite", "--log-key", "log.key.pub"]):
+            error = refused(capsys, *asked)
+            assert words in error
+            assert error.count("log.sqlite") == 1
+
+
 def test_append_refuses_other_files_keys_and_names(
     capsys: pytest.CaptureFixture[str], log: None
 ) -> None:
@@ -248,6 +270,7 @@ def test_settle_says_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> Non
 def test_settle_pays_by_no_mere_word(capsys: pytest.CaptureFixture[str]) -> None:
     error = refused(capsys, *SETTLE, "--earner", "model-2", *BY_ALICE)
     assert "--accept-asserted" in error
+    assert "model-2 is finetune of model-1" in error
     assert lineage(capsys, *SETTLE, "--earner", "model-1", *BY_ALICE)[0] == 0
 
 
@@ -311,11 +334,3 @@ def test_settle_asks_which_of_two(capsys: pytest.CaptureFixture[str]) -> None:
     Path("twin.json").write_bytes(sign(twin, KEY).to_bytes())
     command = ["settle", "twin.json", *SETTLE[1:], *BY_ALICE, "--earner", "model-2"]
     assert "2 models" in refused(capsys, *command)
-
-
-@pytest.mark.parametrize("verb", ["key", "append", "check", "settle"])
-def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
-    status, out, _ = lineage(capsys, verb, "--help")
-    assert status == 0
-    assert f"\n  lineage {verb} " in out
-    assert "\\b" not in out

@@ -11,11 +11,18 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from second import settlement as second
 from strategies import KEY, POLICY, Family, claim_of, parent_of, root_of, verified
 
 from lineage import canonical, merkle
-from lineage.claims import Claim, fields, sign, statement, verify
-from lineage.errors import FormatError, LineageError, ReceiptError, SignatureError
+from lineage.claims import Claim, VerifiedClaim, fields, sign, statement, verify
+from lineage.errors import (
+    FormatError,
+    LineageError,
+    ReceiptError,
+    SettlementError,
+    SignatureError,
+)
 from lineage.ledgers import Ledger, Receipt
 from lineage.relation import ADDS_NOTHING, Relation
 from lineage.settlement import Settlement, Terms, settle
@@ -182,6 +189,38 @@ def test_one_who_becomes_two_gets_no_more(family: Family, amount: int) -> None:
             p.amount for p in two.payouts if p.payee in (payout.payee, f"{payout.payee}-too")
         )
         assert abs(both - payout.amount) <= 2  # each half rounds by less than one
+
+
+def said(found: VerifiedClaim) -> second.Said:
+    """A verified claim in the words of the second computation."""
+    claim = found.claim
+    return second.Said(
+        found.claim_id,
+        claim.subject.root,
+        claim.subject.name,
+        claim.rate.as_integer_ratio(),
+        tuple((s.payee, s.role, s.share.as_integer_ratio()) for s in claim.splits),
+        tuple((edge.parent, str(edge.relation), edge.confirmed) for edge in found.edges),
+    )
+
+
+@settings(deadline=None, max_examples=400)
+@given(strategies.tangles(), amounts, ceilings, st.booleans())
+def test_a_second_computation_pays_the_same_to_the_byte(
+    claims: list[VerifiedClaim], amount: int, ceiling: Fraction, asserted: bool
+) -> None:
+    """Or refuses, too: written from the page, over integers, along every path."""
+    earner = claims[-1].claim.subject.root
+    rows = [said(found) for found in claims]
+    try:
+        wanted = second.settle(rows, earner, amount, "unit", ceiling.as_integer_ratio(), asserted)
+    except second.RefusedError:
+        with pytest.raises(SettlementError):
+            settle(claims, earner, amount, "unit", Terms(ceiling, asserted))
+        return
+    done = settle(claims, earner, amount, "unit", Terms(ceiling, asserted))
+    assert done.to_bytes() == wanted
+    assert sum(payout.amount for payout in done.payouts) + done.unclaimed == amount
 
 
 # Claims

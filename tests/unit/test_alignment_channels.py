@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib.resources import files
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -693,3 +694,22 @@ def test_large_strangers_are_let_go_soon_and_relatives_are_not(
                 looked[limit > 0, seed] = found.agreement.looked
     assert looked[False, 20] < looked[True, 20]
     assert looked[False, 1] == looked[True, 1]
+
+
+def test_networks_of_two_makes_are_both_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    paths = []
+    for name, widths in (("deep", (3, 16, 32)), ("wide", (3, 8, 32)), ("flat", (3, 16))):
+        made = {
+            f"conv{n}.weight": rng.normal(size=(rows, columns, 3, 3)).astype(np.float32)
+            for n, (columns, rows) in enumerate(pairwise(widths))
+        }
+        made["fc.weight"] = rng.normal(size=(10, widths[-1])).astype(np.float32)
+        paths.append(str(tmp_path / f"{name}.safetensors"))
+        save_file(made, paths[-1])
+    for other in paths[1:]:
+        assert run(["align", paths[0], other]) == 3
+        said = capsys.readouterr().err
+        assert said == f"lineage: {other}: has not the layers of the other network ({paths[0]})\n"

@@ -512,6 +512,25 @@ def test_a_log_without_a_head_is_damaged(tmp_path: Path) -> None:
         Ledger.open(path, KEY)
 
 
+def test_a_head_whose_size_is_not_its_checkpoint_s_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "log.sqlite"
+    Ledger.create(path, KEY, ORIGIN).append(entries(3))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE head SET size = 99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="size, 99, is not its checkpoint's: the log is damaged"):
+        Ledger.open(path, KEY).append([b"new"])
+    assert path.read_bytes() == before
+
+
+def test_a_log_in_no_folder_is_said_by_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "log.sqlite"
+    with pytest.raises(FileNotFoundError) as caught:
+        Ledger.create(path, KEY, ORIGIN)
+    assert caught.value.filename == str(path)
+
+
 # Crashes and races
 
 WRITER = """

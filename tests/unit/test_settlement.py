@@ -14,6 +14,7 @@ from strategies import (
     OTHER_KEY,
     POLICY,
     claim_of,
+    measured,
     parent_of,
     root_of,
     verified,
@@ -151,6 +152,14 @@ def test_a_parent_known_only_by_digest_set_no_rate() -> None:
     assert divide([claim_of(2, (parent_of(1),))], 2) == {"payee-2": 1000}
 
 
+def test_a_model_put_between_dilutes_the_base_as_the_page_says() -> None:
+    """A known limit: what an earner asks for itself counts under the ceiling as well."""
+    between = claim_of(2, (parent_of(1),), rate=Fraction(1))
+    family = [claim_of(1, rate=TENTH), between, claim_of(3, (parent_of(2),))]
+    assert divide(family, 3, 2200)["payee-1"] == 2200 // 22
+    assert divide([family[0], claim_of(3, (parent_of(1),))], 3, 2200)["payee-1"] == 220
+
+
 def test_splits_divide_what_a_model_takes() -> None:
     splits = (
         Split("ann", "trainer", Fraction(1, 3)),
@@ -237,6 +246,34 @@ def test_a_measured_claim_is_used_before_an_asserted_one() -> None:
     for order in ((True, False), (False, True)):
         claims = [base, *(verified(child, confirm=confirm) for confirm in order)]
         assert not settle(claims, root_of(2), 1000, "cent").asserted
+
+
+def test_one_claim_measured_twice_is_settled_alike_in_any_order() -> None:
+    """Somebody measured one parent of it, somebody else the other: equally well, not the same."""
+    envelope = sign(claim_of(3, (parent_of(1), parent_of(2))), KEY)
+    tops = [verified(claim_of(number, rate=TENTH)) for number in (1, 2)]
+    halves = [verify(envelope, POLICY, measurements=[measured(3, number)]) for number in (1, 2)]
+    one, other = (
+        settle([*tops, *order], root_of(3), 1000, "cent") for order in (halves, halves[::-1])
+    )
+    assert one.to_bytes() == other.to_bytes()
+
+
+def test_sums_that_are_longer_than_python_prints_are_settled() -> None:
+    """300 generations, each with a rate of its own denominator, and an amount as long."""
+    tower = [claim_of(1)]
+    for number in range(2, 302):
+        rate = Fraction(1, 2**63 - 2 * number - 1)
+        tower.append(claim_of(number, (parent_of(number - 1),), rate=rate))
+    found = [verified(claim) for claim in tower]
+    done = settle(found, root_of(301), 10**5000, "cent", Terms(Fraction(1)))
+    document = canonical.loads(done.to_bytes())
+    assert document["amount"] == "1" + 5000 * "0"
+    assert len(done.sha256) == 64
+    longest = max(
+        (reason["part"] for payout in document["payouts"] for reason in payout["reasons"]), key=len
+    )
+    assert len(longest.split("/")[1]) > 4300
 
 
 def test_unknown_earners_and_negative_amounts_are_refused() -> None:
