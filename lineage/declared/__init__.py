@@ -1,17 +1,17 @@
-"""What a repository says about its parents, and how well each pointer identifies one."""
+"""What a repository says about its parents."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineage.declared.base import Declaration, Grade
+from lineage.declared.base import Declaration
 from lineage.declared.hub_card import read_card
 
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["Declaration", "Grade", "read_declared"]
+__all__ = ["Declaration", "read_declared"]
 
 
 def read_declared(path: str | PathLike[str]) -> tuple[Declaration, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lineage.declared.base import Declaration, Grade
+from lineage.declared.base import Declaration
 from lineage.errors import FormatError
 
 if TYPE_CHECKING:
@@ -45,4 +45,4 @@ def read_card(card: Path) -> tuple[Declaration, ...]:
     relation = metadata.get("base_model_relation")
     said = relation if isinstance(relation, str) else None
     where = f"{card.name}: base_model"
-    return tuple(Declaration(name, said, Grade.NAME, where) for name in names)
+    return tuple(Declaration(name, said, where) for name in names)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineage.declared import Declaration, Grade, read_declared
+from lineage.declared import Declaration, read_declared
 from lineage.declared.hub_card import read_card
 from lineage.errors import FormatError
 
@@ -25,9 +25,7 @@ def parents(folder: Path) -> list[tuple[str, str | None]]:
 
 def test_one_parent_and_its_relation(tmp_path: Path) -> None:
     card(tmp_path, "---\nbase_model: org/base\nbase_model_relation: adapter\n---\n\n# Words\n")
-    assert read_declared(tmp_path) == (
-        Declaration("org/base", "adapter", Grade.NAME, "README.md: base_model"),
-    )
+    assert read_declared(tmp_path) == (Declaration("org/base", "adapter", "README.md: base_model"),)
     assert read_declared(str(tmp_path)) == read_declared(tmp_path)
 
 

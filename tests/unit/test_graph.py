@@ -20,7 +20,7 @@ from strategies import KEY, OTHER_KEY, POLICY
 
 from lineage import audit, infer, verify
 from lineage.claims import Claim, Level, ModelRef, Parent, Split, sign
-from lineage.declared import Declaration, Grade, read_declared
+from lineage.declared import Declaration, read_declared
 from lineage.demo.family import Truth
 from lineage.errors import (
     ContradictionError,
@@ -282,7 +282,7 @@ def test_lies_are_contradicted_and_truths_confirmed(family: Family) -> None:
 
 
 def pointing(parent: str) -> list[Declaration]:
-    return [Declaration(parent, None, Grade.NAME, "README.md: base_model")]
+    return [Declaration(parent, None, "README.md: base_model")]
 
 
 def verdict_of(family: Family, child: str, parent: str) -> tuple[str, str]:
