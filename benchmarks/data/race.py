@@ -51,7 +51,7 @@ def run(
             rows[name]["seconds"].append(round(seconds, 3))
             rows[name]["peak"].append(peak)
             if name.startswith("lineage"):
-                rows[name]["root"] = json.loads(out)["root"]
+                rows[name] |= {key: json.loads(out)[key] for key in ("root", "records")}
     return rows
 
 
