@@ -94,14 +94,16 @@ def _race_table(facts: dict[str, Any], judged: set[str]) -> bool:
     """Print a race, and say whether it shows one root, and the wanted throughput where judged."""
     rows = facts["race"]
     roots = {row["root"] for row in rows.values() if "root" in row}
-    records = {row["records"] for row in rows.values() if "records" in row}
+    records = max(row.get("records", 0) for row in rows.values())
     sizes = ", ".join(f"{size} bytes of {kind}" for kind, size in facts["bytes"].items())
     print(f"\n{records} records, {sizes}; one root: {len(roots) == 1}\n")
-    print("| what | seconds, median (least to most) | peak memory |\n| --- | --- | --- |")
+    print("| what | seconds, median (least to most) | of processors | peak memory |")
+    print("| --- | --- | --- | --- |")
     for name, row in rows.items():
         times = row["seconds"]
         peak = f"{max(row['peak']) / 2**20:.0f} MiB" if row["peak"] else ""
-        print(f"| {name} | {median(times):.2f} ({min(times):.2f} to {max(times):.2f}) | {peak} |")
+        shown = f"{median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+        print(f"| {name} | {shown} | {median(row['cpu']):.2f} | {peak} |")
     is_good = len(roots) == 1
     print()
     for kind in facts["bytes"]:
