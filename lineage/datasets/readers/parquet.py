@@ -34,6 +34,9 @@ MAX_SPANS = 64
 SHARED = 64 << 20
 """Bytes that a batch may unpack to where one value may stand in many rows."""
 
+RATIO = 1000
+"""How much smaller than its values a column may be, whatever the file says of their size."""
+
 ROW = 100
 """Bytes that a row takes as text at least, about."""
 
@@ -120,7 +123,7 @@ def _plan(path: Path, number: int) -> tuple[int, list[str]]:
     count = max(1, group.num_rows)
     parts = [group.column(i) for i in range(group.num_columns)]
     fixed = sum(
-        part.num_values * _WIDTHS.get(part.physical_type, schema.column(i).length or 0)
+        part.num_values * _WIDTHS.get(part.physical_type, max(0, schema.column(i).length or 0))
         for i, part in enumerate(parts)
     )
     each = max(1, max(group.total_byte_size, fixed) // count)
@@ -128,10 +131,11 @@ def _plan(path: Path, number: int) -> tuple[int, list[str]]:
     coded = []
     for i, part in enumerate(parts):
         is_delta = "DELTA_BYTE_ARRAY" in part.encodings  # a value may be what one before it is
-        if part.physical_type != "BYTE_ARRAY" or not (is_delta or part.has_dictionary_page):
+        is_shared = part.has_dictionary_page or any("DICT" in e for e in part.encodings)
+        if part.physical_type != "BYTE_ARRAY" or not (is_delta or is_shared):
             continue
         shown = part.num_values if schema.column(i).max_repetition_level else min(rows, count)
-        if shown * part.total_uncompressed_size <= SHARED:
+        if shown * max(part.total_uncompressed_size, RATIO * part.total_compressed_size) <= SHARED:
             continue
         longest = _longest(path, number, part, is_delta=is_delta)
         if shown * longest <= SHARED:
@@ -146,7 +150,7 @@ def _plan(path: Path, number: int) -> tuple[int, list[str]]:
 def _longest(path: Path, number: int, part: Any, *, is_delta: bool) -> int:
     """Return the bytes of the longest value that may stand in many rows of a row group's column."""
     name = part.path_in_schema
-    rows = max(1, min(1024, SHARED // part.total_uncompressed_size)) if is_delta else 1
+    rows = max(1, min(1024, SHARED // max(1, part.total_uncompressed_size))) if is_delta else 1
     found = 0
     with _opened(path, None if is_delta else [name]) as opened:
         for batch in opened.iter_batches(rows, [number], [name], use_threads=False):
