@@ -78,9 +78,8 @@ def size(path: Path) -> int:
     """Return about how many bytes a file's rows take as texts, which it may hold in far fewer."""
     with _opened(path) as opened:
         found = opened.metadata
-    return ROW * found.num_rows + sum(
-        found.row_group(number).total_byte_size for number in range(found.num_row_groups)
-    )
+    groups = map(found.row_group, range(found.num_row_groups))
+    return ROW * int(found.num_rows) + sum(int(group.total_byte_size) for group in groups)
 
 
 def _end(group: Any) -> int:
