@@ -37,7 +37,7 @@ def run(
         commands[f"lineage manifest, {kind}"] = ours
         saved = [*ours, "-o", str(folder / f"{kind}.manifest")]
         commands[f"lineage manifest, {kind}, saved"] = saved
-    rows: dict[str, Any] = {name: {"seconds": [], "peak": []} for name in commands}
+    rows: dict[str, Any] = {name: {"seconds": [], "cpu": [], "peak": []} for name in commands}
     for path in files.values():
         with path.open("rb") as file:  # the page cache is warm for all
             while file.read(1 << 24):
@@ -47,29 +47,31 @@ def run(
         random.Random(number).shuffle(order)
         for name in order:
             print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
-            seconds, peak, out = _timed(commands[name])
+            seconds, cpu, peak, out = _timed(commands[name])
             rows[name]["seconds"].append(round(seconds, 3))
+            rows[name]["cpu"].append(round(cpu, 3))
             rows[name]["peak"].append(peak)
             if name.startswith("lineage"):
-                rows[name]["root"] = json.loads(out)["root"]
+                rows[name] |= {key: json.loads(out)[key] for key in ("root", "records")}
     return rows
 
 
-def _timed(command: list[str]) -> tuple[float, int, bytes]:
-    """Return the seconds and the peak resident memory of a process and its children together."""
+def _timed(command: list[str]) -> tuple[float, float, int, bytes]:
+    """Return seconds, processor seconds and peak resident memory of a process and its children."""
     with tempfile.TemporaryFile() as out:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out)
         peak = _Peak(process.pid)
         peak.start()
-        process.wait()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - started
         peak.is_over.set()
         peak.join()
         if process.returncode:
             raise SystemExit(f"{command} failed")
         out.seek(0)
-        return seconds, peak.most, out.read()
+        return seconds, used.ru_utime + used.ru_stime, peak.most, out.read()
 
 
 class _Peak(threading.Thread):

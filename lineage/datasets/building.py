@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, final
 
 from lineage import merkle
 from lineage.datasets import finding, hashing, resuming
-from lineage.datasets.readers import reader
+from lineage.datasets.readers import parquet, reader
 from lineage.datasets.readers.base import PIECE, Columns, Done, Near, Source, WatchedFile
 from lineage.datasets.resuming import Journal, Whole
 from lineage.datasets.sorting import Sorter, tree_over
@@ -124,8 +125,7 @@ def build(
         stack.enter_context(_told_when_full(where))
         journal = stack.enter_context(resuming.journal(output, _settings(how), found.sources))
         folder = stack.enter_context(_spill(journal))
-        size = sum(s.path.stat().st_size for s in found.sources if s.path is not None)
-        pool = stack.enter_context(_workers(size))
+        pool = stack.enter_context(_workers(found.sources))
         threads = stack.enter_context(ThreadPoolExecutor(_cores()))
         work = _Work(folder, journal, how, Sorter(folder, threads))
         for source in found.sources:
@@ -170,11 +170,27 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _workers(size: int) -> Executor:
+def _workers(sources: Iterable[Source]) -> Executor:
     """Return processes, if it is worth to start them; else threads."""
-    if size > WORTH_PROCESSES:
-        return ProcessPoolExecutor(_cores(), multiprocessing.get_context("spawn"))
+    if any(size > WORTH_PROCESSES for size in accumulate(map(_size, sources))):
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(_cores(), context, initializer=_prepare)
     return ThreadPoolExecutor(_cores())
+
+
+def _size(source: Source) -> int:
+    """Return about how many bytes of records a file has."""
+    if source.path is None:
+        return 0
+    return parquet.size(source.path) if source.kind == "parquet" else source.path.stat().st_size
+
+
+def _prepare() -> None:
+    """Have Arrow, once it is imported, take memory from the system.
+
+    Its own pool gives back what it could use for the next batch: a fifth of the time, and 50 MiB.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 @final

@@ -1,37 +1,63 @@
 """Arrow columns to canonical texts, a column at a time.
 
 What this makes of a row is what `manifests.records.canonical` makes of its values; a column is
-turned to text as a whole, and the rows are joined from their columns' texts.
+turned to text as a whole, and the rows are joined from their columns' texts, once.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
 from functools import cache
+from itertools import pairwise
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
+import numpy.typing as npt
 from blake3 import blake3
 
 from lineage.canonical import MAX_INTEGER
-from lineage.datasets import hashing
-from lineage.datasets.readers.base import Done, Near
+from lineage.datasets.hashing import FRAME, frame_heads
 from lineage.errors import FormatError, printable
-from lineage.manifests.records import Typed, canonical, decimal_text
+from lineage.manifests.records import canonical, decimal_text
 
-ROW_BYTES = 2 << 20
-"""About what is spelled at once."""
-
-MAX_ROWS = 1 << 15
-
-ROWS_A_BYTE = 4096
-"""How many rows a byte of an Arrow file may stand for."""
-
-MAX_ROW_BYTES = 1 << 30
-"""What a row may take once each of its values stands for itself."""
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 _SCALES = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+
+_AT_ONCE = 1 << 18
+"""Bytes of text that are looked at together: few enough to stay in a processor's cache."""
+
+_PLAIN = 1e-4, 1e10
+"""Doubles of sizes that Arrow spells without an exponent."""
+
+
+@final
+class Spelled(NamedTuple):
+    """The canonical texts of a column's values.
+
+    Args:
+        before: What every text begins with.
+        texts: What differs, as an array of large strings; null where the value is.
+        after: What every text ends with.
+    """
+
+    before: str
+    texts: Any
+    after: str
+
+
+@final
+class Frames(NamedTuple):
+    """What is hashed of each row, one behind the other.
+
+    Args:
+        data: The bytes of all: `FRAME` of each and its text.
+        offsets: Where each begins, and the end.
+    """
+
+    data: memoryview
+    offsets: list[int]
 
 
 @cache
@@ -50,128 +76,47 @@ def library() -> Any:
     return pyarrow
 
 
-def digest(batch: Any, near: Near | None) -> Done:
-    """Digest the rows of a record batch.
+def frames_of(batch: Any) -> Frames:
+    """Return what is hashed of the rows of a batch that was looked through.
 
     Raises:
-        FormatError: As `texts_of`, and where Arrow gives up.
+        FormatError: On columns of one name, and on one of a type that has no canonical form.
     """
-    try:
-        texts = texts_of(batch)
-    except (library().ArrowException, UnicodeDecodeError) as error:  # names are not looked through
-        raise FormatError(f"broken columns: {printable(str(error))}") from error
-    sketches = b"" if near is None else near(texts.to_pylist())
-    return Done(hashing.digest_texts(texts.to_pylist()), len(texts), (), sketches)
-
-
-def texts_of(batch: Any) -> Any:
-    """Return the canonical texts of a batch's rows as a large binary array without nulls.
-
-    Raises:
-        FormatError: On columns of one name, of a type that has no canonical form, or broken.
-    """
-    held = checked(batch)
-    rows = _objects(held.schema.names, held.columns, held.num_rows)
-    return rows.cast(library().large_binary())
-
-
-def checked(batch: Any) -> Any:
-    """Return a batch that was looked through: nothing may be asked of one that was not.
-
-    Arrow takes the offsets and lengths of a file as they are, and reads where they lead. Rows of
-    nothing, or of one long run, take no bytes, so that any number of them could be told in a few.
-
-    Raises:
-        FormatError: If it is broken, or has more rows than its bytes have room for.
-    """
-    buffers = (buffer for column in batch.columns for buffer in column.buffers())
-    size = sum(buffer.size for buffer in buffers if buffer is not None)
-    if batch.num_rows > MAX_ROWS + ROWS_A_BYTE * size:
-        raise FormatError(f"broken columns: {batch.num_rows} rows in {size} bytes")
-    try:
-        batch.validate(full=True)
-    except library().ArrowInvalid as error:
-        raise FormatError(f"broken columns: {printable(str(error))}") from error
-    return batch
-
-
-def batches(table: Any) -> Any:
-    """Cut record batches so that a job is bounded in bytes and rows.
-
-    Args:
-        table: Batches that Arrow itself made, or that were looked through.
-
-    Raises:
-        FormatError: On a row of more than `MAX_ROW_BYTES`.
-    """
-    for batch in table:
-        rows = batch.num_rows
-        if not rows:
-            continue
-        each = max(1, batch.nbytes // rows)
-        step = max(1, min(MAX_ROWS, ROW_BYTES // each))
-        for start in range(0, rows, step):
-            yield from _bounded(batch.slice(start, step))
-
-
-def _bounded(batch: Any) -> Any:
-    """Halve a batch until what it unpacks to is little: one long value may stand in every row."""
-    size = sum(map(_unpacked_bytes, batch.columns))
+    pa = library()
     rows = batch.num_rows
-    if size <= 2 * ROW_BYTES or (rows == 1 and size <= MAX_ROW_BYTES):
-        yield batch
-        return
-    if rows == 1:
-        raise FormatError(f"a row unpacks to {size} bytes, more than {MAX_ROW_BYTES}")
-    yield from _bounded(batch.slice(0, rows // 2))
-    yield from _bounded(batch.slice(rows // 2))
+    first, *parts = _object_parts(batch.schema.names, batch.columns)
+    sizes = np.full(rows, len(first.encode()), np.int64)
+    for part in parts:
+        sizes += len(part.encode()) if isinstance(part, str) else np.diff(_offsets(part))
+    begin = np.frombuffer(first.encode(), np.uint8)
+    heads = np.empty((rows, FRAME + len(begin)), np.uint8)
+    heads[:, :FRAME] = frame_heads(sizes)
+    heads[:, FRAME:] = begin
+    width = heads.shape[1]
+    places = pa.py_buffer(np.arange(0, rows * width + 1, width, dtype=np.int64))
+    joined = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), rows, [None, places, pa.py_buffer(heads)]
+    )
+    if parts:
+        binary = pa.large_binary()
+        rest = (_text(p).cast(binary) if isinstance(p, str) else p.cast(binary) for p in parts)
+        end = pa.scalar(b"", binary)
+        joined = pa.compute.binary_join_element_wise(joined, *rest, end)
+    return Frames(_data(joined), _offsets(joined).tolist())
 
 
-def _unpacked_bytes(column: Any) -> int:
-    """Return about how many bytes a column's values take once none shares another's."""
-    pa = library()
-    types, kind = pa.types, column.type
-    if isinstance(column, pa.ExtensionArray):
-        return _unpacked_bytes(column.storage)
-    if types.is_dictionary(kind):
-        sizes = _value_sizes(column.dictionary)
-        return int(pa.compute.sum(sizes.take(column.indices)).as_py() or 0)
-    if types.is_run_end_encoded(kind):
-        sizes = _value_sizes(column.values)
-        every = pa.RunEndEncodedArray.from_arrays(column.run_ends, sizes)
-        shown = pa.compute.run_end_decode(every.slice(column.offset, len(column)))
-        return int(pa.compute.sum(shown).as_py() or 0)
-    if types.is_struct(kind):
-        return sum(map(_unpacked_bytes, column.flatten()))
-    if types.is_map(kind):
-        start, stop = column.offsets[0].as_py(), column.offsets[-1].as_py()
-        parts = (part.slice(start, stop - start) for part in (column.keys, column.items))
-        return sum(map(_unpacked_bytes, parts)) + 8 * len(column)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _unpacked_bytes(column.flatten()) + 8 * len(column)
-    if types.is_string_view(kind) or types.is_binary_view(kind):
-        return int(pa.compute.sum(_value_sizes(column)).as_py() or 0)
-    return int(column.nbytes)
+def texts_in(frames: Frames) -> list[bytes]:
+    """Return the canonical texts of rows from their frames."""
+    data, offsets = frames
+    return [bytes(data[start + FRAME : stop]) for start, stop in pairwise(offsets)]
 
 
-def _value_sizes(values: Any) -> Any:
-    """Return the bytes of each value; of values that are no text, what all take, for each."""
-    pa = library()
-    types, kind = pa.types, values.type
-    if types.is_string_view(kind) or types.is_binary_view(kind):
-        words = 4 * (values.offset + len(values))  # the first of a view's four is its length
-        views = pa.Array.from_buffers(pa.int32(), words, [None, values.buffers()[1]])
-        return views.cast(pa.int64())[4 * values.offset :: 4]
-    if (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    ):
-        return pa.compute.binary_length(values).cast(pa.int64())
-    if types.is_primitive(kind):
-        return pa.array([kind.bit_width // 8 or 1] * len(values), pa.int64())
-    return pa.array([_unpacked_bytes(values)] * len(values), pa.int64())
+def _offsets(texts: Any) -> npt.NDArray[np.int64]:
+    """Return where each of an array's large strings or binaries begins, and the end."""
+    held = texts.buffers()[1]
+    if held is None or not len(texts):
+        return np.zeros(1, np.int64)
+    return np.frombuffer(held, np.int64, len(texts) + 1, 8 * texts.offset)
 
 
 def _text(value: str) -> Any:
@@ -181,38 +126,73 @@ def _text(value: str) -> Any:
 
 def _joined(*parts: Any) -> Any:
     """Return the parts of every row as one text; null where a part is."""
+    parts = tuple(_text(part) if isinstance(part, str) else part for part in parts)
     return library().compute.binary_join_element_wise(*parts, _text(""))
+
+
+def _whole(spelled: Spelled) -> Any:
+    """Return texts with what they begin and end with."""
+    before, texts, after = spelled
+    return _joined(before, texts, after) if before or after else texts
 
 
 def _objects(names: list[str], columns: list[Any], count: int) -> Any:
     """Return the objects that rows of columns are."""
     pa = library()
+    parts = _object_parts(names, columns)
+    if len(parts) == 1:
+        return pa.array(parts * count, pa.large_string())
+    return _joined(*parts)
+
+
+def _object_parts(names: list[str], columns: list[Any]) -> list[Any]:
+    """Return what to join to the objects that rows of columns are.
+
+    Returns:
+        Texts of all rows and arrays without nulls in turn, a text first.
+    """
     if len(set(names)) != len(names):
         raise FormatError("two columns have one name")
     order = sorted(range(len(names)), key=lambda i: names[i].encode("utf-16-be"))
-    names = [encode_basestring(names[i]) + ":" for i in order]
-    values = [_named(name, columns[i]) for name, i in zip(names, order, strict=True)]
-    if not values:
-        return pa.array(["{}"] * count, pa.large_string())
-    if not any(value.null_count for value in values):
-        marks = ["{", *[","] * (len(values) - 1)]
-        begins = [_text(mark + name) for mark, name in zip(marks, names, strict=True)]
-        parts = [part for pair in zip(begins, values, strict=True) for part in pair]
-        return _joined(*parts, _text("}"))
+    members = []
+    for i in order:
+        name = encode_basestring(names[i]) + ":"
+        before, texts, after = _named(name, columns[i])
+        members.append(Spelled(name + before, texts, after))
+    kept = [number for number, member in enumerate(members) if not member.texts.null_count]
+    if not kept:
+        return _sparse_parts(members)
+    # Commas stand on the far side of a member that every row has.
+    parts: list[Any] = ["{"]
+    for number, (before, texts, after) in enumerate(members):
+        before = "," * (number > kept[0]) + before
+        after += "," * (number < kept[0])
+        if texts.null_count:
+            parts += [_joined(before, texts, after).fill_null(""), ""]
+        else:
+            parts[-1] += before
+            parts += [texts, after]
+    parts[-1] += "}"
+    return parts
+
+
+def _sparse_parts(members: list[Spelled]) -> list[Any]:
+    """Return the parts of objects in which any member may be missing."""
+    if not members:
+        return ["{}"]
     # Arrow loses rows of nothing but nulls where it skips nulls, so each member brings its comma.
-    pairs = zip(names, values, strict=True)
-    members = [_joined(_text(name), value, _text(",")).fill_null("") for name, value in pairs]
-    return _joined(_text("{"), pa.compute.ascii_rtrim(_joined(*members), ","), _text("}"))
+    texts = [_joined(*member, ",").fill_null("") for member in members]
+    return ["{", library().compute.ascii_rtrim(_joined(*texts), ","), "}"]
 
 
-def _named(name: str, column: Any) -> Any:
+def _named(name: str, column: Any) -> Spelled:
     try:
         return _values(column)
     except FormatError as error:
         raise FormatError(f"column {printable(name[:-1], 80)}: {error.reason}") from error
 
 
-def _values(column: Any) -> Any:
+def _values(column: Any) -> Spelled:
     """Return the canonical texts of a column's values; null where the value is."""
     pa = library()
     types, compute, kind = pa.types, pa.compute, column.type
@@ -221,52 +201,60 @@ def _values(column: Any) -> Any:
     if types.is_dictionary(kind):
         return _coded(column)
     if types.is_null(kind):
-        return pa.nulls(len(column), pa.large_string())
+        return Spelled("", pa.nulls(len(column), pa.large_string()), "")
     if types.is_boolean(kind):
-        return column.cast(pa.large_string())
+        return Spelled("", column.cast(pa.large_string()), "")
     if types.is_integer(kind):
-        return _integers(column)
+        return Spelled("", _integers(column), "")
     if types.is_floating(kind):
-        return _floats(column.cast(pa.float64()))
+        return Spelled("", _floats(column.cast(pa.float64())), "")
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return _strings(column.cast(pa.large_string()))
+        return Spelled('"', _escaped(column.cast(pa.large_string())), '"')
     if (
         types.is_binary(kind)
         or types.is_large_binary(kind)
         or types.is_fixed_size_binary(kind)
         or types.is_binary_view(kind)
     ):
-        return _each(column, lambda value: f'!bytes"{blake3(value).hexdigest()}"')
+        return Spelled('!bytes"', _hashes(column), '"')
     if types.is_decimal(kind):
-        return _each(column, _decimal)
+        return Spelled('!decimal"', _decimals(column), '"')
     if types.is_date(kind):
-        return _scaled(column.cast(pa.date32()).cast(pa.int32()), "date", 0)
+        days = column.cast(pa.date32()).cast(pa.int32())
+        return Spelled('!date"', days.cast(pa.large_string()), '"')
     if types.is_timestamp(kind):
         name = "datetime" if kind.tz is None else "instant"
-        return _scaled(column.cast(pa.int64()), name, _SCALES[kind.unit])
+        return Spelled(f'!{name}"', _seconds(column.cast(pa.int64()), kind.unit), '"')
     if types.is_time(kind) or types.is_duration(kind):
-        bits = pa.int32() if types.is_time32(kind) else pa.int64()
+        counts = column.cast(pa.int32() if types.is_time32(kind) else pa.int64())
         name = "time" if types.is_time(kind) else "duration"
-        return _scaled(column.cast(bits), name, _SCALES[kind.unit])
+        return Spelled(f'!{name}"', _seconds(counts.cast(pa.int64()), kind.unit), '"')
     if types.is_map(kind):
-        pairs = _joined(
-            _text("["), _filled(column.keys), _text(","), _filled(column.items), _text("]")
-        )
-        return _lists(column, column.offsets, pairs)
-    if types.is_fixed_size_list(kind):
-        return _values(column.cast(pa.large_list(kind.value_field)))
-    if types.is_list(kind) or types.is_large_list(kind):
-        return _lists(column, column.offsets, _filled(column.values))
+        start, offsets = window(column)
+        size = int(offsets[-1])
+        keys, items = (_filled(part.slice(start, size)) for part in (column.keys, column.items))
+        return _lists(column, offsets, _joined("[", keys, ",", items, "]"))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        start, offsets = window(column)
+        return _lists(column, offsets, _filled(column.values.slice(start, int(offsets[-1]))))
     if types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
         objects = _objects(names, column.flatten(), len(column))
-        return compute.if_else(column.is_valid(), objects, pa.scalar(None, pa.large_string()))
+        return Spelled("", _where_valid(column, objects), "")
     if types.is_run_end_encoded(kind):
         return _values(compute.run_end_decode(column))
     raise FormatError(f"values of type {printable(str(kind), 80)} have no canonical form")
 
 
-def _coded(column: Any) -> Any:
+def _where_valid(column: Any, texts: Any) -> Any:
+    """Return texts, null where a column is."""
+    pa = library()
+    if not column.null_count:
+        return texts
+    return pa.compute.if_else(column.is_valid(), texts, pa.scalar(None, pa.large_string()))
+
+
+def _coded(column: Any) -> Spelled:
     """Spell what the codes stand for, once each where that is less."""
     types, inner = library().types, column.type.value_type
     is_decoded = not (
@@ -274,24 +262,77 @@ def _coded(column: Any) -> Any:
     )
     if is_decoded and len(column.dictionary) > len(column):
         return _values(column.dictionary_decode())
-    return _values(column.dictionary).take(column.indices)
+    before, texts, after = _values(column.dictionary)
+    return Spelled(before, texts.take(column.indices), after)
 
 
 def _filled(column: Any) -> Any:
-    return _values(column).fill_null("null")
+    return _whole(_values(column)).fill_null("null")
 
 
-def _each(column: Any, spell: Any) -> Any:
+def _hashes(column: Any) -> Any:
+    """Return the BLAKE3 of binary values, in hexadecimal digits."""
     pa = library()
-    texts = [None if value is None else spell(value) for value in column.to_pylist()]
+    held = column.cast(pa.large_binary())
+    data, places = _data(held), _offsets(held).tolist()
+    rows = zip(held.is_valid().to_pylist(), places, places[1:], strict=False)
+    texts = [blake3(data[start:stop]).hexdigest() if valid else None for valid, start, stop in rows]
     return pa.array(texts, pa.large_string())
+
+
+def _decimals(column: Any) -> Any:
+    """Return Arrow's own texts without trailing zeros, but for those with an exponent."""
+    pa = library()
+    compute = pa.compute
+    texts = column.cast(pa.large_string())
+    is_odd = compute.match_substring(texts, "E")
+    if column.type.scale > 0:  # so that each has a point, or an exponent
+        texts = compute.ascii_rtrim(compute.ascii_rtrim(texts, "0"), ".")
+    is_odd = is_odd.fill_null(False).to_numpy(zero_copy_only=False)
+    spelled = [_decimal(value) for value in column.filter(pa.array(is_odd)).to_pylist()]
+    return _replaced(texts, is_odd, spelled)
 
 
 def _decimal(value: Decimal) -> str:
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)
     unscaled = int("".join(map(str, digits))) * (-1 if sign else 1)
-    return canonical(Typed("decimal", decimal_text(unscaled, -exponent))).decode()
+    return decimal_text(unscaled, -exponent)
+
+
+def _replaced(texts: Any, where: npt.NDArray[np.bool_], others: Any) -> Any:
+    """Return texts, those where it is said replaced by others."""
+    pa = library()
+    if not len(others):
+        return texts
+    others = pa.array(others, pa.large_string())
+    return pa.compute.replace_with_mask(texts, pa.array(where), others)
+
+
+def _seconds(counts: Any, unit: str) -> Any:
+    """Return counts of a unit of time as seconds, without trailing zeros."""
+    pa = library()
+    compute = pa.compute
+    if unit == "s":
+        return counts.cast(pa.large_string())
+    each = np.uint64(10 ** _SCALES[unit])
+    held = _numbers(counts, np.int64)
+    whole, rest = np.divmod(np.abs(held).view(np.uint64), each)  # the least has no positive
+    texts = pa.array(whole).cast(pa.large_string())
+    if (held < 0).any():
+        texts = _joined(compute.if_else(pa.array(held < 0), _text("-"), _text("")), texts)
+    if rest.any():
+        shown = compute.utf8_replace_slice(pa.array(rest + each).cast(pa.large_string()), 0, 1, ".")
+        texts = _joined(texts, compute.ascii_rtrim(compute.ascii_rtrim(shown, "0"), "."))
+    return _where_valid(counts, texts)
+
+
+def _numbers(column: Any, kind: type[_Number]) -> npt.NDArray[_Number]:
+    """Return the numbers of a column, those that are null being anything."""
+    held = column.buffers()[1]
+    if held is None:
+        return np.zeros(len(column), kind)
+    return np.frombuffer(held, kind, len(column), np.dtype(kind).itemsize * column.offset)
 
 
 def _integers(column: Any) -> Any:
@@ -306,59 +347,87 @@ def _integers(column: Any) -> Any:
         is_json = compute.and_(is_json, compute.greater_equal(column, least))
     if compute.all(is_json).as_py() in (True, None):
         return texts
-    return compute.if_else(is_json, texts, _joined(_text('!int"'), texts, _text('"')))
+    return compute.if_else(is_json, texts, _joined('!int"', texts, '"'))
 
 
 def _floats(column: Any) -> Any:
-    """Return Arrow's own texts, but for exponents, NaN, infinities and -0."""
+    """Return Arrow's own texts, but for what may have an exponent, NaN, infinities and -0."""
     pa = library()
-    compute = pa.compute
+    held = _numbers(column, np.float64)
+    size = np.abs(held)
+    is_odd = ~((size >= _PLAIN[0]) & (size < _PLAIN[1]) | (held.view(np.uint64) == 0))
     texts = column.cast(pa.large_string())
-    is_odd = compute.match_substring_regex(texts, "[en]|^-0$").fill_null(False)
-    values = column.filter(is_odd).to_pylist()
-    spelled = pa.array([canonical(value).decode() for value in values], pa.large_string())
-    return compute.replace_with_mask(texts, is_odd, spelled)
-
-
-def _is_plain(column: Any) -> bool:
-    """Whether no value of a column of large strings has a character that JSON escapes."""
-    _, offsets, data = column.buffers()
-    if data is None or not len(column):
-        return True
-    whole = memoryview(offsets).cast("q")
-    start, end = whole[column.offset], whole[column.offset + len(column)]
-    if start == end:
-        return True
-    held = memoryview(data)[start:end].tobytes()
-    return b'"' not in held and b"\\" not in held and np.frombuffer(held, np.uint8).min() >= 0x20
-
-
-def _strings(column: Any) -> Any:
-    pa = library()
-    compute = pa.compute
-    if _is_plain(column):
-        return _joined(_text('"'), column, _text('"'))
-    escaped = compute.replace_substring(column, "\\", "\\\\")
-    escaped = compute.replace_substring(escaped, '"', '\\"')
-    texts = _joined(_text('"'), escaped, _text('"'))
-    has_control = compute.match_substring_regex(column, r"[\x00-\x1f]")
-    if not compute.any(has_control).as_py():
+    if not is_odd.any():
         return texts
-    rows = compute.indices_nonzero(has_control)
-    spelled = [encode_basestring(value) for value in column.take(rows).to_pylist()]
-    return compute.replace_with_mask(
-        texts, has_control.fill_null(False), pa.array(spelled, pa.large_string())
-    )
+    is_odd &= column.is_valid().to_numpy(zero_copy_only=False)
+    is_whole = is_odd & (size >= 1) & (size <= MAX_INTEGER)
+    is_whole[is_whole] = held[is_whole] % 1 == 0
+    whole = pa.array(held[is_whole].astype(np.int64)).cast(pa.large_string())
+    is_odd &= ~is_whole
+    spelled = [canonical(value).decode() for value in held[is_odd].tolist()]
+    return _replaced(_replaced(texts, is_whole, whole), is_odd, spelled)
 
 
-def _scaled(column: Any, kind: str, scale: int) -> Any:
-    return _each(column, lambda value: f'!{kind}"{decimal_text(value, scale)}"')
+def _data(texts: Any) -> memoryview:
+    """Return the bytes that an array of large strings or binaries lies in."""
+    held = texts.buffers()[2]
+    return memoryview(b"" if held is None else held)
 
 
-def _lists(column: Any, offsets: Any, texts: Any) -> Any:
+def _escaped(column: Any) -> Any:
+    """Return large strings with those characters escaped that JSON escapes."""
     pa = library()
-    compute = pa.compute
-    lists = pa.LargeListArray.from_arrays(offsets.cast(pa.int64()), texts)
-    inner = compute.binary_join(lists, _text(","))
-    whole = _joined(_text("["), inner, _text("]"))
-    return compute.if_else(column.is_valid(), whole, pa.scalar(None, pa.large_string()))
+    offsets = _offsets(column)
+    start = int(offsets[0])
+    data = _data(column)[start : int(offsets[-1])]
+    places = _escapes(np.frombuffer(data, np.uint8))
+    if not len(places):
+        return column
+    found = np.frombuffer(data, np.uint8)[places]
+    text = data.tobytes()
+    grows = np.zeros(256, np.int64)
+    codes = np.flatnonzero(np.bincount(found)).tolist()
+    for code in reversed(codes):  # the backslash first, as all others bring one
+        shown = encode_basestring(chr(code))[1:-1].encode()
+        text = text.replace(bytes([code]), shown)
+        grows[code] = len(shown) - 1
+    grown = np.concatenate([[0], np.cumsum(grows[found])])
+    places_of_rows = np.searchsorted(places, offsets - start)
+    moved = pa.py_buffer(offsets - start + grown[places_of_rows])
+    valid = None
+    if column.null_count:
+        is_valid = column.is_valid().to_numpy(zero_copy_only=False)
+        valid = pa.py_buffer(np.packbits(is_valid, bitorder="little"))
+    return pa.LargeStringArray.from_buffers(len(column), moved, pa.py_buffer(text), valid)
+
+
+def _escapes(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return where characters are that JSON escapes."""
+    found = []
+    for start in range(0, len(data), _AT_ONCE):
+        part = data[start : start + _AT_ONCE]
+        marks = part < 0x20
+        marks |= part == ord('"')
+        marks |= part == ord("\\")
+        found.append(np.flatnonzero(marks) + start)
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def window(column: Any) -> tuple[int, npt.NDArray[np.int64]]:
+    """Return where lists or maps begin in their column's values, and their offsets from there."""
+    if library().types.is_fixed_size_list(column.type):
+        each = column.type.list_size
+        return column.offset * each, np.arange(len(column) + 1, dtype=np.int64) * each
+    offsets = np.asarray(column.offsets).astype(np.int64)
+    if not len(offsets):
+        offsets = np.zeros(1, np.int64)
+    return int(offsets[0]), offsets - offsets[0]
+
+
+def _lists(column: Any, offsets: npt.NDArray[np.int64], texts: Any) -> Spelled:
+    """Return the texts of lists, `offsets` being theirs in the texts of their values."""
+    pa = library()
+    places = pa.array(offsets)
+    lists = pa.LargeListArray.from_arrays(places, texts)
+    inner = pa.compute.binary_join(lists, _text(","))
+    return Spelled("[", _where_valid(column, inner), "]")

@@ -25,7 +25,7 @@ from lineage.datasets.readers.base import Done, Source
 from lineage.digest import SIZE, blake3_digest
 from lineage.errors import FormatError
 
-_CUT = 1
+_CUT = 2
 """How files are cut into jobs; another number whenever that is done otherwise."""
 
 _NAMES = ("journal", "order", "near")

@@ -117,8 +117,8 @@ class Sorter:
             self._cut()
 
     def _cut(self) -> None:
-        while len(self._sorting) > 1:
-            self._spill(self._sorting.pop(0).result())
+        if self._sorting:  # one at a time: sorting is little beside what else is done
+            self._spill(self._sorting.pop().result())
         self._sorting.append(self._pool.submit(counted, b"".join(self._held)))
         self._held, self._size = [], 0
 

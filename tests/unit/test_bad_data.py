@@ -8,10 +8,12 @@ import json
 import os
 import random
 import re
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -224,6 +226,63 @@ def test_what_ends_a_process_that_trusts_it_is_refused(name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert re.fullmatch(rf"lineage: .*{re.escape(name)}: broken columns: .*\n", done.stderr)
+
+
+def lying() -> dict[str, pa.Array]:
+    """Arrays whose offsets, codes or texts lead elsewhere, which Arrow makes without a look."""
+    data = pa.py_buffer(b"abc")
+    far = pa.py_buffer(struct.pack("<3i", 0, 1 << 30, 2))
+    back = pa.py_buffer(struct.pack("<3i", 1, 0, 3))
+    plain = pa.py_buffer(struct.pack("<2i", 0, 2))
+    codes = pa.array([0, 7], pa.int8())
+    view = struct.pack("<i4sii", 1 << 30, b"abc", 0, 0)
+    buffers = [None, pa.py_buffer(view * 2), data]
+    return {
+        "far": pa.Array.from_buffers(pa.string(), 2, [None, far, data]),
+        "back": pa.Array.from_buffers(pa.binary(), 2, [None, back, data]),
+        "lists": pa.Array.from_buffers(pa.list_(pa.int8()), 2, [None, far], children=[codes]),
+        "codes": pa.DictionaryArray.from_arrays(codes, pa.array(["a"]), safe=False),
+        "views": pa.Array.from_buffers(pa.string_view(), 2, buffers),
+        "text": pa.Array.from_buffers(pa.string(), 1, [None, plain, pa.py_buffer(b"\xff\xfe")]),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(lying()))
+@pytest.mark.parametrize("kind", ["table", "batch", "reader"])
+def test_broken_tables_in_memory_are_refused(name: str, kind: str) -> None:
+    batch = pa.record_batch([lying()[name]], ["c"])
+    table = pa.Table.from_batches([batch])
+    value = {"table": table, "batch": Batches([batch]), "reader": Gathered(table)}[kind]
+    with pytest.raises(FormatError, match=r"^memory-0: broken columns: "):
+        build([value])
+
+
+class Batches:
+    """What has batches, as a table does."""
+
+    def __init__(self, batches: list[pa.RecordBatch]) -> None:
+        self.schema = batches[0].schema
+        self._batches = batches
+
+    def to_batches(self) -> list[pa.RecordBatch]:
+        return self._batches
+
+
+class Gathered:
+    """What a `datasets.Dataset` is that was shuffled: rows are gathered from `data`, in Arrow."""
+
+    def __init__(self, data: pa.Table) -> None:
+        self.data = data
+        self.features = data.schema.names
+
+    def with_format(self, kind: str) -> Gathered:
+        assert kind == "arrow"
+        return self
+
+    def iter(self, batch_size: int) -> Iterator[pa.Table]:
+        for start in range(0, len(self.data), batch_size):
+            rows = range(start, min(start + batch_size, len(self.data)))
+            yield self.data.take(list(rows))
 
 
 def test_long_names_of_columns_leave_the_manifest_readable(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from second import dataset as second
 from lineage.datasets import (
     Built,
     Options,
+    batches,
     build,
     building,
     columns,
@@ -227,6 +228,10 @@ TYPED: list[tuple[Any, Any, list[str | None]]] = [
 ]  # fmt: skip
 
 
+def texts_of(batch: Any) -> list[str]:
+    return [text.decode() for text in columns.texts_in(columns.frames_of(batch))]
+
+
 def array_of(values: Any, kind: Any) -> Any:
     return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
@@ -236,26 +241,22 @@ def test_typed_values_have_these_texts(kind: Any, values: list[Any], texts: list
     column = array_of(values, kind)
     expected = ["{}" if t is None else f'{{"c":{t}}}' for t in texts]
     batch = pa.record_batch([column], ["c"])
-    assert [t.decode() for t in columns.texts_of(batch).to_pylist()] == expected
+    assert texts_of(batch) == expected
     for start in range(len(values)):  # a window into the buffers reads what it shows
-        part = columns.texts_of(batch.slice(start)).to_pylist()
-        assert [t.decode() for t in part] == expected[start:]
+        assert texts_of(batch.slice(start)) == expected[start:]
     many = pa.record_batch([column, column], ["c", "a"])
-    doubled = [t.decode() for t in columns.texts_of(many).to_pylist()]
-    assert doubled == ["{}" if t is None else f'{{"a":{t},"c":{t}}}' for t in texts]
+    assert texts_of(many) == ["{}" if t is None else f'{{"a":{t},"c":{t}}}' for t in texts]
 
 
 def test_one_value_has_one_text_whatever_its_unit_and_scale() -> None:
     moment = datetime.datetime(2026, 1, 31, 9, 30, tzinfo=datetime.UTC)
     texts = {
-        columns.texts_of(pa.record_batch([pa.array([moment], pa.timestamp(unit, zone))], ["t"]))[
-            0
-        ].as_py()
+        texts_of(pa.record_batch([pa.array([moment], pa.timestamp(unit, zone))], ["t"]))[0]
         for unit, zone in (("s", "UTC"), ("ns", "America/Lima"), ("us", "+05:00"))
     }
     assert len(texts) == 1
     plain = pa.array([moment.replace(tzinfo=None)], pa.timestamp("s"))
-    assert columns.texts_of(pa.record_batch([plain], ["t"]))[0].as_py() not in texts
+    assert texts_of(pa.record_batch([plain], ["t"]))[0] not in texts
 
 
 def test_what_json_cannot_say_never_meets_what_it_says() -> None:
@@ -605,32 +606,68 @@ def sharing(rows: int, text: str) -> dict[str, pa.Array]:
 def test_one_long_value_in_every_row_takes_little_memory(name: str) -> None:
     """What shares a value is unpacked a little at a time: 2000 times 100 kB are 200 MB."""
     column = sharing(2000, "x" * 100_000)[name]
-    pieces = list(columns.batches([pa.record_batch([column], ["c"])]))
+    pieces = list(batches.cut([pa.record_batch([column], ["c"])]))
     assert sum(piece.num_rows for piece in pieces) == 2000
     assert max(piece.num_rows for piece in pieces) <= 200
     few = pa.record_batch([column.slice(1990)], ["c"])
-    (whole,) = columns.batches([few])
+    (whole,) = batches.cut([few])
     assert build([pa.Table.from_batches([few])]).header.head.distinct == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "ROW_BYTES", 1000)
-        assert [piece.num_rows for piece in columns.batches([few])] == [1] * 10
-        patch.setattr(columns, "MAX_ROW_BYTES", 10_000)
+        patch.setattr(batches, "ROW_BYTES", 1000)
+        assert [piece.num_rows for piece in batches.cut([few])] == [1] * 10
+        patch.setattr(batches, "MAX_ROW_BYTES", 10_000)
         with pytest.raises(FormatError, match=r"a row unpacks to 1000.. bytes, more than 10000"):
             build([pa.Table.from_batches([whole])])
+
+
+@pytest.mark.parametrize("how", ["codes", "prefixes", "lists", "large"])
+def test_a_value_that_a_parquet_file_has_once_takes_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """300 kB in every one of 200 rows are 60 MB, and a file of some kilobytes."""
+    monkeypatch.setattr(parquet, "SHARED", 4 << 20)
+    text, rows = "x" * 300_000, 200
+    column = pa.array([f"{text} {n}" if how == "prefixes" else text for n in range(rows)])
+    table = pa.table({"n": range(rows), "t": [[t] for t in column] if how == "lists" else column})
+    prefixes = {"use_dictionary": False, "column_encoding": {"t": "DELTA_BYTE_ARRAY"}}
+    kept = {"dictionary_pagesize_limit": 1 << 30, "compression": "zstd"}
+    if how == "large":  # more of other values than codes may hold
+        others = [f"{n:x}" * 4000 for n in range(10**6, 10**6 + 300)]
+        table = pa.concat_tables([table, pa.table({"n": range(300), "t": others})])
+        kept["dictionary_pagesize_limit"] = 400_000
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(table, path, **(prefixes if how == "prefixes" else kept))
+    assert path.stat().st_size < 400_000 or how == "large"
+    expected = build([table]).header.head.root
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        assert build([path]).header.head.root == expected
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 30 << 20
+
+
+def test_fixed_values_that_take_no_bytes_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    zeros = pa.array([bytes(50_000)] * 1000, pa.binary(50_000))
+    pa.parquet.write_table(pa.table({"t": zeros}), tmp_path / "a.parquet")
+    assert parquet._plan(tmp_path / "a.parquet", 0) == (batches.ROW_BYTES // 50_000, [])
+    assert build([tmp_path / "a.parquet"]).header.head.distinct == 1
 
 
 def test_batches_of_every_type_are_measured() -> None:
     for kind, values, _ in TYPED:
         batch = pa.record_batch([array_of(values, kind)], ["c"])
         for part in (batch, batch.slice(1)):
-            assert sum(piece.num_rows for piece in columns.batches([part])) == part.num_rows
+            assert sum(piece.num_rows for piece in batches.cut([part])) == part.num_rows
 
 
 def test_what_arrow_gives_up_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise pa.ArrowMemoryError("malloc of size 9 failed")
 
-    monkeypatch.setattr(columns, "texts_of", full)
+    monkeypatch.setattr(columns, "frames_of", full)
     with pytest.raises(FormatError, match="memory-0: broken columns: malloc of size 9 failed"):
         build([pa.table({"n": [1]})])
 
@@ -741,7 +778,7 @@ def test_parquet_is_one_order_however_it_is_cut(
     rows = [{"n": n, "text": "x" * (n % 9)} for n in range(103)]
     pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=25)
     monkeypatch.setattr(parquet, "LARGE", large)
-    monkeypatch.setattr(columns, "ROW_BYTES", bytes_)
+    monkeypatch.setattr(batches, "ROW_BYTES", bytes_)
     found = build([tmp_path / "a.parquet"], options=Options(near=True)).header
     expected = build([rows], options=Options(near=True)).header
     assert (found.head, found.ordered_root) == (expected.head, expected.ordered_root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lineage.datasets import columns
+from lineage.datasets import batches, columns
 from lineage.datasets.readers.base import Columns, Job, Near, Source, WatchedFile
 from lineage.errors import FormatError, printable
 
@@ -30,8 +30,8 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
                 opened = pyarrow.ipc.open_stream(mapped)
                 found = iter(opened)
             yield Columns(tuple(opened.schema.names))
-            for batch in columns.batches(map(columns.checked, found)):
-                yield columns.digest, (batch, near)
+            for batch in batches.cut(map(batches.checked, found)):
+                yield batches.digest, (batch, near)
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         reason = f"broken or cut Arrow: {printable(str(error))}"
         raise FormatError(reason, file=file.path) from error

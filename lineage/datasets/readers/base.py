@@ -140,18 +140,27 @@ class WatchedFile:
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, at most `size`; none at the end."""
         data = self._file.read(size)
+        self._pass(data)
+        return data
+
+    def _pass(self, data: bytes | memoryview) -> None:
         self.size += len(data)
         self._hasher.update(data)
         for hasher in self._also.values():
             hasher.update(data)
         if self._progress is not None and data:
             self._progress(len(data))
-        return data
+
+    def read_to(self, end: int) -> None:
+        """Hash what is left before `end`."""
+        buffer = bytearray(PIECE)
+        whole = memoryview(buffer)
+        while self.size < end and (size := self._file.readinto(whole)):
+            self._pass(whole[:size])
 
     def read_rest(self) -> None:
         """Hash what is left."""
-        while self.read(PIECE):
-            pass
+        self.read_to(self.expected + 1)  # one byte more tells a file that grew
 
     def finish(self) -> bytes:
         """Return the BLAKE3 of the whole file.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from lineage.datasets import columns
+from lineage.datasets import batches
 from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, WatchedFile, done
 from lineage.errors import FormatError
 from lineage.manifests.records import canonical
@@ -22,17 +22,26 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
     value = source.extra
     if hasattr(value, "with_format") and hasattr(value, "features"):
         yield Columns(tuple(value.features or ()))
-        for table in value.with_format("arrow").iter(batch_size=_AT_ONCE):
-            for batch in columns.batches(table.to_batches()):
-                yield columns.digest, (batch, near)
+        found = _batches(value)
     elif hasattr(value, "to_batches"):
         yield Columns(tuple(value.schema.names))
-        for batch in columns.batches(value.to_batches()):
-            yield columns.digest, (batch, near)
+        found = map(batches.checked, value.to_batches())
     else:
         records = iter(value)
         while held := list(islice(records, _AT_ONCE)):
             yield _digest, (held, near)
+        return
+    for batch in batches.cut(found):
+        yield batches.digest, (batch, near)
+
+
+def _batches(value: Any) -> Iterator[Any]:
+    """Return the rows of a `datasets.Dataset`, or of one that is made as it goes."""
+    if hasattr(value, "data"):  # rows are gathered from it by their offsets
+        for batch in value.data.to_batches():
+            batches.checked(batch)
+    for table in value.with_format("arrow").iter(batch_size=_AT_ONCE):
+        yield from map(batches.checked, table.to_batches())
 
 
 def _digest(records: list[Any], near: Near | None) -> Done:
