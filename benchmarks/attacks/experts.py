@@ -64,6 +64,32 @@ def cut(model: Folder, rng: np.random.Generator, left: int) -> tuple[Folder, Map
     return made, {"experts": kept}
 
 
+def merged(model: Folder, rng: np.random.Generator, left: int) -> tuple[Folder, Maps]:
+    """Put experts together until some are left: the mean of each lot, and of its router's rows.
+
+    Returns:
+        The mixture, and for each old expert which of the new ones it is part of.
+    """
+    count = 1 + max(int(m[2]) for m in map(_EXPERT.fullmatch, model.arrays) if m)
+    lots = np.empty(count, np.int64)
+    lots[rng.permutation(count)] = np.arange(count) % left
+    arrays = {}
+    for name, array in model.arrays.items():
+        match = _EXPERT.fullmatch(name)
+        if match and int(match[2]) < left:
+            stem, new, part = match[1], int(match[2]), match[3]
+            of = [
+                model.arrays[f"{stem}experts.{old}.{part}"] for old in np.flatnonzero(lots == new)
+            ]
+            arrays[name] = np.mean(of, 0, np.float64).astype(array.dtype)
+        elif not match and _ROUTER.fullmatch(name):
+            rows = [array[lots == new].mean(0, np.float64) for new in range(left)]
+            arrays[name] = np.stack(rows).astype(array.dtype)
+        elif not match:
+            arrays[name] = array
+    return replace(model, config=mixed(model.config, left), arrays=arrays), {"lots": lots}
+
+
 def mixed(config: dict[str, object], count: int) -> dict[str, object]:
     """Return the configuration of a mixture."""
     few = min(2, count)

@@ -61,21 +61,23 @@ def experts(
             feed-forward part is where all of them come from.
 
     Returns:
-        None if there are no experts.
+        None if there are no experts. Of one that was put together from several, each is right.
     """
     steps = [m for key, m in maps.items() if key.endswith(":experts")]
     if not steps or not blocks:
         return None
-    models = functools.reduce(lambda at, kept: at[kept], steps).tolist()
-    true = [""] * len(models)
+    lots = next((m for key, m in maps.items() if key.endswith(":lots")), None)
+    models = functools.reduce(lambda at, kept: at[kept], steps)
+    parts = list(models[:, None]) if lots is None else [models[lots == n] for n in np.unique(lots)]
+    true = [{""}] * len(parts)
     if before is not None:
         order = next(m for key, m in before.items() if key.endswith(":experts")).tolist()
-        true = [str(order.index(model)) for model in models]
+        true = [{str(order.index(model)) for model in lot.tolist()} for lot in parts]
     right = 0
     for block in blocks:
         if block["a"] == block["b"]:
             said = {unit["b"]: unit["a"] for unit in block["units"]}
-            right += sum(said.get(str(at)) == label for at, label in enumerate(true))
+            right += sum(said.get(str(at)) in labels for at, labels in enumerate(true))
     return right / (len(blocks) * len(true))
 
 

@@ -65,6 +65,7 @@ SHAPES = (
     ("everything+experts-copied", ("none",)),
     ("experts-trained", ("none", "int4")),
     ("experts-trained+experts-cut", ("none", "int4")),
+    ("experts-trained+experts-merged", ("none", "int4")),
 )
 """Another shape -> what follows; full training heals it."""
 

@@ -105,7 +105,7 @@ def _relatives(truth: Mapping[str, Any], seed: int) -> Iterator[Pair]:
         if record["kind"] in _WITH_RELATIVES:
             drawn = lot.sample(siblings, min(_SIBLINGS, len(siblings)))
             kin += [("base", truth["base"]), *(("sibling", name) for name in drawn)]
-        if steps[1:] == ["experts-cut"] and steps[0] in there:
+        if steps[1:] in (["experts-cut"], ["experts-merged"]) and steps[0] in there:
             kin.append(("mixture", steps[0]))
         for role, name in kin:
             yield Pair(

@@ -51,6 +51,7 @@ SHAPES: Mapping[str, Sequence[str]] = {
     "tokens-cut": ("pruned width", "pruned None"),
     "experts-copied": ("expanded experts",),
     "experts-trained": ("expanded experts", "merge passthrough", "merge linear"),
+    "experts-merged": ("expanded experts", "merge passthrough", "merge linear"),
     "experts-cut": ("expanded experts", "pruned width", "merge passthrough", "merge linear"),
 }
 """And of each other shape; what was healed or rounded may be called that as well."""

@@ -115,6 +115,12 @@ def _experts_cut(_bench: Bench, at: Made, rng: np.random.Generator) -> Made:
     return replace(at, model=model, maps=at.maps | named)
 
 
+def _experts_merged(_bench: Bench, at: Made, rng: np.random.Generator) -> Made:
+    model, maps = experts.merged(at.model, rng, left=2)
+    named = {f"experts-merged:{key}": value for key, value in maps.items()}
+    return replace(at, model=model, maps=at.maps | named)
+
+
 def _noise(share: float) -> Step:
     def add(bench: Bench, at: Made, rng: np.random.Generator) -> Made:
         model = bench.shop.mechanical("noised", [at.model], _number(rng), share=share)
@@ -170,6 +176,7 @@ STEPS: dict[str, Step] = {
     "experts-copied": _copied,
     "experts-trained": _trained,
     "experts-cut": _experts_cut,
+    "experts-merged": _experts_merged,
     "rows-redrawn": _redrawn,
     "continued": _continued,
     "embeddings-copied": _embeddings,

@@ -519,6 +519,23 @@ def test_experts_come_from_the_models_that_the_map_says() -> None:
     assert left.config["num_local_experts"] == 2
 
 
+def test_experts_that_are_merged_are_the_mean_of_their_lot() -> None:
+    several = [a_llama() for _ in range(3)]
+    for number, model in enumerate(several):
+        model.arrays["model.layers.1.mlp.up_proj.weight"][:] += number
+    mixture, _ = experts.trained_apart(several, np.random.default_rng(1))
+    left, maps = experts.merged(mixture, np.random.default_rng(2), left=2)
+    stem = "model.layers.1.block_sparse_moe."
+    for new in range(2):
+        lot = np.flatnonzero(maps["lots"] == new)
+        old = [mixture.arrays[f"{stem}experts.{one}.w3.weight"] for one in lot]
+        assert np.allclose(left.arrays[f"{stem}experts.{new}.w3.weight"], np.mean(old, 0))
+        rows = mixture.arrays[f"{stem}gate.weight"][lot]
+        assert np.allclose(left.arrays[f"{stem}gate.weight"][new], rows.mean(0))
+    assert f"{stem}experts.2.w3.weight" not in left.arrays
+    assert sorted(np.bincount(maps["lots"])) == [1, 2]
+
+
 def test_a_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
     model = a_resnet()
     folders.write(tmp_path / "a", model)
