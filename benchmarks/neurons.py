@@ -119,16 +119,13 @@ def models_of(folder: Path) -> list[Model]:
     if truth_file.is_file():
         document = json.loads(truth_file.read_text())
         roots = {m["id"]: frozenset(m["roots"]) for m in document["models"]}
-        start = frozenset(r for m in document["models"] if m["role"] == "base" for r in m["roots"])
+        begun = {root: one["start"] for root, one in document["roots"].items()}
         nothing: frozenset[str] = frozenset()
         told = [
-            (m["path"], "model", roots[m["id"]], nothing,
-             start if m["role"] == "shared_init" or start & roots[m["id"]] else nothing)
-            for m in document["models"]
-        ] + [
-            (m["path"], m["kind"], frozenset(m["roots"]),
-             nothing.union(*(roots.get(s, nothing) for s in m["sources"])), start)
-            for m in document["made"]
+            (m["path"], m.get("kind", "model"), frozenset(m["roots"]),
+             nothing.union(*(roots.get(s, nothing) for s in m.get("sources", ()))),
+             frozenset(begun[r] for r in m["roots"]))
+            for m in document["models"] + document["made"]
         ]  # fmt: skip
     else:
         document = json.loads((folder.parent / f"{folder.name}.truth.json").read_text())
