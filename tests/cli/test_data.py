@@ -59,9 +59,13 @@ def test_an_interrupted_manifest_is_gone_on_with(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Path("v1.manifest").read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(WatchedFile, "finish", lambda _: signal.raise_signal(signal.SIGINT))
-        assert run(["manifest", "v1.jsonl", "-o", "again.manifest"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(WatchedFile, "finish", lambda _: signal.raise_signal(signal.SIGINT))
+            assert run(["manifest", "v1.jsonl", "-o", "again.manifest"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "the same command goes on from there" in capsys.readouterr().err
     assert Path(".again.manifest.partial").is_dir()
     assert run(["manifest", "v1.jsonl", "-o", "again.manifest"]) == 0
