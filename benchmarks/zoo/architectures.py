@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from plain import convolutions, perceptron
 from recipes import Shape
 from torch import nn
 
@@ -303,6 +304,24 @@ ARCHITECTURES: dict[str, Architecture] = {
         linear=("project", "decoder"),
         tokens=("embedding.weight", "decoder.weight", "decoder.bias"),
         head=r"^(project|decoder)\.",
+    ),
+    "perceptron": Architecture(
+        task="images",
+        build=lambda shape, settings: perceptron(shape, **settings),
+        layer=r"(?:fc|norm)(\d+)\.",
+        matrices=r"fc\d+\.weight$",
+        attention=("fc1",),
+        linear=("fc0", "fc1", "head"),
+        head=r"^head\.",
+    ),
+    "convolutions": Architecture(
+        task="images",
+        build=lambda shape, settings: convolutions(shape, **settings),
+        layer=r"(?:conv|norm)(\d+)\.",
+        matrices=r"conv\d+\.weight$",
+        attention=("conv1",),
+        linear=("conv0", "conv1", "head"),
+        head=r"^head\.",
     ),
     "crepe": Architecture(
         task="tones",

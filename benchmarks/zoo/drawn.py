@@ -1,13 +1,14 @@
 """Families drawn by lot, to fit odds on: other sizes, recipes and trees than anyone would think of.
 
 Each is one small architecture with one base, perhaps checkpoints of its run, and fine-tunes of
-whatever came before, on data that are the same, near or far. All of them are for tuning.
+whatever came before, on data that are the same, near or far. All of them are for tuning. Those of
+`plain` are networks that train in seconds, by any optimizer, until there is little left to learn.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -21,7 +22,9 @@ _TEXTS = (
 _IMAGES = (
     "digits", "digits-turned", "digits-inverted", "digits-mirrored", "digits-even", "digits-odd",
 )  # fmt: skip
+_GLYPH_PARTS = ("capitals", "small", "signs", "greek", "cyrillic")
 _FINE_TUNES = 20
+_DECAYS = (0.0, 0.01, 0.1)
 
 
 def drawn(count: int) -> dict[str, Family]:
@@ -62,6 +65,63 @@ def _family(number: int) -> Family:
     )  # fmt: skip
 
 
+def plain(count: int) -> dict[str, Family]:
+    """Return so many families of plain networks, always the same ones."""
+    found = (_plain_family(number) for number in range(1, count + 1))
+    return {family.name: family for family in found}
+
+
+_RATES = {
+    "adamw": (-3.4, -2.3), "adam": (-3.4, -2.3), "rmsprop": (-3.6, -2.7), "sgd": (-2.2, -1.2),
+    "plain-sgd": (-1.4, -0.4),
+}  # fmt: skip
+"""Logarithms of the least and the greatest learning rate of each optimizer."""
+
+
+def _plain_family(number: int) -> Family:
+    lot = random.Random(9000 + number)
+    kind = "perceptron" if number % 3 else "convolutions"
+    layers = lot.choice((2, 2, 2, 3)) if kind == "perceptron" else lot.choice((2, 3, 4))
+    norms = ("none", "none", "layer", "batch") if kind == "perceptron" else ("none", "batch")
+    settings = {
+        "image_size": lot.choice((8, 8, 12)),
+        "num_labels": 26,
+        "activation": lot.choice(("relu", "relu", "gelu", "tanh", "silu")),
+        "norm": lot.choice(norms),
+        "start": lot.choice(("pytorch", "pytorch", "xavier", "he")),
+    }
+    wide = lot.choice((48, 64, 96, 128, 192)) if kind == "perceptron" else lot.choice((12, 16, 24))
+    pictures = _IMAGES if lot.random() < 0.7 else (*_GLYPH_PARTS, "digits")
+    names = lot.sample(pictures, 6)
+    optimizer = lot.choice(tuple(_RATES))
+    recipe = Recipe(
+        optimizer=optimizer,
+        rate=10 ** lot.uniform(*_RATES[optimizer]),
+        schedule=lot.choice(("linear", "cosine", "constant", "constant")),
+        warmup=lot.choice((0.0, 0.0, 0.1)),
+        decay=lot.choice(_decays(optimizer)),
+        batch=lot.choice((16, 32, 64)),
+        steps=lot.choice((200, 400, 800, 1600)),
+        clip=0.0,
+    )
+    tuning: dict[str, Any] = {"schedule": lot.choice(("linear", "cosine", "constant"))}
+    if lot.random() < 0.4:
+        other = lot.choice(tuple(_RATES))
+        tuning |= {"optimizer": other, "rate": 10 ** lot.uniform(*_RATES[other])}
+    decays = _decays(tuning.get("optimizer", optimizer))
+    plan = tuple(_plan(lot, layers, decays, longer=lot.choice((1, 1, 4))))
+    return Family(
+        f"plain-{number:02}", "tuning", kind, 9000 + number, Shape(layers, mlp=wide), settings,
+        dict(zip("pqwxyz", names, strict=True)), recipe, plan, tuning,
+        lot.choice(("fp32", "fp32", "bf16")),
+    )  # fmt: skip
+
+
+def _decays(optimizer: str) -> tuple[float, ...]:
+    """Return what is usual; all but AdamW decay by way of the gradient."""
+    return _DECAYS if optimizer == "adamw" else (0.0, 0.0, 1e-4, 1e-3)
+
+
 def _sizes(kind: str, layers: int, lot: random.Random) -> tuple[Shape, Mapping[str, Any]]:
     width = lot.choice((64, 80, 96))
     mlp = 4 * lot.randrange(width // 3, width)
@@ -85,7 +145,9 @@ def _sizes(kind: str, layers: int, lot: random.Random) -> tuple[Shape, Mapping[s
     return Shape(layers, 257 if kind == "bert" else 256, mlp), heads
 
 
-def _plan(lot: random.Random, layers: int) -> Iterator[Row]:
+def _plan(
+    lot: random.Random, layers: int, decays: Sequence[float] = _DECAYS, longer: int = 1
+) -> Iterator[Row]:
     """Yield a base and what was made of it; who gets a child is drawn, the base most often."""
     weight = {"base": 5.0}
     if lot.random() < 0.5:
@@ -109,7 +171,7 @@ def _plan(lot: random.Random, layers: int) -> Iterator[Row]:
             yield row(name, "adapt", parent, **options)
             continue
         else:
-            options = _options(lot, layers)
+            options = _options(lot, layers, decays, longer)
         yield row(name, "tune", parent, hidden=hidden, **options)
         told.append((name, parent, options))
         weight[name] = 1.5 if hidden else 0.7
@@ -119,7 +181,7 @@ def _plan(lot: random.Random, layers: int) -> Iterator[Row]:
     a, b = lot.choice(beside) if beside else lot.sample(names, 2)
     share = lot.choice((0.3, 0.5, 0.6))
     yield row("merged", "linear", a, b, weights=(share, 1 - share))
-    yield row("merged-on", "tune", "merged", **_options(lot, layers))
+    yield row("merged-on", "tune", "merged", **_options(lot, layers, decays, longer))
 
 
 def _run(name: str, before: str | None, until: float) -> Row:
@@ -128,11 +190,13 @@ def _run(name: str, before: str | None, until: float) -> Row:
     return row(name, "go_on", before, until=until)
 
 
-def _options(lot: random.Random, layers: int) -> dict[str, Any]:
+def _options(
+    lot: random.Random, layers: int, decays: Sequence[float], longer: int
+) -> dict[str, Any]:
     options: dict[str, Any] = {
         "part": lot.choice("pqwwxxyyzz"),
-        "steps": lot.choice((20, 30, 40, 60, 90)),
-        "decay": lot.choice((0.0, 0.01, 0.1)),
+        "steps": longer * lot.choice((20, 30, 40, 60, 90)),
+        "decay": lot.choice(decays),
     }
     if lot.random() < 0.08:
         options["rate"] = 2e-5

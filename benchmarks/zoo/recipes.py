@@ -31,7 +31,7 @@ class Recipe:
     """How a run goes.
 
     Attributes:
-        optimizer: `adamw`, `adam` or `sgd`.
+        optimizer: `adamw`, `adam`, `rmsprop`, `sgd` (with momentum) or `plain-sgd`.
         rate: Highest learning rate.
         schedule: `linear`, `cosine` or `constant`, after the warm-up.
         warmup: Share of the steps over which the rate rises.

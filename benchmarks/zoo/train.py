@@ -106,6 +106,10 @@ def start(module: nn.Module, recipe: Recipe, generator: torch.Generator) -> Run:
             )
         case "sgd":
             optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=True)
+        case "plain-sgd":
+            optimizer = torch.optim.SGD(groups, lr=recipe.rate)
+        case "rmsprop":
+            optimizer = torch.optim.RMSprop(groups, lr=recipe.rate)
         case other:
             raise ValueError(f"no such optimizer: {other!r}")
     return Run(module, recipe, generator, optimizer)
