@@ -31,7 +31,7 @@ from lineage.graph.structure import (
     weighed,
     without_rings,
 )
-from lineage.graph.tree import LEAST_EDGE, Tree, grow
+from lineage.graph.tree import LEAST_EDGE, Tree, grow, leads_to
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ _LIKELY = 0.95
 _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
 two models with one mask differ at most."""
+
+_NOISES = frozenset({Relation.NOISED, Relation.QUANTIZED})
+"""What a copy is to its source if all that they differ in is noise."""
 
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
@@ -275,8 +278,8 @@ class Family:
         if not panel.matrices:
             return
         leaves = (
-            self._attach_noised(members, panel)
-            or self._attach_sparse(members, panel)
+            self._attach_sparse(members, panel)
+            or self._attach_noised(members, panel)
             or self._attach_hidden(members, panel, seed)
         )
         if leaves:
@@ -341,24 +344,30 @@ class Family:
         """Hang copies with noise on what the noise was added to.
 
         Noise has nothing to do with anything else, so the one that all others are further from, by
-        just the noise, has it.
+        just the noise, has it. No merge, none of what it was made of, and nothing that is nearest to
+        a merge is taken for a copy: their differences are noise too where those of the parents are.
         """
         squared = panel.pairs.squared
-        found: set[int] = set()
-        for c in range(len(members)):
-            others = [i for i in range(len(members)) if i != c and i not in found]
-            if not others or c in found:
+        others = squared + np.diag(np.full(len(members), np.inf))
+        nearest = [int(place) for place in others.argmin(axis=1)]
+        seen = {c: self.between(members[near], members[c]) for c, near in enumerate(nearest)}
+        noised = [c for c, one in seen.items() if one.relation in _NOISES]
+        family = stack(panel.models) if noised and len(members) > 2 else None
+        merges = {} if family is None else find_merges(family)
+        parts = set(merges).union(*(merge.parents for merge in merges.values()))
+        parent_of: dict[int, int] = {}
+        for c in noised:
+            near, found = nearest[c], seen[c]
+            if near in merges:
                 continue
-            near = min(others, key=lambda i: (squared[c, i], i))
-            seen = self.between(members[near], members[c])
-            if seen.relation not in {Relation.NOISED, Relation.QUANTIZED}:
+            rest = set(range(len(members))) - merges.keys()
+            parent, child = (near, c) if _further(panel, near, c, rest) > 0 else (c, near)
+            if child in parent_of or child in parts or leads_to(parent_of, parent, child):
                 continue
-            further = _further(panel, near, c, set(others))
-            parent, child = (near, c) if further > 0 else (c, near)
-            if child not in found:
-                self._add(members[parent], members[child], seen.relation, seen.how, _LIKELY)
-                found.add(child)
-        return found
+            assert found.relation is not None
+            parent_of[child] = parent
+            self._add(members[parent], members[child], found.relation, found.how, _LIKELY)
+        return set(parent_of)
 
     def _attach_hidden(self, members: Sequence[str], panel: Panel, seed: str | None) -> set[int]:
         """Hang models in coordinates of their own on those that they come from.

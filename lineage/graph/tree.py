@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lineage.evidence.ancestry import Evidence
 
-__all__ = ["LEAST_EDGE", "Tree", "grow", "marginals"]
+__all__ = ["LEAST_EDGE", "Tree", "grow", "leads_to", "marginals"]
 
 LEAST_EDGE = 0.35
 """Arcs less probable than this are no edges: then it is undetermined where the model comes from."""
@@ -66,7 +66,7 @@ class Tree:
         parent: dict[int, int] = {}
         found = []
         for w, c in sorted(places.tolist(), key=lambda arc: (-self.arcs[arc[0], arc[1]], arc)):
-            if c not in parent and not _leads_to(parent, w, c):
+            if c not in parent and not leads_to(parent, w, c):
                 parent[c] = w
                 found.append((w, c, float(self.arcs[w, c])))
         return found
@@ -80,7 +80,7 @@ class Tree:
         return min(LONE, there / (there + back))
 
 
-def _leads_to(parent: Mapping[int, int], place: int, ancestor: int) -> bool:
+def leads_to(parent: Mapping[int, int], place: int, ancestor: int) -> bool:
     """Whether `ancestor` is upstream of a place, or the place itself."""
     while place != ancestor:
         if place not in parent:

@@ -333,6 +333,22 @@ def test_a_pruned_model_hangs_on_its_source_and_what_kept_the_zeros_on_it() -> N
     assert {p for p, c in found if c in {"sparse", "kept", "other"}} == {"a", "sparse", "base"}
 
 
+@pytest.mark.parametrize("size", [0.002, 0.01, 0.02])
+def test_where_every_step_is_noise_merges_chains_and_pruned_models_are_what_they_are(
+    size: float,
+) -> None:
+    steps = {name: noisy(BASE, seed, size) for seed, name in enumerate("abcd", start=90)}
+    steps["a2"] = noisy(steps["a"], 95, size)
+    steps["a3"] = noisy(steps["a2"], 96, size)
+    made = {"merged": linear([0.3, 0.7], steps["a"], steps["b"]), "sparse": pruned(steps["c"], 0.5)}
+    found = told(infer({"base": BASE, **steps, **made}))
+    assert found["a", "merged"] == found["b", "merged"] == ("merge", "linear")
+    (source,) = (parent for parent, child in found if child == "sparse")
+    assert source == "c" or size < 0.02  # so little more noise is below that of sketches
+    steps_said = {(p, c) for p, c in found if c not in made}
+    assert steps_said == {*(("base", name) for name in "abcd"), ("a", "a2"), ("a2", "a3")}
+
+
 @pytest.mark.parametrize("source", ["base", "a", "a2"])
 def test_a_copy_with_noise_hangs_on_what_the_noise_was_added_to(source: str) -> None:
     found = told(infer({**FAMILY, "noisy": noisy(FAMILY[source], 90, 0.01)}))
