@@ -17,7 +17,7 @@ from lineage.errors import ArchitectureError
 from lineage.fingerprints.arrays import Arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lineage.artifacts import Item
 
@@ -34,6 +34,7 @@ class Chain:
         recurrent: Groups whose channels cannot be rescaled: they go through tanh.
         is_last: Whether channels were last when something was flattened for a linear layer.
         is_open: Whether anything was, so that names and shapes do not say that.
+        tokens: The strings of its tokens, by their numbers.
     """
 
     layers: tuple[Layer, ...]
@@ -42,14 +43,18 @@ class Chain:
     arrays: Arrays = field(repr=False)
     is_last: bool = False
     is_open: bool = False
+    tokens: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, items: Iterable[Item], *, name: str) -> Chain:
+    def of(
+        cls, items: Iterable[Item], *, name: str, tokens: tuple[str, ...] | None = None
+    ) -> Chain:
         """Read the architecture off a model's tensors.
 
         Args:
             items: Its tensors.
             name: What errors call it.
+            tokens: The strings of its tokens, by their numbers.
 
         Raises:
             ArchitectureError: If names and shapes do not tell what feeds what.
@@ -68,16 +73,37 @@ class Chain:
             frozenset(wiring.recurrent),
             Arrays(found),
             is_open=is_open,
+            tokens=tokens,
         )
+
+    @property
+    def words(self) -> int:
+        """How many tokens have an embedding."""
+        first = self.layers[0]
+        return first.labels if first.kind == "embedding" else 0
 
     def flattened(self, *, last: bool) -> Chain:
         """Return the same, with channels flattened first or last."""
         return replace(self, is_last=last)
 
+    def with_items(self, items: Mapping[str, Item]) -> Chain:
+        """Return the same with other tensors under some names."""
+        layers = tuple(
+            replace(
+                layer,
+                parts={
+                    role: replace(part, item=items.get(part.item.name, part.item))
+                    for role, part in layer.parts.items()
+                },
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers, arrays=Arrays((self.arrays.items | items).values()))
+
     def values(self, group: int) -> int:
         """Return how many values the matrices have that write a group."""
         return sum(
-            prod(part.item.shape)
+            prod(part.shape)
             for layer in self.layers
             for part in layer.parts.values()
             if layer.rows == group and part.role in {"weight", "recurrent"}

@@ -14,6 +14,7 @@ from lineage.alignment.fused import along, fitting
 from lineage.alignment.heads import head_size, heads, look
 from lineage.alignment.neurons import LOOKED_AT, agreement, partners, units, view
 from lineage.alignment.turning import Turn, fitted, quiet, unturned
+from lineage.artifacts.tokens import shared_tokens
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import Agreement
 from lineage.fingerprints.stream import alike
@@ -151,10 +152,7 @@ def _shared_tokens(a: Stream, b: Stream) -> tuple[NDArray[np.intp], NDArray[np.i
     if a.tokens is None or b.tokens is None:
         return None
     rows = a.labels()["token_embd"], b.labels()["token_embd"]
-    place = {token: n for n, token in enumerate(b.tokens[: rows[1]]) if token}
-    pairs = [(n, place[t]) for n, t in enumerate(a.tokens[: rows[0]]) if t in place]
-    both = np.array(pairs, np.intp).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
+    return shared_tokens(a.tokens[: rows[0]], b.tokens[: rows[1]])
 
 
 def _order_of_tokens(a: Stream, b: Stream) -> NDArray[np.intp] | None:
