@@ -21,11 +21,23 @@ if TYPE_CHECKING:
     from lineage.evidence import Comparison
     from lineage.fingerprints import Fingerprint
 
-__all__ = ["OPEN", "compare", "elsewhere"]
+__all__ = ["compare", "elsewhere", "is_open"]
 
-OPEN = (None, Relation.SHARED_INIT)
-"""What models may seem to be as they are stored that are one in other coordinates: where only units
-or heads were moved, the rest is alike, as in two trainings of one initialisation."""
+_OPEN = (None, Relation.SHARED_INIT)
+"""What unrelated models may seem to be that are one in other coordinates: where only units or heads
+were moved, the rest is alike, as in two trainings of one initialisation."""
+
+
+def is_open(found: Comparison) -> bool:
+    """Whether two models may still be one in other coordinates.
+
+    Where only parts seem to be copied, what they feed may have other coordinates.
+
+    Args:
+        found: What they are as stored.
+    """
+    return found.related is None or (not found.related and found.relation in _OPEN)
+
 
 NULL = "the partners that two looks at a unit find are independent (Poisson)"
 
@@ -62,7 +74,7 @@ def compare(
     weights = Weights.of({"a": a, "b": b})
     if deep:
         found = deepened(found, one, other, weights)
-    if found.related or found.relation not in OPEN:
+    if not is_open(found):
         return found
     return elsewhere(found, {"a": one, "b": other}, weights)
 
