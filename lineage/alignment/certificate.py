@@ -110,14 +110,10 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
         if found.tokens is not None and not _is_order(found.tokens, b.words):
             refuse("its tokens are no order")
         gates = [p.gates for layer in b.layers for p in layer.parts.values() if p.gates > 1]
-        is_signed = any(found.groups[g].scales is not None for g in b.recurrent)
-        if is_signed and not -1 < (-1 if found.candidate is None else found.candidate) < min(gates):
+        signs = [one for g in b.recurrent if (one := found.groups[g].scales) is not None]
+        if signs and gates and (found.candidate is None or not 0 <= found.candidate < min(gates)):
             refuse("its candidate is no gate")
-        if any(
-            np.any(np.abs(scales) != 1)
-            for g in b.recurrent
-            if (scales := found.groups[g].scales) is not None
-        ):
+        if any(np.any(np.abs(one) != 1) for one in signs):
             refuse("a unit of a recurrent layer has another scale than a sign")
         for place, before in found.before.items():
             if not (place < len(b.layers) and _has_norms(a, b, place)):

@@ -98,7 +98,7 @@ class Chain:
             )
             for layer in self.layers
         )
-        return replace(self, layers=layers, arrays=Arrays((self.arrays.items | items).values()))
+        return replace(self, layers=layers, arrays=Arrays({**self.arrays.items, **items}.values()))
 
     def values(self, group: int) -> int:
         """Return how many values the matrices have that write a group."""

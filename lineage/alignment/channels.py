@@ -328,7 +328,7 @@ class _Solver:
             is_folded=is_folded,
             before=front.scales,
             epsilon=front.epsilon,
-            candidate=self._candidate(),
+            candidate=self._candidate(fit),
         )
 
     def _is_whole(self, orders: Orders) -> bool:
@@ -346,9 +346,14 @@ class _Solver:
         orders = {order for order in self.look.gates.values() if order != tuple(range(len(order)))}
         return next(iter(orders)) if orders else None
 
-    def _candidate(self) -> int | None:
-        """Return which of a's gates is no share, where signs make a difference."""
-        return next(iter(self.look.candidates.values()), None)
+    def _candidate(self, fit: Fit) -> int | None:
+        """Return which of a's gates is no share but what is remembered."""
+        several = [
+            gate for i, gate in self.look.candidates.items() if len(self.look.ours[i]["weight"]) > 1
+        ]
+        if len(set(several)) > 1 and self.a.recurrent & fit.signs.keys():
+            raise ArchitectureError("has recurrent layers of several makes", "b")
+        return several[0] if several else None
 
     def _started(self, left_out: frozenset[Tensor]) -> Fit:
         """Match from the inputs on by what is read, then from the classes by what reads."""
@@ -398,7 +403,7 @@ class _Solver:
         own = self.look.candidates[layer]
         found: dict[int, tuple[float, tuple[int, ...]]] = {}
         for order in permutations(range(count)):
-            whole = sum(each[to][came] for to, came in enumerate(order))
+            whole = np.sum([each[to][came] for to, came in enumerate(order)], axis=0)
             for gate in range(count) if group in self.look.flips else (own,):
                 part = each[gate][order[gate]]
                 best = whole if group not in self.look.flips else whole - part + np.abs(part)

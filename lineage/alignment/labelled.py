@@ -260,10 +260,11 @@ def told_tokens(a: Chain, b: Chain, place: int, read: tuple[Matrix, Matrix]) -> 
         read: As for `turned`, and found without a look at embeddings or at these rows.
     """
     ours, theirs = _embeddings(a, b, place)
-    moved = theirs @ _solved(read[0], read[1]).T
-    moved, ours = (one - one.mean(axis=0) for one in (moved, ours))
-    norms = np.linalg.norm(ours, axis=1) + 1e-300
-    best = (moved @ (ours / norms[:, None]).T).argmax(axis=1)
+    there: Matrix = theirs @ _solved(read[0], read[1]).T
+    moved: Matrix = there - there.mean(axis=0)
+    to: Matrix = ours - ours.mean(axis=0)
+    norms = np.linalg.norm(to, axis=1) + 1e-300
+    best = (moved @ (to / norms[:, None]).T).argmax(axis=1)
     return Agreement(int(np.sum(best == np.arange(len(ours)))), len(ours), 1.0)
 
 
@@ -271,7 +272,7 @@ def _solved(to: Matrix, came: Matrix) -> Matrix:
     """Return the M with `to @ M` nearest to `came`."""
     gram = to.T @ to
     gram += (_RIDGE * np.trace(gram) + 1e-300) * np.eye(len(gram))
-    found: Matrix = np.linalg.solve(gram, to.T @ came)
+    found: Matrix = np.asarray(np.linalg.solve(gram, to.T @ came), np.float64)
     return found
 
 

@@ -407,7 +407,8 @@ class Looks:
             elif half is not None:
                 a, b = a[..., half::2], b[..., half::2]
             width = a.shape[2] * a.shape[3]
-            look.add(*(m.reshape(len(m), -1) for m in (a, b)), self._changing(i, width))
+            x, y = (m.reshape(len(m), -1) for m in (a, b))
+            look.add(x, y, self._changing(i, width))
         return look
 
     def _read(self, layer: int, fit: Fit) -> tuple[Any, Any]:
@@ -488,8 +489,8 @@ class Looks:
             if signs is not None:
                 b = b * signs.astype(np.float32)[:, None]
             b = self.signed_rows(i, b, back, gates=1, rows=0)
-            width = a.shape[2]
-            look.add(*(m.reshape(len(m), -1) for m in (a, b)), self._changing(i, width))
+            x, y = (m.reshape(len(m), -1) for m in (a, b))
+            look.add(x, y, self._changing(i, a.shape[2]))
             a, b = self._laid(i, "recurrent", "columns")
             b = self.signed_rows(i, b[:, :, order], signs, gates=1, rows=2)
             if back is not None:
@@ -519,11 +520,9 @@ class Looks:
         back = None if one.rows is None else _back(fit, one.rows)
         if back is None:
             return values
-        order = self.gates.get(layer)
-        if order is None:
-            return self.signed_rows(layer, values, back)
-        moved = self.signed_rows(layer, values[list(order)], back)
-        return moved[np.argsort(order)]
+        order = self.gates.get(layer, range(len(values)))
+        found: Matrix = self.signed_rows(layer, values[list(order)], back)[np.argsort(order)]
+        return found
 
     def look(self, group: int, *, is_quiet: bool = False) -> Look:
         """Return a look at a group that has seen nothing yet."""

@@ -403,3 +403,41 @@ def test_what_is_left_open_can_be_solved_without_an_embedding() -> None:
         found = solve(described(one.items, name="a"), described(other.items, name="b"))
     assert found.how == ("permuted", "rescaled")
     assert off(written(a, b, found), a) == 0
+
+
+def test_an_embedding_that_a_convolution_reads_is_turned_back() -> None:
+    rng = np.random.default_rng(1)
+    a: Weights = {
+        "embedding.weight": rng.normal(0, 1, (50, 16)).astype("f4"),
+        "conv.weight": rng.normal(0, 1, (30, 16, 3)).astype("f4"),
+        "conv.bias": rng.normal(0, 1, 30).astype("f4"),
+        "fc.weight": rng.normal(0, 1, (12, 30)).astype("f4"),
+    }
+    turn, order = np.linalg.qr(rng.normal(size=(16, 16)))[0], rng.permutation(30)
+    b = dict(a)
+    b["embedding.weight"] = (a["embedding.weight"] @ turn).astype("f4")
+    b["conv.weight"] = np.einsum("rck,cd->rdk", a["conv.weight"], turn).astype("f4")[order]
+    b["conv.bias"], b["fc.weight"] = a["conv.bias"][order], a["fc.weight"][:, order]
+    found = align(a, b)
+    assert found.how == ("rotated", "permuted")
+    assert found.share == 1
+    assert off(written(a, b, found), a) < 1e-5
+
+
+def test_units_without_gates_change_their_sign_whole() -> None:
+    rng = np.random.default_rng(1)
+    a: Weights = {}
+    for name, shape in {
+        "rnn.weight_ih_l0": (40, 30), "rnn.weight_hh_l0": (40, 40), "rnn.bias_ih_l0": (40,),
+        "fc.weight": (20, 40),
+    }.items():  # fmt: skip
+        a[name] = rng.normal(0, 1, shape).astype("f4")
+    signs, b = rng.choice([-1.0, 1.0], 40).astype("f4"), dict(a)
+    b["rnn.weight_ih_l0"] = a["rnn.weight_ih_l0"] * signs[:, None]
+    b["rnn.weight_hh_l0"] = a["rnn.weight_hh_l0"] * signs[:, None] * signs
+    b["rnn.bias_ih_l0"], b["fc.weight"] = a["rnn.bias_ih_l0"] * signs, a["fc.weight"] * signs
+    found = align(a, b)
+    assert found.how == ("rescaled",)
+    assert off(written(a, b, found), a) == 0
+    with read(a) as one, read(b) as other:
+        check(found, described(one.items, name="a"), described(other.items, name="b"))
