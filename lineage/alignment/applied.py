@@ -471,7 +471,8 @@ class _Writer:
 
     def _ways(self, stored: NDArray[np.floating]) -> Iterator[Array]:
         """Yield a tensor with each choice of its extents as the stream's coordinates."""
-        wide = [axis for axis, extent in enumerate(stored.shape) if extent == self.b.width]
+        width = self.b.width
+        wide = [n for n, size in enumerate(stored.shape) if size in (width, 2 * width)]
         for count in range(len(wide) + 1):
             for axes in combinations(wide, count):
                 for is_signed in (True, False) if axes and self.turn.order is not None else (True,):

@@ -17,7 +17,7 @@ its maker's; a second attention in a layer reads another stream.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lineage.artifacts import Item
 
-__all__ = ["CROSS", "Place", "named", "places_of"]
+__all__ = ["CROSS", "Place", "named", "of_one_width", "places_of"]
 
 CROSS = "cross"
 """Stack of a layer's second attention."""
@@ -114,6 +114,39 @@ def places_of(items: Iterable[Item]) -> dict[str, Place]:
         for role, place in _roles(item, name):
             found.setdefault(role, place)
     return _of_one_tower(found)
+
+
+def of_one_width(places: dict[str, Place]) -> dict[str, Place]:
+    """Return the tensors of the largest half of a model, where halves have streams of two widths.
+
+    The others are left as they are.
+
+    Args:
+        places: By role.
+    """
+    widths: dict[str, Counter[int]] = defaultdict(Counter)
+    values: Counter[str] = Counter()
+    for role, place in places.items():
+        one = layered(role)
+        if one is None or one.stack.rpartition(".")[2] != "blk":
+            continue
+        tower = one.stack.rpartition(".")[0]
+        values[tower] += place.size
+        if "norm" in one.role and len(place.item.shape) == 1:
+            widths[tower][place.item.shape[0]] += 1
+    common = {tower: counts.most_common(1)[0][0] for tower, counts in widths.items()}
+    by_width: Counter[int] = Counter()
+    for tower, width in common.items():
+        by_width[width] += values[tower]
+    if len(by_width) <= 1:
+        return places
+    width = by_width.most_common(1)[0][0]
+    kept = [tower for tower in common if common[tower] == width]
+    if len(kept) == 1 and kept[0]:
+        own = f"{kept[0]}."
+        return {role.removeprefix(own): p for role, p in places.items() if role.startswith(own)}
+    others = tuple(f"{tower}." for tower in common if tower and tower not in kept)
+    return {role: place for role, place in places.items() if not role.startswith(others)}
 
 
 def named(places: dict[str, Place], width: int) -> dict[str, Place]:

@@ -27,7 +27,7 @@ from lineage.artifacts.dialects import layered
 from lineage.errors import ArchitectureError, FormatError, printable
 from lineage.fingerprints.arrays import Arrays
 from lineage.fingerprints.fused import FUSED
-from lineage.fingerprints.places import CROSS, Place, named, places_of
+from lineage.fingerprints.places import CROSS, Place, named, of_one_width, places_of
 from lineage.fingerprints.roles import settled
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Stream:
         """
         found = list(items)
         arrays = Arrays(found, are_numbers=are_numbers)
-        places = places_of(found)
+        places = of_one_width(places_of(found))
         norms = [p for role, p in places.items() if _is_norm(role) and len(p.item.shape) == 1]
         widths = Counter(p.item.shape[0] for p in norms)
         if not widths and "token_embd.weight" in places:  # of norms without gains, as in OLMo
@@ -170,7 +170,7 @@ class Stream:
                 "has no norms in front of blocks, so its stream is not known", name
             )
         width = widths.most_common(1)[0][0]
-        places = settled(named(places, width), width)
+        places = settled(named(_fitting(places, width), width), width)
         blocks = sorted({
             (one.stack, one.number)
             for role in places
@@ -460,6 +460,15 @@ def alike(a: Stream, b: Stream) -> tuple[Stream, Stream]:
 
 def _prefix(stack: str, number: int) -> str:
     return f"{stack}.{number}." if stack else f"{number}."
+
+
+def _fitting(places: Mapping[str, Place], width: int) -> dict[str, Place]:
+    """Call heads that read something else than the stream alone by no known name."""
+    heads = {f"{role}.weight" for role, norm in FED_BY.items() if norm == "output_norm"}
+    return {
+        f"wider_{role}" if role in heads and place.whole[-1] != width else role: place
+        for role, place in places.items()
+    }
 
 
 def _is_norm(role: str) -> bool:

@@ -112,10 +112,8 @@ def elsewhere(
         return found
     seen, left = told
     if left is not None and not left.related:
-        if seen.share <= MOST:  # a part, and the rest is strangers'
-            return found
         left = None
-        if _share_of_all(seen, models[b]) <= MOST:
+        if min(seen.share, _share_of_all(seen, models[b])) <= MOST:  # a part, which denies nothing
             return replace(found, related=None)
     what = ", ".join(seen.how)
     words = f"{{b}} is {{a}} in other coordinates ({what}): {seen.share:.0%} of its parts are there"

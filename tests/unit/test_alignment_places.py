@@ -245,6 +245,25 @@ def test_what_no_table_knows_is_moved_if_that_fits() -> None:
     assert furthest(single(base), undone) < 1e-5
 
 
+def test_the_largest_half_is_aligned_where_two_have_other_widths() -> None:
+    """As in CLIP: a tower of another width is left as it is, and refuses nothing."""
+    draw = np.random.default_rng(2)
+    base = encoder_and_decoder(1)
+    for name, shape in (("mlp.fc1", (20, 16)), ("mlp.fc2", (16, 20))):
+        base[f"vision_model.encoder.layers.0.{name}.weight"] = draw.normal(0, 1, shape)
+    base["vision_model.encoder.layers.0.layer_norm1.weight"] = np.ones(16)
+    base["classifier.weight"] = draw.normal(0, 1, (7, 2 * WIDTH))
+    plain = [n for n in base if n.startswith(("vision", "classifier"))]
+    other = moved({n: v for n, v in base.items() if n not in plain}, 3)
+    stream = np.random.default_rng([3, 6]).permutation(WIDTH)
+    other |= {n: base[n] for n in plain}
+    both = base["classifier.weight"].reshape(7, 2, WIDTH)[:, :, stream]
+    other["classifier.weight"] = both.reshape(7, 2 * WIDTH)
+    found, undone = solved(single(base), single(other))
+    assert found.related
+    assert furthest(single(base), undone) < 1e-5
+
+
 def test_nothing_is_an_embedding_by_its_width_alone() -> None:
     base = encoder_and_decoder(1)
     base["whatever.weight"] = base.pop("shared.weight")
