@@ -488,7 +488,8 @@ class _Writer:
             rows = last.reshape(-1, self.b.width)
             turned = self.turn.apply(rows)
             if not is_signed:
-                turned = np.stack([self.turn.moved(row, is_signed=False) for row in rows])
+                moved = (self.turn.moved(row, is_signed=False) for row in rows)
+                turned = np.stack([row for row in moved if row is not None])
             found = np.moveaxis(turned.reshape(*last.shape[:-1], -1), -1, axis)
         return found
 
