@@ -133,7 +133,7 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
         refuse("its turn takes two coordinates to one place")
     if not (np.isfinite(found.scale) and found.scale > 0):
         refuse("its scale is none")
-    if [block.b for block in found.blocks] != list(b.blocks):
+    if [block.b for block in found.blocks] != [*b.blocks, *b.seconds]:
         refuse("its blocks are others")
     tokens = b.labels().get("token_embd", 0)
     if found.tokens is not None and not _is_order(found.tokens, tokens):
@@ -141,7 +141,7 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
     for block in found.blocks:
         if block.a is None:
             continue
-        if block.a not in a.blocks:
+        if block.a not in (a.seconds if block.b in b.seconds else a.blocks):
             refuse(f"block {block.b[1]} is said to be one that is not there")
         if block.heads is not None and (why := _misfit(block.heads, b, block.b)):
             refuse(f"block {block.b[1]} {why}")

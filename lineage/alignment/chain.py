@@ -1,8 +1,8 @@
 """Networks without a stream as data: which tensor's rows and columns are which layer's channels.
 
-Convolutions and recurrent layers feed each other in a chain. What a layer writes is a group of
-channels; the rows of its tensors are in the group's order, and so are the columns of whatever reads
-it. Residual additions put several layers' rows into one group.
+Convolutions, recurrent layers and linear ones feed each other in a chain. What a layer writes is a
+group of channels; the rows of its tensors are in the group's order, and so are the columns of
+whatever reads it. Residual additions put several layers' rows into one group.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lineage.artifacts import Item
 
 __all__ = ["Chain", "Layer", "Part"]
+
+_LEAST_LINEAR = 2
+"""Layers of a network that has no others than linear ones, each as wide as the next one reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,16 @@ class Chain:
         found = list(items)
         wiring = wired(found, name)
         layers = tuple(wiring.layers)
-        if not any(layer.kind in {"convolution", "recurrent"} for layer in layers):
-            raise ArchitectureError(
-                "has no convolutions and no recurrent layers by known names", name
-            )
         is_open = any(p.positions > 1 for layer in layers for p in layer.parts.values())
+        is_plain = all(layer.kind == "linear" for layer in layers)
+        if is_plain and (len(layers) < _LEAST_LINEAR or is_open):
+            raise ArchitectureError(
+                "has no convolutions, no recurrent layers and no linear layers one after another"
+                " by known names",
+                name,
+            )
+        if all(layer.kind in {"linear", "embedding"} for layer in layers) and not is_plain:
+            raise ArchitectureError("has nothing but embeddings and linear layers", name)
         return cls(
             layers,
             tuple(wiring.sizes),

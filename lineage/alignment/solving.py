@@ -223,7 +223,7 @@ class _Solver:
         del block
         self._block.cache_clear()
         self.scale = scale = self._scale(matches)
-        blocks = self._with_heads(matches)
+        blocks = self._with_heads([*matches, *self._seconds(matches)])
         order = _order_of_tokens(self.a, self.b)
         is_shifted = self._is_shifted(matches, scale)
         return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order, is_shifted)
@@ -255,6 +255,14 @@ class _Solver:
         """Look at some units of a block of b."""
         back = self.back[place % len(self.back)]
         return [view(mlp, back, LOOKED_AT) for mlp in block.mlps]
+
+    def _seconds(self, matches: Sequence[BlockMatch]) -> Iterator[BlockMatch]:
+        """Yield the second attentions of blocks: each is one of the block that its own is."""
+        for match in matches:
+            where = self.b.second(*match.b)
+            if where is not None:
+                partner = None if match.a is None else self.a.second(*match.a)
+                yield BlockMatch(where, partner, (), None, self.b.size(*where))
 
     def _with_heads(self, matches: Sequence[BlockMatch]) -> tuple[BlockMatch, ...]:
         """Find which heads are which in all blocks that are known."""
