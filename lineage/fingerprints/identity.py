@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 _STEP = 16 << 10
-"""BLAKE3 hashes sixteen chunks of 1 KiB at once where the processor can, if they begin at a multiple
-of sixteen; from anywhere else it begins with one, two, four and eight."""
+"""BLAKE3 hashes sixteen chunks of 1 KiB at once where the processor can, if they begin at a
+multiple of sixteen; from anywhere else it begins with one, two, four and eight."""
 
 
 class ContentHasher:

@@ -138,17 +138,23 @@ class Pass:
         base, end = _start(items[0]), _start(items[-1]) + items[-1].size_bytes
         assert isinstance(items[0].source, Region)
         with items[0].source.window(0, end - base) as both:
-            placed = [(item, _start(item) - base) for item in items]
-            glances = self._glances(placed, both)
-            for item, at in placed:
-                with both[at : at + item.size_bytes] as piece:
-                    glance = glances.get(item.name)
-                    if glance is None:
-                        self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
-                    else:
-                        self.done[item.name] = self._small(item, piece, glance, narrowed)
+            for some in _within(items, PIECE):
+                self._neighbours([(item, _start(item) - base) for item in some], both, narrowed)
+
+    def _neighbours(
+        self, placed: list[tuple[Item, int]], both: memoryview, narrowed: memoryview
+    ) -> None:
+        """Measure small tensors, few enough to stay in a core's cache."""
+        glances = self._glances(placed, both)
+        for item, at in placed:
+            with both[at : at + item.size_bytes] as piece:
+                glance = glances.get(item.name)
+                if glance is None:
+                    self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
+                else:
+                    self.done[item.name] = self._small(item, piece, glance, narrowed)
         if glances and self.progress is not None:
-            self.progress(sum(item.size_bytes for item in items if item.name in glances))
+            self.progress(sum(item.size_bytes for item, _ in placed if item.name in glances))
 
     def _glances(self, placed: list[tuple[Item, int]], data: memoryview) -> dict[str, Glance]:
         """Look at those of some neighbours that hold plain numbers, all at once."""
@@ -304,7 +310,7 @@ class _Pieces:
         """Yield from mapped windows of a large tensor in a file, or else from copies."""
         item, end = self._item, self._item.size_bytes
         if isinstance(item.source, Region) and end >= 2 * PIECE:
-            reach = _WINDOW * min(4, _cores()) // _cores() // self._unit * self._unit
+            reach = _reach() // self._unit * self._unit
             for start in range(0, end, reach):
                 count = min(reach, end - start)
                 with item.source.window(start, count) as window:
@@ -325,12 +331,11 @@ def _start(item: Item) -> int:
     return item.source.start
 
 
-def _place(placed: tuple[str, int, Item]) -> tuple[str, int]:
-    return placed[:2]
-
-
 def _grouped(items: list[Item]) -> list[list[Item]]:
-    """Put small tensors that lie next to each other in one file together, up to a piece."""
+    """Put small tensors that lie next to each other in one file together, up to a window.
+
+    Windows are so large because all threads wait while one is unmapped.
+    """
     tasks: list[list[Item]] = []
     small: list[Item] = []
     for item in items:
@@ -338,14 +343,27 @@ def _grouped(items: list[Item]) -> list[list[Item]]:
             small.append(item)
         else:
             tasks.append([item])
-    placed = sorted(((item.file or "", _start(item), item) for item in small), key=_place)
-    group: list[Item] = []
-    where, base, end = "", 0, 0
-    for file, start, item in placed:
+    share = sum(item.size_bytes for item in small) // (8 * _cores())  # so that none is left over
+    placed = sorted(small, key=lambda item: (item.file or "", _start(item)))
+    return tasks + _within(placed, max(PIECE, min(_reach(), share)))
+
+
+def _within(placed: Iterable[Item], most: int) -> list[list[Item]]:
+    """Cut small tensors, in the order of their places, into runs without gaps of `most` bytes."""
+    runs: list[list[Item]] = []
+    run: list[Item] = []
+    where, base, end = None, 0, 0
+    for item in placed:
+        start = _start(item)
         after = start + item.size_bytes
-        if not group or file != where or start != end or after - base > PIECE:
-            group, where, base = [], file, start
-            tasks.append(group)
-        group.append(item)
+        if not run or item.file != where or start != end or after - base > most:
+            run, where, base = [], item.file, start
+            runs.append(run)
+        run.append(item)
         end = after
-    return tasks
+    return runs
+
+
+def _reach() -> int:
+    """Return the bytes of a window."""
+    return _WINDOW * min(4, _cores()) // _cores()
