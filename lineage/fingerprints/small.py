@@ -7,15 +7,14 @@ more than the work on a small tensor.
 from __future__ import annotations
 
 from array import array
+from typing import TYPE_CHECKING, NamedTuple
 
 from lineage.artifacts.base import BITS
 from lineage.fingerprints.kernel import KINDS, compiled
 from lineage.fingerprints.lattice import LOOKED_ROWS
 from lineage.fingerprints.narrowing import TRIED
 from lineage.fingerprints.sketch import SIDE, Layout, Sketch, sign_bits
-from lineage.frozen import dataclass
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,8 +29,7 @@ _TRIED = {
 _WIDTHS = {dtype: BITS[dtype] // 8 for dtype in _TRIED}
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
+class Glance(NamedTuple):
     """What is known of a tensor before it is hashed.
 
     Attributes:
