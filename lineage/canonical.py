@@ -8,7 +8,6 @@ depth without end.
 from __future__ import annotations
 
 import json
-import re
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -19,8 +18,11 @@ MAX_DEPTH = 32
 MAX_MARKS = 1 << 22
 """Brackets and commas: three bytes of text can ask for seventy of memory."""
 
-_LONG_NUMBER = re.compile(r'(?<![\w"])\d{16}', re.ASCII)
-"""What text has somewhere that has an integer beyond `MAX_INTEGER`; no number follows a quote."""
+_LONG_NUMBER = b"," + 16 * b"0"
+"""What text has somewhere that has an integer beyond `MAX_INTEGER`, once `_MARKED`."""
+
+_MARKED = bytes.maketrans(b"123456789:[- \t\n\r", b"000000000,,,,,,,")
+"""For `bytes.translate`: digits become one, and so does what may stand before a number."""
 
 _KINDS = {dict, list, str, int, bool, type(None)}
 
@@ -37,7 +39,7 @@ def dumps(value: Json) -> bytes:
     if not is_simple:
         _check(value, ValueError)
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    if is_simple and (not text.isascii() or _LONG_NUMBER.search(text)):
+    if is_simple and not _is_plain_text(text):
         _check(value, ValueError)
     if text.isascii():  # then code points sort as UTF-16 does, and the standard library is RFC 8785
         return text.encode()
@@ -107,10 +109,16 @@ def loads(
         if isinstance(error, FormatError):
             raise
         raise fail(f"JSON has a number that is too long: {error}") from error
-    is_plain = text.isascii() and "\\u" not in text and not _LONG_NUMBER.search(text)
-    if not is_plain or not _is_simple(value):
+    if "\\u" in text or not _is_plain_text(text) or not _is_simple(value):
         _check(value, fail, floats=floats)
     return value
+
+
+def _is_plain_text(text: str) -> bool:
+    """Whether JSON has ASCII characters alone, and surely no integer beyond `MAX_INTEGER`."""
+    if not text.isascii():
+        return False
+    return _LONG_NUMBER not in b"," + text.encode().translate(_MARKED)
 
 
 def _is_simple(value: Any) -> bool:
@@ -120,16 +128,17 @@ def _is_simple(value: Any) -> bool:
     """
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        if not _KINDS.issuperset(map(type, level)):
+        kinds = set(map(type, level))
+        if not kinds <= _KINDS:
             return False
+        if not kinds & {dict, list}:
+            return True
         objects = [item for item in level if type(item) is dict]
         lists = [item for item in level if type(item) is list]
         if not {str}.issuperset(map(type, chain.from_iterable(objects))):
             return False
         level = [*chain.from_iterable(item.values() for item in objects)]
         level += chain.from_iterable(lists)
-        if not level:
-            return True
     return False
 
 

@@ -33,16 +33,15 @@ def node_hash(left: bytes, right: bytes, hash: Hash = sha256_digest) -> bytes:  
 def root(leaves: Sequence[bytes], hash: Hash = sha256_digest) -> bytes:  # noqa: A002
     """Return the root over `leaves`, which are leaf hashes already; `hash(b"")` for none.
 
-    Linear in the number of leaves, with a stack as deep as the tree.
+    Linear in the number of leaves. A last one without a neighbour goes up a level as it is, which
+    gives the tree of the specification: every left subtree is complete.
     """
-    stack: list[bytes] = []  # roots of the complete subtrees so far, the largest first
-    for count, leaf in enumerate(leaves, start=1):
-        node = leaf
-        while count % 2 == 0:  # each factor of two closes one more complete subtree
-            node = node_hash(stack.pop(), node, hash)
-            count //= 2
-        stack.append(node)
-    return fold(stack, hash) if stack else hash(b"")
+    level = list(leaves)
+    while len(level) > 1:
+        last = level[-1:] if len(level) % 2 else []
+        level = [hash(b"\x01" + a + b) for a, b in zip(level[::2], level[1::2], strict=False)]
+        level += last
+    return level[0] if level else hash(b"")
 
 
 def fold(subtrees: Sequence[bytes], hash: Hash = sha256_digest) -> bytes:  # noqa: A002

@@ -424,6 +424,38 @@ _TIMM = _both({
     "#.up": "blocks.#.mlp.fc1", "#.down": "blocks.#.mlp.fc2",
 }) | {"embed": "pos_embed"}  # fmt: skip
 
+_OPT = _both({
+    "embed": "model.decoder.embed_tokens", "norm": "model.decoder.final_layer_norm",
+    "head": "lm_head",
+    "#.attn_norm": "model.decoder.layers.#.self_attn_layer_norm",
+    "#.mlp_norm": "model.decoder.layers.#.final_layer_norm",
+    "#.q": "model.decoder.layers.#.self_attn.q_proj",
+    "#.k": "model.decoder.layers.#.self_attn.k_proj",
+    "#.v": "model.decoder.layers.#.self_attn.v_proj",
+    "#.o": "model.decoder.layers.#.self_attn.out_proj",
+    "#.up": "model.decoder.layers.#.fc1", "#.down": "model.decoder.layers.#.fc2",
+})  # fmt: skip
+
+_OWN_WORD = _both({
+    "embed": "nobodys.item_embed", "norm": "nobodys.layer_norm", "head": "classifier",
+    "#.attn_norm": "nobodys.encoder.layer.#.norm1", "#.mlp_norm": "nobodys.encoder.layer.#.norm2",
+    "#.q": "nobodys.encoder.layer.#.attention.q_proj",
+    "#.k": "nobodys.encoder.layer.#.attention.k_proj",
+    "#.v": "nobodys.encoder.layer.#.attention.v_proj",
+    "#.o": "nobodys.encoder.layer.#.attention.o_proj",
+    "#.up": "nobodys.encoder.layer.#.mlp.fc1", "#.down": "nobodys.encoder.layer.#.mlp.fc2",
+})  # fmt: skip
+
+_TORCH = {
+    part: name.replace("in_proj.", "in_proj_")
+    for part, name in _both({
+        "embed": "embedding", "norm": "encoder.norm", "head": "head",
+        "#.attn_norm": "encoder.layers.#.norm1", "#.mlp_norm": "encoder.layers.#.norm2",
+        "#.qkv": "encoder.layers.#.self_attn.in_proj", "#.o": "encoder.layers.#.self_attn.out_proj",
+        "#.up": "encoder.layers.#.linear1", "#.down": "encoder.layers.#.linear2",
+    }).items()
+}  # fmt: skip
+
 _INTERNLM2 = {
     part: f"{name}.weight"
     for part, name in {
@@ -480,6 +512,9 @@ DIALECTS = {
     "gpt-2": Dialect(_GPT2, fused="blocks", is_turned=True),
     "mpt": Dialect(_MPT, fused="blocks"),
     "timm": Dialect(_TIMM, fused="blocks"),
+    "opt": Dialect(_OPT),
+    "torch": Dialect(_TORCH, fused="blocks"),
+    "a name of its own": Dialect(_OWN_WORD),
     "gemma": Dialect(_LLAMA, groups=2, is_centred=False, is_gated=True, adds_one=True),
     "gemma-2": Dialect(
         _GEMMA2, groups=2, is_centred=False, is_gated=True, adds_one=True, has_after=True

@@ -90,7 +90,7 @@ def described(
         return Stream.of(found, name=name, tokens=tokens)
     except ArchitectureError as error:
         try:
-            return Chain.of(found, name=name)
+            return Chain.of(found, name=name, tokens=tokens)
         except ArchitectureError as other:
             why = str(other).removeprefix(f"{printable(name)}: ")
             raise ArchitectureError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -23,12 +24,13 @@ from lineage.fingerprints.roles import AFTER
 from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS, alike
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from lineage.alignment.base import Alignment, BlockMatch
-    from lineage.fingerprints.stream import Place, Stream
+    from lineage.fingerprints.places import Place
+    from lineage.fingerprints.stream import Stream
 
     Array = NDArray[np.floating]
 
@@ -115,17 +117,38 @@ class _Writer:
         whole: NDArray[np.floating] = np.array(self.b.arrays.whole(item))
         for role, place in roles:
             stem, _, leaf = role.rpartition(".")
-            made = self._made(stem or role, leaf)
+            made = self._made(self._source(stem) or role, leaf)
             if made is None:
                 continue
+            at = whole if place.layer is None else whole[place.layer]
             if place.axis is None:
-                whole = made.reshape(whole.shape)
+                at[...] = made.reshape(at.shape)
             elif place.axis == 0:
-                whole[place.start : place.stop] = made.reshape(-1, *whole.shape[1:])
+                at[place.start : place.stop] = made.reshape(-1, *at.shape[1:])
             else:
-                whole[:, place.start : place.stop] = made
+                at[:, place.start : place.stop] = made
         single: NDArray[np.float32] = whole.astype(np.float32)
         return single
+
+    def _source(self, stem: str) -> str:
+        """Return the role of what is written where b has this one: that of another expert's."""
+        one = layered(stem)
+        if one is None or ".expert." not in stem:
+            return stem
+        label = one.role.split(".")[1]
+        order = self._experts(one.stack, one.number)
+        came = next((b for a, b in order if a == label), label)
+        return f"{one.stack}.{one.number}.expert.{came}.{one.role.rpartition('.')[2]}"
+
+    def _experts(self, stack: str, number: int) -> list[tuple[str, str]]:
+        """Return a's experts and b's that they are, where these are as many; nothing otherwise."""
+        match = self.blocks.get((stack, number))
+        if match is None or match.a is None:
+            return []
+        pairs = [(mlp.a, mlp.b) for mlp in match.mlps if mlp.a.isdigit() and mlp.b.isdigit()]
+        both = [sorted(labels) for labels in zip(*pairs, strict=True)]
+        is_order = bool(both) and both[0] == both[1] and len(set(both[0])) == len(pairs)
+        return sorted(pairs, key=lambda one: int(one[0])) if is_order else []
 
     def _made(self, stem: str, leaf: str) -> Array | None:
         """Return what has this role (`blk.0.ffn_up`, `weight`) as stored; None if unchanged."""
@@ -141,10 +164,13 @@ class _Writer:
 
     def _in_place(self, stem: str, last: str, leaf: str) -> Array | None:
         """Return the same with its rows in their old places."""
+        if last in _BY_HEAD or leaf in _BY_HEAD:
+            return self._by_head(stem, leaf)
         if last in _STREAM_LAST or any(stem.endswith(norm) for norm in _STREAM_NORMS):
             return self._of_stream(stem, last, leaf)
         if last.endswith("norm"):
-            return self._norm(stem, leaf)
+            made = self._norm(stem, leaf)
+            return self._other(stem, leaf) if made is None else made
         if last in FED_BY or last in WRITERS:
             return self._of_block(stem, last, leaf)
         return self._other(stem, leaf)
@@ -212,6 +238,20 @@ class _Writer:
         if gauge is None:
             return None
         return gauge[0] - self.b.one if leaf == "weight" else gauge[1]
+
+    def _by_head(self, stem: str, leaf: str) -> Array | None:
+        """What has a number for each head: along its last axis these go in the order of heads."""
+        one = layered(stem)
+        match = None if one is None else self.blocks.get((one.stack, one.number))
+        if match is None or match.heads is None or match.heads.outer is None:
+            return None
+        stored = self.b.arrays.whole(self.b.places[f"{stem}.{leaf}"].item)
+        size, rest = divmod(self._rows_of_heads(match, "q"), stored.shape[-1])
+        rows = np.repeat(np.arange(stored.shape[-1]), size)
+        if rest or len(rows) % len(match.heads.outer):
+            return None
+        order = rows.reshape(len(match.heads.outer), -1)[match.heads.outer].reshape(-1, size)
+        return stored[..., order[:, 0]] if (order == order[:, :1]).all() else None
 
     def _in_heads(self, stem: str, leaf: str) -> Array | None:
         """A norm over all queries or keys: in the order of heads."""
@@ -358,6 +398,11 @@ class _Writer:
             return self._fused(match, rows)
         if last.startswith("attn"):
             return self._heads(match, last, rows)
+        if last == _ROUTER:
+            order = self._experts(*match.b)
+            return rows[[int(b) for _, b in order]] if len(order) == len(rows) else rows
+        if last not in _OF_UNITS:
+            return rows
         label = stem.rsplit(".", 2)[-2] if ".expert." in stem else ""
         for mlp in match.mlps:
             if mlp.b == label and not mlp.units.is_same and len(mlp.units.b) == len(rows):
@@ -398,27 +443,73 @@ class _Writer:
         return count * len(found.inner) // len(found.outer)
 
     def _other(self, stem: str, leaf: str) -> Array | None:
-        """Projections without a name of their own: by their shape they read the stream."""
-        place = self.b.places.get(f"{stem}.{leaf}" if leaf else stem)
-        if place is None or leaf not in {"weight", "bias"}:
+        """What no table knows: by its shape it reads the stream, unless a says otherwise.
+
+        Of the ways in which its extents could be the stream's coordinates the one is taken by
+        which it comes nearest to a's tensor of the same name, if that is far nearer.
+        """
+        name = f"{stem}.{leaf}" if leaf else stem
+        place = self.b.places.get(name)
+        if place is None or place.axis is not None or place.layer is not None:
             return None
-        values = self.b.arrays.part(place)
+        stored = self.b.arrays.whole(place.item)
         if stem in _BOTH_SIDES:
-            if values.ndim == 1:
-                return self._one(values, f"{stem}.{leaf}")
-            both: Array = self.turn.apply(self.turn.apply(values).T).T
-            return both
-        if values.ndim != 2 or values.shape[1] != self.b.width:
-            return None
-        return self.turn.apply(values)
+            return self._along(stored, tuple(range(stored.ndim)), is_signed=True)
+        known = leaf in {"weight", "bias"} and stored.ndim == 2
+        plain = self._along(stored, (1,)) if known and stored.shape[1] == self.b.width else None
+        there = self._partner(stem) if stem and leaf else None
+        target = self.a.places.get(f"{there}.{leaf}" if there else name)
+        if target is None or target.item.shape != stored.shape:
+            return plain
+        theirs = self.a.arrays.whole(target.item)
+        best, found = _off(stored if plain is None else plain, theirs), plain
+        for made in self._ways(stored):
+            off = _off(made, theirs)
+            if off < _FAR_BETTER * best:
+                best, found = off, made
+        return found
+
+    def _ways(self, stored: NDArray[np.floating]) -> Iterator[Array]:
+        """Yield a tensor with each choice of its extents as the stream's coordinates."""
+        width = self.b.width
+        wide = [n for n, size in enumerate(stored.shape) if size in (width, 2 * width)]
+        for count in range(len(wide) + 1):
+            for axes in combinations(wide, count):
+                for is_signed in (True, False) if axes and self.turn.order is not None else (True,):
+                    yield self._along(stored, axes, is_signed=is_signed)
+
+    def _along(
+        self, stored: NDArray[np.floating], axes: tuple[int, ...], *, is_signed: bool = True
+    ) -> Array:
+        """Return a tensor turned along some of its axes; without signs it is one of gains."""
+        found: Array = stored
+        for axis in axes:
+            last = np.moveaxis(found, axis, -1)
+            rows = last.reshape(-1, self.b.width)
+            turned = self.turn.apply(rows)
+            if not is_signed:
+                moved = (self.turn.moved(row, is_signed=False) for row in rows)
+                turned = np.stack([row for row in moved if row is not None])
+            found = np.moveaxis(turned.reshape(*last.shape[:-1], -1), -1, axis)
+        return found
+
+
+def _off(made: NDArray[np.floating], target: NDArray[np.floating]) -> float:
+    return float(np.sum((made.astype(np.float64) - target) ** 2))
 
 
 _STREAM_LAST = frozenset(ANCHORS)
+
+_ROUTER, _OF_UNITS = "ffn_gate_inp", frozenset({"ffn_gate", "ffn_up", "ffn_down"})
+"""What has a row for each expert, and what has one for each unit."""
 
 _HEADS = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o"}
 
 _IN_HEADS = {"attn_q_norm": "q", "attn_k_norm": "k"}
 """Norms inside attention, and what they are of."""
+
+_BY_HEAD = frozenset({"relative_attention_bias", "sinks"})
+"""What has a number for each head, in the order of queries."""
 
 _BY_TOKEN = frozenset({"token_embd", "output"})
 """What has a row a token."""

@@ -151,11 +151,15 @@ class Group:
     Attributes:
         name: The first layer that writes them.
         order: For each of a's channels the place of b's.
-        scales: What b's channels, in a's order, must be multiplied by; None where they were not
-            rescaled.
+        scales: What b's channels, in a's order, must be multiplied by, with signs; None where they
+            were not rescaled.
         agreement: Of two looks that share no tensor.
         values: In the matrices that write them.
         is_found: Whether they are a's.
+        turn: Of an embedding that was turned, what b's vectors, a row each, are multiplied by from
+            the right; shape (width, width).
+        of_tokens: Whether not channels were looked at but tokens: those that an embedding tells
+            under a map that was fitted to what reads it. They are not in the sum over all groups.
     """
 
     name: str
@@ -164,11 +168,8 @@ class Group:
     agreement: Agreement
     values: int
     is_found: bool
-
-    @property
-    def is_same(self) -> bool:
-        """Whether nothing was moved or rescaled."""
-        return self.scales is None and bool((self.order[1:] > self.order[:-1]).all())
+    turn: NDArray[np.float64] | None = None
+    of_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +179,14 @@ class ChainAlignment:
     Attributes:
         groups: Of channels, in the order of the layers that write them.
         gates: Which of b's gates each of a's is, where recurrent layers have them in another order.
-        agreement: Over all groups.
+        agreement: Over all groups whose channels were looked at.
         is_last: Whether channels were last where they were flattened.
         is_folded: Whether one of the two has norms folded into its layers that the other has not.
         before: The place of a layer -> by what b's rows in front of its norm, in a's order, must be
             multiplied; with a sign, which the norm's gain undoes.
         epsilon: What norms add to a variance, as those rescaled rows tell it.
+        candidate: Which of a's gates changes its sign with what is remembered; None without gates.
+        tokens: b's tokens in a's order, where they must be moved.
     """
 
     groups: tuple[Group, ...]
@@ -193,6 +196,8 @@ class ChainAlignment:
     is_folded: bool = False
     before: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
     epsilon: float = EPSILON
+    candidate: int | None = None
+    tokens: NDArray[np.intp] | None = None
 
     @property
     def log10_p(self) -> float:
@@ -212,12 +217,15 @@ class ChainAlignment:
 
     @property
     def how(self) -> tuple[str, ...]:
-        """What was done: of `permuted`, `rescaled`; folding a norm is rescaling, too."""
+        """What was done: of `rotated`, `permuted`, `rescaled`; folding a norm is rescaling, too."""
         if not self.related:
             return ()
         kinds = set()
-        if self.gates is not None or any((g.order[1:] < g.order[:-1]).any() for g in self.groups):
+        if any(group.turn is not None for group in self.groups):
+            kinds.add("rotated")
+        moved = any((g.order[1:] < g.order[:-1]).any() for g in self.groups)
+        if moved or self.gates is not None or self.tokens is not None:
             kinds.add("permuted")
         if self.is_folded or self.before or any(group.scales is not None for group in self.groups):
             kinds.add("rescaled")
-        return tuple(kind for kind in ("permuted", "rescaled") if kind in kinds)
+        return tuple(kind for kind in ("rotated", "permuted", "rescaled") if kind in kinds)

@@ -105,6 +105,16 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
             refuse("its groups of channels have other sizes")
         if not all(np.all(np.isfinite(g.scales)) for g in found.groups if g.scales is not None):
             refuse("a channel has no scale")
+        if any(g.turn is not None and not _has_inverse(g.turn) for g in found.groups):
+            refuse("a turn has no inverse")
+        if found.tokens is not None and not _is_order(found.tokens, b.words):
+            refuse("its tokens are no order")
+        gates = [p.gates for layer in b.layers for p in layer.parts.values() if p.gates > 1]
+        signs = [one for g in b.recurrent if (one := found.groups[g].scales) is not None]
+        if signs and gates and (found.candidate is None or not 0 <= found.candidate < min(gates)):
+            refuse("its candidate is no gate")
+        if any(np.any(np.abs(one) != 1) for one in signs):
+            refuse("a unit of a recurrent layer has another scale than a sign")
         for place, before in found.before.items():
             if not (place < len(b.layers) and _has_norms(a, b, place)):
                 refuse(f"layer {place} has no norm")
@@ -123,7 +133,7 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
         refuse("its turn takes two coordinates to one place")
     if not (np.isfinite(found.scale) and found.scale > 0):
         refuse("its scale is none")
-    if [block.b for block in found.blocks] != list(b.blocks):
+    if [block.b for block in found.blocks] != [*b.blocks, *b.seconds]:
         refuse("its blocks are others")
     tokens = b.labels().get("token_embd", 0)
     if found.tokens is not None and not _is_order(found.tokens, tokens):
@@ -131,7 +141,7 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
     for block in found.blocks:
         if block.a is None:
             continue
-        if block.a not in a.blocks:
+        if block.a not in (a.seconds if block.b in b.seconds else a.blocks):
             refuse(f"block {block.b[1]} is said to be one that is not there")
         if block.heads is not None and (why := _misfit(block.heads, b, block.b)):
             refuse(f"block {block.b[1]} {why}")
@@ -144,6 +154,10 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
             scales = mlp.units.scales
             if scales is not None and not np.all(np.isfinite(scales) & (scales != 0)):
                 refuse(f"block {block.b[1]} has a unit without a scale")
+
+
+def _has_inverse(turn: NDArray[np.float64]) -> bool:
+    return bool(np.all(np.isfinite(turn))) and np.linalg.matrix_rank(turn) == len(turn)
 
 
 def _has_norms(a: Chain, b: Chain, place: int) -> bool:
@@ -186,16 +200,22 @@ def _chain(found: ChainAlignment, arrays: dict[str, NDArray[Any]]) -> dict[str, 
         arrays[f"group.{i}.order"] = group.order.astype(np.int64)
         if group.scales is not None:
             arrays[f"group.{i}.scales"] = group.scales
+        if group.turn is not None:
+            arrays[f"group.{i}.turn"] = group.turn
         row: dict[str, Any] = {
             "name": group.name,
             "found": group.is_found,
             "values": str(group.values),
+            **({"tokens": True} if group.of_tokens else {}),
         }
         rows.append(row | _agreement(group.agreement))
     gates = None if found.gates is None else list(found.gates)
     for place, before in found.before.items():
         arrays[f"layer.{place}.before"] = before
+    if found.tokens is not None:
+        arrays["tokens"] = found.tokens.astype(np.int64)
     return {
+        **({} if found.candidate is None else {"candidate": found.candidate}),
         **({"epsilon": found.epsilon.hex()} if found.before else {}),
         "folded": found.is_folded,
         "gates": gates,
@@ -208,20 +228,23 @@ def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> 
     groups, total = [], Agreement(0, 0, 0.0)
     for i, row in enumerate(head["groups"]):
         order = arrays[f"group.{i}.order"].astype(np.intp)
-        scales = arrays.get(f"group.{i}.scales")
+        scales, turn = arrays.get(f"group.{i}.scales"), arrays.get(f"group.{i}.turn")
         if not np.array_equal(np.sort(order), np.arange(len(order))):
             raise ValueError("an order is none")
-        if scales is not None and (scales.shape != order.shape or not np.all(scales > 0)):
+        if scales is not None and (scales.shape != order.shape or not np.all(scales != 0)):
             raise ValueError("channels and their scales are not as many")
-        seen = _read_agreement(row)
-        total += seen
-        found = Group(
-            str(row["name"]), order, scales, seen, int(row["values"]), is_found=bool(row["found"])
-        )
-        groups.append(found)
+        if turn is not None and turn.shape != (len(order), len(order)):
+            raise ValueError("a turn has another width than its channels")
+        seen, of_tokens = _read_agreement(row), row.get("tokens") is True
+        total += Agreement(0, 0, 0.0) if of_tokens else seen
+        is_found, values = bool(row["found"]), int(row["values"])
+        name = str(row["name"])
+        groups.append(Group(name, order, scales, seen, values, is_found, turn, of_tokens))
     gates = None if head["gates"] is None else tuple(int(one) for one in head["gates"])
     if gates is not None and sorted(gates) != list(range(len(gates))):
         raise ValueError("the order of gates is none")
+    candidate = None if head.get("candidate") is None else int(head["candidate"])
+    tokens = arrays.get("tokens")
     before = {
         int(name.split(".")[1]): array
         for name, array in arrays.items()
@@ -231,7 +254,15 @@ def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> 
     if not 0 <= epsilon < 1:
         raise ValueError("what is added to variances is none")
     return ChainAlignment(
-        tuple(groups), gates, total, bool(head["last"]), bool(head["folded"]), before, epsilon
+        tuple(groups),
+        gates,
+        total,
+        bool(head["last"]),
+        bool(head["folded"]),
+        before,
+        epsilon,
+        candidate,
+        None if tokens is None else tokens.astype(np.intp),
     )
 
 

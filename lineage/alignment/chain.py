@@ -1,8 +1,8 @@
 """Networks without a stream as data: which tensor's rows and columns are which layer's channels.
 
-Convolutions and recurrent layers feed each other in a chain. What a layer writes is a group of
-channels; the rows of its tensors are in the group's order, and so are the columns of whatever reads
-it. Residual additions put several layers' rows into one group.
+Convolutions, recurrent layers and linear ones feed each other in a chain. What a layer writes is a
+group of channels; the rows of its tensors are in the group's order, and so are the columns of
+whatever reads it. Residual additions put several layers' rows into one group.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from lineage.errors import ArchitectureError
 from lineage.fingerprints.arrays import Arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lineage.artifacts import Item
 
 __all__ = ["Chain", "Layer", "Part"]
+
+_LEAST_LINEAR = 2
+"""Layers of a network that has no others than linear ones, each as wide as the next one reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Chain:
         recurrent: Groups whose channels cannot be rescaled: they go through tanh.
         is_last: Whether channels were last when something was flattened for a linear layer.
         is_open: Whether anything was, so that names and shapes do not say that.
+        tokens: The strings of its tokens, by their numbers.
     """
 
     layers: tuple[Layer, ...]
@@ -42,14 +46,18 @@ class Chain:
     arrays: Arrays = field(repr=False)
     is_last: bool = False
     is_open: bool = False
+    tokens: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, items: Iterable[Item], *, name: str) -> Chain:
+    def of(
+        cls, items: Iterable[Item], *, name: str, tokens: tuple[str, ...] | None = None
+    ) -> Chain:
         """Read the architecture off a model's tensors.
 
         Args:
             items: Its tensors.
             name: What errors call it.
+            tokens: The strings of its tokens, by their numbers.
 
         Raises:
             ArchitectureError: If names and shapes do not tell what feeds what.
@@ -57,27 +65,53 @@ class Chain:
         found = list(items)
         wiring = wired(found, name)
         layers = tuple(wiring.layers)
-        if not any(layer.kind in {"convolution", "recurrent"} for layer in layers):
-            raise ArchitectureError(
-                "has no convolutions and no recurrent layers by known names", name
-            )
         is_open = any(p.positions > 1 for layer in layers for p in layer.parts.values())
+        is_plain = all(layer.kind == "linear" for layer in layers)
+        if is_plain and (len(layers) < _LEAST_LINEAR or is_open):
+            raise ArchitectureError(
+                "has no convolutions, no recurrent layers and no linear layers one after another"
+                " by known names",
+                name,
+            )
+        if all(layer.kind in {"linear", "embedding"} for layer in layers) and not is_plain:
+            raise ArchitectureError("has nothing but embeddings and linear layers", name)
         return cls(
             layers,
             tuple(wiring.sizes),
             frozenset(wiring.recurrent),
             Arrays(found),
             is_open=is_open,
+            tokens=tokens,
         )
+
+    @property
+    def words(self) -> int:
+        """How many tokens have an embedding."""
+        first = self.layers[0]
+        return first.labels if first.kind == "embedding" else 0
 
     def flattened(self, *, last: bool) -> Chain:
         """Return the same, with channels flattened first or last."""
         return replace(self, is_last=last)
 
+    def with_items(self, items: Mapping[str, Item]) -> Chain:
+        """Return the same with other tensors under some names."""
+        layers = tuple(
+            replace(
+                layer,
+                parts={
+                    role: replace(part, item=items.get(part.item.name, part.item))
+                    for role, part in layer.parts.items()
+                },
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers, arrays=Arrays({**self.arrays.items, **items}.values()))
+
     def values(self, group: int) -> int:
         """Return how many values the matrices have that write a group."""
         return sum(
-            prod(part.item.shape)
+            prod(part.shape)
             for layer in self.layers
             for part in layer.parts.values()
             if layer.rows == group and part.role in {"weight", "recurrent"}

@@ -20,10 +20,10 @@ from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.base import ChainAlignment, Group
-from lineage.alignment.looking import NOTHING, Looks
+from lineage.alignment.labelled import folded, in_order, order_of_tokens, told_tokens, turned
+from lineage.alignment.looking import NOTHING, Fit, Looks, as_matrix
 from lineage.alignment.normed import InFront, in_front
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.chain import Chain, Layer
-    from lineage.alignment.looking import Orders, Tensor
+    from lineage.alignment.chain import Chain
+    from lineage.alignment.labelled import Folded
+    from lineage.alignment.looking import Matrix, Orders, Tensor
 
     Order = NDArray[np.intp]
 
@@ -55,6 +56,9 @@ _FIRST, _MANY, _FAINT = 3, 256, LEAST_SHARE / 2
 """Turns after which strangers are let go, channels that must have been looked at by then, and the
 share that agrees under which they are."""
 
+_FITS_BETTER = 1.02
+"""Times as well as the gate that names tell for the candidate another must fit to be taken."""
+
 _LARGE = 1 << 21
 """Values of a network from which it matters how soon strangers are let go."""
 
@@ -72,13 +76,52 @@ def solved(a: Chain, b: Chain) -> ChainAlignment:
     Raises:
         ArchitectureError: If they have not the same layers.
     """
-    used = _paired(a, b)
-    found = _Solver(a, b, used).alignment()
+    tokens = order_of_tokens(a, b)
+    moved = b if tokens is None else in_order(b, tokens)
+    used = _paired(a, moved)
+    pair = folded(a, moved)
+    used = [n for n, i in enumerate(pair.layers) if i in used]
+    solver = _Solver(pair.a, pair.b, used)
+    found = solver.alignment()
     if a.is_open and found.agreement.share < _CLEAR:
-        last = _Solver(a.flattened(last=True), b.flattened(last=True), used).alignment()
-        if last.agreement.share > found.agreement.share:
-            return replace(last, is_last=True)
-    return found
+        last = _Solver(pair.a.flattened(last=True), pair.b.flattened(last=True), used)
+        other = last.alignment()
+        if other.agreement.share > found.agreement.share:
+            solver, found = last, replace(other, is_last=True)
+    return replace(_whole(a, moved, pair, solver, found), tokens=tokens)
+
+
+def _whole(
+    a: Chain, b: Chain, pair: Folded, solver: _Solver, found: ChainAlignment
+) -> ChainAlignment:
+    """Say of embeddings that were multiplied into what reads them how they become a's.
+
+    Args:
+        a: One whole network.
+        b: The other, its tokens in a's order.
+        pair: Both without these embeddings.
+        solver: Of these.
+        found: What it found.
+    """
+    groups: dict[int, Group] = {g: found.groups[n] for n, g in enumerate(pair.groups)}
+    fit = Fit({n: group.order for n, group in enumerate(found.groups)}, solver.signs(found))
+    for g, readers in pair.readers.items():
+        place = next(i for i, layer in enumerate(a.layers) if layer.rows == g)
+        name, values, order = b.label(g), b.values(g), np.arange(a.sizes[g])
+        group = Group(name, order, None, Agreement(0, 0, 0.0), values, False, None, of_tokens=True)
+        if found.related:
+            blind = solver.without(frozenset((n, "weight") for n in readers)) or fit
+            seen = told_tokens(a, b, place, solver.read(a, b, pair, readers, blind))
+            group = replace(group, agreement=seen, is_found=seen.share >= _LEAST_GROUP)
+        if group.is_found:
+            done = turned(a, b, place, solver.read(a, b, pair, readers, fit))
+            group = replace(group, order=done.order, scales=done.signs, turn=done.turn)
+        groups[g] = group
+    return replace(
+        found,
+        groups=tuple(groups[g] for g in sorted(groups)),
+        before={pair.layers[n]: by for n, by in found.before.items()},
+    )
 
 
 _CLEAR = 0.95
@@ -89,28 +132,18 @@ def _paired(a: Chain, b: Chain) -> list[int]:
     """Return the places of layers that are held against each other: of one shape but for labels."""
     if len(a.layers) != len(b.layers) or a.sizes != b.sizes:
         raise ArchitectureError("has not the layers of the other network", "b")
-    words = _words(a), _words(b)
+    words = a.words, b.words
     found = []
     for i, (x, y) in enumerate(zip(a.layers, b.layers, strict=True)):
-        counts = (_labels(x), _labels(y))
-        is_alike = x.shape == y.shape and (counts[0] == counts[1] or counts == words)
+        counts = x.labels, y.labels
+        is_alike = x.shape == y.shape and (
+            counts[0] == counts[1] or (counts == words and all(words))
+        )
         if is_alike:
             found.append(i)
         elif i < len(a.layers) - 1:  # another head is no other network
             raise ArchitectureError("has not the shapes of the other network", "b")
     return found
-
-
-def _words(chain: Chain) -> int:
-    """Return how many tokens have an embedding."""
-    first = chain.layers[0]
-    return _labels(first) if first.kind == "embedding" else -1
-
-
-def _labels(layer: Layer) -> int:
-    """Return how many tokens a layer embeds, or classes it tells; of others 0."""
-    is_labelled = layer.kind == "embedding" or layer.rows is None
-    return layer.parts["weight"].item.shape[0] if is_labelled else 0
 
 
 class _Solver:
@@ -120,13 +153,14 @@ class _Solver:
         self.a, self.b, self.used = a, b, used
         self.look = Looks(a, b, used)
         self.plain = {g: np.arange(size) for g, size in enumerate(a.sizes)}
+        self.still = Fit(dict(self.plain))
         self.looks = [(i, role) for i in used for role in self.look.ours[i]]
 
     def alignment(self) -> ChainAlignment:
         """Match, unless nothing was moved."""
-        same = self._counted((look, self.plain) for look in self.looks)
+        same = self._counted((look, self.still) for look in self.looks)
         if _sum(same.values()).tells() and _sum(same.values()).share > _CLEAR:
-            return self._result(self.plain, same)
+            return self._result(self.still, same)
         for i in self.used:
             if self.a.layers[i].kind == "recurrent" and i not in self.look.gates:
                 self._find_gates(i, self._started(NOTHING))
@@ -134,10 +168,10 @@ class _Solver:
         total, total_same = _sum(seen.values()), _sum(same.values())
         if total_same.tells() and total_same.share > _AS_WELL * total.share:
             self.look.gates = {}
-            return self._result(self.plain, same)
+            return self._result(self.still, same)
         if not total.tells():
             self.look.gates = {}
-            return self._result(self.plain, seen)
+            return self._result(self.still, seen)
         return self._result(self._fitted(NOTHING), seen)
 
     def _seen(self) -> dict[int, Agreement]:
@@ -150,8 +184,8 @@ class _Solver:
         first = [turns[n * len(turns) // _FIRST] for n in range(min(_FIRST, len(turns)))]
         seen = {group: Agreement(0, 0, 0.0) for group in self.plain}
         for n, left_out in enumerate([*first, *(one for one in turns if one not in first)], 1):
-            orders = self._fitted(left_out)
-            for group, one in self._counted((look, orders) for look in left_out).items():
+            fit = self._fitted(left_out)
+            for group, one in self._counted((look, fit) for look in left_out).items():
                 seen[group] += one
             total = _sum(seen.values())
             is_enough = n >= len(first) and total.looked >= _MANY and self._is_large()
@@ -199,40 +233,79 @@ class _Solver:
                     known.update(layer.columns)
         return len(known) == len(self.plain)
 
-    def _fitted(self, left_out: frozenset[Tensor]) -> Orders:
-        """Match all channels without looking at some tensors."""
-        return self._refined({**self.plain, **self._started(left_out)}, left_out)
+    def without(self, left_out: frozenset[Tensor]) -> Fit | None:
+        """Match all channels without looking at some tensors; None if they cannot be."""
+        return self._fitted(left_out) if self._is_reached(left_out) else None
 
-    def _counted(self, orders: Iterable[tuple[Tensor, Orders]]) -> dict[int, Agreement]:
+    def signs(self, found: ChainAlignment) -> dict[int, Matrix]:
+        """Return the signs of groups that have a channel whose sign changed."""
+        scales = {n: group.scales for n, group in enumerate(found.groups)}
+        return {n: np.sign(s) for n, s in scales.items() if s is not None and (s < 0).any()}
+
+    def read(
+        self, a: Chain, b: Chain, pair: Folded, readers: Sequence[int], fit: Fit
+    ) -> tuple[Matrix, Matrix]:
+        """Return the rows of what reads an embedding, of both, each where a has it.
+
+        Args:
+            a: One whole network.
+            b: The other.
+            pair: Both without the embedding.
+            readers: Their layers there.
+            fit: Which channels are which.
+        """
+        found: tuple[list[Matrix], list[Matrix]] = ([], [])
+        for n in readers:
+            i, rows = pair.layers[n], pair.a.layers[n].rows
+            ours, theirs = (as_matrix(c, c.layers[i].parts["weight"]) for c in (a, b))
+            order = self.look.gates.get(n)
+            theirs = theirs if order is None else theirs[list(order)]
+            if rows is not None:
+                theirs = self.look.signed_rows(n, theirs[:, fit.orders[rows]], fit.signs.get(rows))
+            for to, one in zip(found, (ours, theirs), strict=True):
+                to.append(np.moveaxis(one, 2, 3).reshape(-1, one.shape[2]))
+        ours, theirs = (np.concatenate(one) for one in found)
+        return ours, theirs
+
+    def _fitted(self, left_out: frozenset[Tensor]) -> Fit:
+        """Match all channels without looking at some tensors."""
+        start = self._started(left_out)
+        return self._refined(Fit({**self.plain, **start.orders}, start.signs), left_out)
+
+    def _counted(self, fits: Iterable[tuple[Tensor, Fit]]) -> dict[int, Agreement]:
         """Count by group the channels whose partner a tensor tells as others did.
 
         Args:
-            orders: A tensor, and what was found without looking at it.
+            fits: A tensor, and what was found without looking at it.
         """
         seen = {group: Agreement(0, 0, 0.0) for group in self.plain}
-        for (i, role), found in orders:
+        for (i, role), fit in fits:
             layer = self.a.layers[i]
             if role == "recurrent" and layer.rows is not None:
-                group, look = layer.rows, self.look.own(layer.rows, found, [i], is_quiet=True)
+                group, look = layer.rows, self.look.own(layer.rows, fit, [i], is_quiet=True)
             elif layer.rows is not None:
                 half = 1 if role == "half" else None
                 group, look = (
                     layer.rows,
-                    self.look.incoming([i], layer.rows, found, half, is_quiet=True),
+                    self.look.incoming([i], layer.rows, fit, half, is_quiet=True),
                 )
             else:
                 group = layer.columns[0]
-                look = self.look.outgoing([i], group, found, is_quiet=True)
-            seen[group] += _agreed(look.total.argmax(axis=1), np.argsort(found[group]))
+                look = self.look.outgoing([i], group, fit, is_quiet=True)
+            seen[group] += _agreed(look.best.argmax(axis=1), np.argsort(fit.orders[group]))
         return seen
 
-    def _result(self, orders: Orders, seen: Mapping[int, Agreement]) -> ChainAlignment:
+    def _result(self, fit: Fit, seen: Mapping[int, Agreement]) -> ChainAlignment:
+        orders = fit.orders
         total = _sum(seen.values())
         related = total.tells()
         if related and not self._is_whole(orders):
             raise ArchitectureError("has channels of several parts of a convolution mixed", "b")
-        scales = rescaled(self.look, orders) if related else {}
-        front = in_front(self.look, orders, scales) if related else InFront()
+        look = self.look.signed(fit)
+        scales = rescaled(look, orders) if related else {}
+        for g, signs in fit.signs.items():
+            scales[g] = scales.get(g, np.ones(len(signs))) * signs
+        front = in_front(look, orders, scales) if related else InFront()
         groups = tuple(
             Group(
                 self.b.label(g),
@@ -255,6 +328,7 @@ class _Solver:
             is_folded=is_folded,
             before=front.scales,
             epsilon=front.epsilon,
+            candidate=self._candidate(fit),
         )
 
     def _is_whole(self, orders: Orders) -> bool:
@@ -272,41 +346,52 @@ class _Solver:
         orders = {order for order in self.look.gates.values() if order != tuple(range(len(order)))}
         return next(iter(orders)) if orders else None
 
-    def _started(self, left_out: frozenset[Tensor]) -> Orders:
+    def _candidate(self, fit: Fit) -> int | None:
+        """Return which of a's gates is no share but what is remembered."""
+        several = [
+            gate for i, gate in self.look.candidates.items() if len(self.look.ours[i]["weight"]) > 1
+        ]
+        if len(set(several)) > 1 and self.a.recurrent & fit.signs.keys():
+            raise ArchitectureError("has recurrent layers of several makes", "b")
+        return several[0] if several else None
+
+    def _started(self, left_out: frozenset[Tensor]) -> Fit:
         """Match from the inputs on by what is read, then from the classes by what reads."""
-        orders: Orders = {}
+        fit = Fit({})
         for i in self.used:
             group = self.a.layers[i].rows
-            if group is None or group in orders:
+            if group is None or group in fit.orders:
                 continue
             writers = [
                 k
                 for k in self.look.writers(group, left_out)
-                if orders.keys() >= set(self.a.layers[k].columns)
+                if fit.orders.keys() >= set(self.a.layers[k].columns)
             ]
             if writers:
                 look = self.look.look(group)
                 for k in writers:
                     half = 0 if (k, "half") in left_out else None
-                    look.total += self.look.incoming([k], group, orders, half).total
-                orders[group] = look.assigned()
+                    look += self.look.incoming([k], group, fit, half)
+                fit.put(group, *look.assigned())
         for i in reversed(self.used):
             for group in self.a.layers[i].columns:
-                if group in orders:
+                if group in fit.orders:
                     continue
-                readers = [
-                    k for k in self.look.readers(group, left_out) if self._is_known(k, orders)
-                ]
+                readers = [k for k in self.look.readers(group, left_out) if self._is_known(k, fit)]
                 if readers:
-                    orders[group] = self.look.outgoing(readers, group, orders).assigned()
-        return orders
+                    fit.put(group, *self.look.outgoing(readers, group, fit).assigned())
+        return fit
 
-    def _is_known(self, layer: int, orders: Orders) -> bool:
+    def _is_known(self, layer: int, fit: Fit) -> bool:
         rows = self.a.layers[layer].rows
-        return rows is None or rows in orders
+        return rows is None or rows in fit.orders
 
-    def _find_gates(self, layer: int, orders: Orders) -> None:
-        """Find in which order a recurrent layer has its gates: the one that fits best."""
+    def _find_gates(self, layer: int, fit: Fit) -> None:
+        """Find in which order a recurrent layer has its gates, and which is the candidate.
+
+        It is what fits best; but for the candidate the one that names tell, unless another fits far
+        better: where no sign was changed, all do.
+        """
         count = len(self.look.ours[layer]["weight"])
         group = self.a.layers[layer].rows
         assert group is not None
@@ -314,43 +399,52 @@ class _Solver:
         if known:
             self.look.gates[layer] = known[0]
             return
-        best: tuple[float, tuple[int, ...]] | None = None
+        each = self.look.gate_by_gate(layer, fit)
+        own = self.look.candidates[layer]
+        found: dict[int, tuple[float, tuple[int, ...]]] = {}
         for order in permutations(range(count)):
-            self.look.gates[layer] = order
-            look = self.look.incoming([layer], group, orders).total
-            rows, cols = linear_sum_assignment(-look)
-            seen = float(look[rows, cols].sum())
-            if best is None or seen > best[0]:
-                best = seen, order
-        assert best is not None
-        self.look.gates[layer] = best[1]
+            whole = np.sum([each[to][came] for to, came in enumerate(order)], axis=0)
+            for gate in range(count) if group in self.look.flips else (own,):
+                part = each[gate][order[gate]]
+                best = whole if group not in self.look.flips else whole - part + np.abs(part)
+                seen = float(best.max(axis=0).sum())
+                if gate not in found or seen > found[gate][0]:
+                    found[gate] = seen, order
+        gate = max(found, key=lambda one: found[one][0])
+        if found[gate][0] < _FITS_BETTER * found[own][0]:
+            gate = own
+        for i in self.look.candidates:
+            if len(self.look.ours[i]["weight"]) == count:
+                self.look.candidates[i] = gate
+        self.look.gates[layer] = found[gate][1]
 
-    def _refined(self, orders: Orders, left_out: frozenset[Tensor]) -> Orders:
+    def _refined(self, fit: Fit, left_out: frozenset[Tensor]) -> Fit:
         """Assign every group again by all tensors but some, until nothing changes."""
-        orders = dict(orders)
         settled: set[int] = set()  # groups that would be assigned as they are
         for _ in range(_ROUNDS):
             for g in self.plain:
                 if g in settled:
                     continue
-                found = self._assigned(g, orders, left_out)
+                found = self._assigned(g, fit, left_out)
                 settled.add(g)
-                if not np.array_equal(found, orders[g]):
-                    orders[g] = found
+                if not fit.is_same(g, *found):
+                    fit.put(g, *found)
                     settled -= self._touching[g]
             if len(settled) == len(self.plain):
                 break
-        return orders
+        return fit
 
-    def _assigned(self, group: int, orders: Orders, left_out: frozenset[Tensor]) -> Order:
+    def _assigned(
+        self, group: int, fit: Fit, left_out: frozenset[Tensor]
+    ) -> tuple[Order, Matrix | None]:
         """Match a group's channels by all tensors but some, as the others are matched."""
-        look = self.look.outgoing(self.look.readers(group, left_out), group, orders, left_out)
+        look = self.look.outgoing(self.look.readers(group, left_out), group, fit, left_out)
         for i in self.look.writers(group, NOTHING):
             if (i, "recurrent") in self.looks and (i, "recurrent") not in left_out:
-                look.total += self.look.own(group, orders, [i]).total
+                look += self.look.own(group, fit, [i])
             if (i, "weight") not in left_out:
                 half = 0 if (i, "half") in left_out else None
-                look.total += self.look.incoming([i], group, orders, half).total
+                look += self.look.incoming([i], group, fit, half)
         return look.assigned()
 
     @cached_property

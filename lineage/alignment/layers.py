@@ -10,7 +10,33 @@ if TYPE_CHECKING:
 
     from lineage.artifacts import Item
 
-__all__ = ["Layer", "Part"]
+    Within = tuple[int | slice, ...]
+
+__all__ = ["Layer", "Leaf", "Part"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A tensor of a layer, or the part of one that holds several.
+
+    Attributes:
+        item: The tensor.
+        within: Where in it: numbers, and slices of whole bounds, along its first axes.
+    """
+
+    item: Item
+    within: Within = ()
+
+    @property
+    def name(self) -> str:
+        """What the tensor is called."""
+        return self.item.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is meant of it."""
+        sides = [one.stop - one.start for one in self.within if isinstance(one, slice)]
+        return (*sides, *self.item.shape[len(self.within) :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +55,7 @@ class Part:
         is_turned: Whether rows and columns change places: embeddings.
         parts: Of a convolution in parts, how many there are: each part of its rows reads the same
             part of the channels, and only those are stored.
+        within: Where in the tensor, if it holds several; see `Leaf`.
     """
 
     item: Item
@@ -39,6 +66,12 @@ class Part:
     positions: int = 1
     is_turned: bool = False
     parts: int = 1
+    within: Within = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is meant of the tensor."""
+        return Leaf(self.item, self.within).shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +97,21 @@ class Layer:
         """What must be the same in a layer that this is held against: all but labels."""
         weight = self.parts["weight"]
         is_labelled = weight.is_turned or self.rows is None
-        inner = weight.item.shape[1:] if is_labelled else weight.item.shape
+        inner = weight.shape[1:] if is_labelled else weight.shape
         return self.kind, inner, self.rows, self.columns
+
+    @property
+    def labels(self) -> int:
+        """How many tokens it embeds, or classes it tells; of others 0."""
+        is_labelled = self.kind == "embedding" or self.rows is None
+        return self.parts["weight"].shape[0] if is_labelled else 0
+
+    @property
+    def candidate(self) -> int:
+        """Which gate of a recurrent layer is no share but what is remembered.
+
+        torch orders the gates of an LSTM input, forget, candidate, output, ONNX input, output,
+        forget, candidate; of a GRU both have it last.
+        """
+        part = self.parts["recurrent"]
+        return 2 if part.gates == 4 and not part.within else part.gates - 1

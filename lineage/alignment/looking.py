@@ -6,7 +6,8 @@ channel's incoming weights of norm 1, so that neither shows in a comparison.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +27,22 @@ if TYPE_CHECKING:
     Orders = dict[int, Order]
     Tensor = tuple[int, str]
 
-__all__ = ["NOTHING", "Look", "Looks", "as_folded", "as_matrix", "folding", "gathered"]
+__all__ = [
+    "NOTHING", "Fit", "Look", "Looks", "as_folded", "as_matrix", "folding", "gathered", "stored",
+]  # fmt: skip
 
 NOTHING: frozenset[tuple[int, str]] = frozenset()
 
 
+def stored(chain: Chain, part: Part) -> NDArray[np.float32]:
+    """Return the values of a tensor, or of the part of one that is meant."""
+    whole = chain.arrays.whole(part.item)
+    return whole[part.within] if part.within else whole
+
+
 def as_matrix(chain: Chain, part: Part) -> Matrix:
     """Return a tensor as gates by rows by channels by positions."""
-    values = chain.arrays.whole(part.item).astype(np.float64)
+    values = stored(chain, part).astype(np.float64)
     if part.is_turned:
         values = values.T
     rows = values.shape[0] // part.gates
@@ -107,24 +116,92 @@ def _norms(weight: Matrix, *, is_one: bool) -> Matrix:
     return np.ones_like(norms) if is_one else np.where(norms > 0, norms, 1.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Which of b's channels are a's, and with which signs.
+
+    Attributes:
+        orders: Group -> for each of a's channels the place of b's.
+        signs: Group -> what these are multiplied by, -1 or 1; groups of no -1 are left out.
+    """
+
+    orders: Orders
+    signs: dict[int, Matrix] = field(default_factory=dict)
+
+    def put(self, group: int, order: Order, signs: Matrix | None) -> None:
+        """Take what was found of a group."""
+        self.orders[group] = order
+        self.signs.pop(group, None)
+        if signs is not None:
+            self.signs[group] = signs
+
+    def is_same(self, group: int, order: Order, signs: Matrix | None) -> bool:
+        """Whether that is what is known already."""
+        known = self.signs.get(group)
+        if (known is None) != (signs is None) or not np.array_equal(order, self.orders[group]):
+            return False
+        return known is None or signs is None or np.array_equal(known, signs)
+
+
 @dataclass
 class Look:
-    """Cosines of b's channels (down) with a's (across), summed over tensors."""
+    """Cosines of b's channels (down) with a's (across), summed over tensors.
+
+    Attributes:
+        total: Of what stays as it is when a channel changes its sign.
+        signed: Of what changes its own with it; None where channels cannot.
+    """
 
     total: Matrix
     is_quiet: bool = False
     parts: int = 1
+    signed: Matrix | None = None
 
-    def add(self, a: Matrix, b: Matrix) -> None:
-        """Add the cosines of two tensors, a row for each channel."""
+    def add(self, a: Matrix, b: Matrix, changes: slice | None = None) -> None:
+        """Add the cosines of two tensors, a row for each channel.
+
+        Args:
+            a: Rows of a.
+            b: Rows of b.
+            changes: Which columns change their sign with the channel.
+        """
         if self.is_quiet:
             a, b = _quiet(a, b)
-        self.total += _unit(b) @ _unit(a).T
+        by = _inverse(b)[:, None], _inverse(a)
+        if self.signed is None or changes is None or changes == slice(0, a.shape[1]):
+            whole = (b @ a.T) * by[0] * by[1]
+            if self.signed is None or changes is None:
+                self.total += whole
+            else:
+                self.signed += whole
+            return
+        part = b[:, changes] @ a[:, changes].T
+        self.signed += part * by[0] * by[1]
+        self.total += (b @ a.T - part) * by[0] * by[1]
 
-    def assigned(self) -> Order:
-        """Return for each of a's channels the place of b's; parts of channels stay together."""
+    def __iadd__(self, other: Look) -> Look:
+        """Add what another look saw."""
+        self.total += other.total
+        if self.signed is not None and other.signed is not None:
+            self.signed += other.signed
+        return self
+
+    @property
+    def best(self) -> Matrix:
+        """What each pair agrees at most, with either sign."""
+        return self.total if self.signed is None else self.total + np.abs(self.signed)
+
+    def assigned(self) -> tuple[Order, Matrix | None]:
+        """Return for each of a's channels the place of b's, and signs if any is -1.
+
+        Parts of channels stay together.
+        """
         if self.parts == 1:
-            return _assigned(self.total)
+            order = _assigned(self.best)
+            if self.signed is None:
+                return order, None
+            turned = self.signed[order, np.arange(len(order))] < 0
+            return order, np.where(turned, -1.0, 1.0) if turned.any() else None
         size = len(self.total) // self.parts
         blocks = self.total.reshape(self.parts, size, self.parts, size).transpose(2, 0, 3, 1)
         inner = [[_assigned(one.T) for one in row] for row in blocks]  # a's part, then b's
@@ -134,7 +211,8 @@ class Look:
             for row, orders in zip(blocks, inner, strict=True)
         ]
         outer = _assigned(np.array(score).T)
-        return np.concatenate([inner[to][came] + came * size for to, came in enumerate(outer)])
+        parts = [inner[to][came] + came * size for to, came in enumerate(outer)]
+        return np.concatenate(parts), None
 
 
 def _assigned(score: Matrix) -> Order:
@@ -143,6 +221,13 @@ def _assigned(score: Matrix) -> Order:
     order = np.empty(len(rows), np.intp)
     order[cols] = rows
     return order
+
+
+def _inverse(rows: Matrix) -> Matrix:
+    """Return one over the norm of each row; of nothing 0."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    found: Matrix = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    return found
 
 
 def _unit(rows: Matrix) -> Matrix:
@@ -183,6 +268,10 @@ _LEAST_VALUE, _LEAST_DIRECTIONS = 1e-5, 16
 to be left out."""
 
 
+_KEPT = 1 << 25
+"""Values of two networks up to which their tensors are kept as they are looked at."""
+
+
 class Looks:
     """Holds the layers of two networks against each other."""
 
@@ -203,7 +292,13 @@ class Looks:
             [{role: one.astype(np.float32) for role, one in m.items()} for m in both]
             for both in (self.ours, self.theirs)
         )
+        self._shaped: dict[tuple[int, str, str, tuple[int, ...] | None], tuple[Any, Any]] = {}
+        self._keeps = 2 * sum(m[role].size for m in self.ours for role in m) <= _KEPT
         self.gates: dict[int, tuple[int, ...]] = {}
+        self.candidates = {
+            i: a.layers[i].candidate for i in used if a.layers[i].kind == "recurrent"
+        }
+        self.flips = _flipped(a, used)
         self.plain = {g: np.arange(size) for g, size in enumerate(a.sizes)}
         self.looks = [(i, role) for i in used for role in self.ours[i]]
         self._parts = {
@@ -230,19 +325,73 @@ class Looks:
         """Return a tensor of both, b's gates in a's order."""
         return self._in_order(layer, self.ours[layer][role], self.theirs[layer][role])
 
-    def _single(self, layer: int, role: str) -> tuple[Any, Any]:
-        """Return the same in float32."""
-        return self._in_order(layer, *(both[layer][role] for both in self._singles))
+    def _laid(self, layer: int, role: str, way: str) -> tuple[Any, Any]:
+        """Return a tensor of both in float32, b's gates in a's order.
+
+        Args:
+            layer: Its place.
+            role: `weight` or `recurrent`, of whose units none tells itself anything.
+            way: `rows`: rows by gates by columns by positions; `columns`: these first, then gates.
+        """
+        key = (layer, role, way, self.gates.get(layer))
+        if key in self._shaped:
+            return self._shaped[key]
+        made = []
+        for one in self._in_order(layer, *(both[layer][role] for both in self._singles)):
+            found = np.ascontiguousarray(np.moveaxis(one, 1 if way == "rows" else 2, 0))
+            if role == "recurrent":
+                found = found.copy()
+                every = np.arange(len(found))
+                found[every, :, every] = 0
+            made.append(found)
+        if self._keeps:
+            self._shaped[key] = made[0], made[1]
+        return made[0], made[1]
 
     def _in_order(self, layer: int, a: Any, b: Any) -> tuple[Any, Any]:
         order = self.gates.get(layer)
         return a, (b if order is None else b[list(order)])
 
+    def signed_rows(
+        self, layer: int, values: Any, signs: Matrix | None, *, gates: int = 0, rows: int = 1
+    ) -> Any:
+        """Return a tensor with its rows' signs; of several gates only the candidate has them.
+
+        Args:
+            layer: Its place.
+            values: The tensor.
+            signs: One a row; None for none.
+            gates: The axis of the gates.
+            rows: And that of the rows.
+        """
+        if signs is None:
+            return values
+        by = signs.astype(values.dtype).reshape(
+            *(-1 if axis == rows else 1 for axis in range(values.ndim))
+        )
+        gate = self.candidates.get(layer)
+        if gate is None or values.shape[gates] == 1:
+            return values * by
+        found = values.copy()
+        where = (slice(None),) * gates + (slice(gate, gate + 1),)
+        found[where] *= by
+        return found
+
+    def _places(self, groups: Sequence[int], fit: Fit) -> Order:
+        starts = np.cumsum([0, *(self.a.sizes[g] for g in groups)])
+        return np.concatenate([fit.orders[g] + at for g, at in zip(groups, starts, strict=False)])
+
+    def _signs(self, groups: Sequence[int], fit: Fit) -> NDArray[np.float32] | None:
+        if not fit.signs.keys() & set(groups):
+            return None
+        ones = [fit.signs.get(g, np.ones(self.a.sizes[g])) for g in groups]
+        return np.concatenate(ones).astype(np.float32)
+
     def incoming(
         self,
         layers: Iterable[int],
         group: int,
-        orders: Orders,
+        fit: Fit,
         half: int | None = None,
         *,
         is_quiet: bool = False,
@@ -250,14 +399,44 @@ class Looks:
         """Look at what channels read; by halves at every other channel of it, or position."""
         look = self.look(group, is_quiet=is_quiet)
         for i in layers:
-            a, b = self._single(i, "weight")
-            b = b[:, :, self.columns(i, orders)]
+            a, b = self._read(i, fit)
+            if is_quiet:
+                b = self.signed_rows(i, b, _back(fit, group), gates=1, rows=0)
             if half is not None and a.shape[2] > 1:
                 a, b = a[:, :, half::2], b[:, :, half::2]
             elif half is not None:
                 a, b = a[..., half::2], b[..., half::2]
-            look.add(*(np.swapaxes(m, 0, 1).reshape(m.shape[1], -1) for m in (a, b)))
+            width = a.shape[2] * a.shape[3]
+            x, y = (m.reshape(len(m), -1) for m in (a, b))
+            look.add(x, y, self._changing(i, width))
         return look
+
+    def _read(self, layer: int, fit: Fit) -> tuple[Any, Any]:
+        """Return a layer's rows, what b's read in a's order and with a's signs."""
+        a, b = self._laid(layer, "weight", "rows")
+        columns = self.a.layers[layer].columns
+        if columns:
+            b = b[:, :, self._places(columns, fit)]
+            by = self._signs(columns, fit)
+            b = b if by is None else b * by[:, None]
+        return a, b
+
+    def gate_by_gate(self, layer: int, fit: Fit) -> list[list[Matrix]]:
+        """Return how well each of a's gates fits each of b's, channels across and down."""
+        a, b = self._read(layer, fit)
+        ours, theirs = (_unit(m.reshape(len(m), -1)).reshape(*m.shape[:2], -1) for m in (a, b))
+        gates = range(a.shape[1])
+        return [[theirs[:, came] @ ours[:, to].T for came in gates] for to in gates]
+
+    def _changing(self, layer: int, width: int) -> slice | None:
+        """Return which columns of a layer's rows, gate by gate, change their sign with a channel.
+
+        Args:
+            layer: Its place.
+            width: Columns of a gate.
+        """
+        gate = self.candidates.get(layer, 0)
+        return slice(gate * width, (gate + 1) * width)
 
     def columns(self, layer: int, orders: Orders) -> Order:
         """Return the places of b's columns in a's order."""
@@ -273,7 +452,7 @@ class Looks:
         self,
         layers: Iterable[int],
         group: int,
-        orders: Orders,
+        fit: Fit,
         left_out: frozenset[Tensor] = frozenset(),
         *,
         is_quiet: bool = False,
@@ -281,47 +460,104 @@ class Looks:
         """Look at what reads channels; of a tensor that is left out by half, at half of them."""
         look = self.look(group, is_quiet=is_quiet)
         for i in layers:
-            a, b = self._single(i, "weight")
             rows = self.a.layers[i].rows
-            if rows is not None:
-                b = b[:, orders[rows]]
-            start = 0
-            for one in self.a.layers[i].columns:
-                size = self.a.sizes[one]
-                if one == group:
-                    x, y = (
-                        np.moveaxis(m[:, :, start : start + size], 2, 0).reshape(size, -1)
-                        for m in (a, b)
-                    )
-                    if (i, "half") in left_out:
-                        x, y = x.copy(), y.copy()
-                        x[1 - start % 2 :: 2] = 0
-                        y[orders[group][1 - start % 2 :: 2]] = 0
-                    look.add(x, y)
-                start += size
+            a, b = self._laid(i, "weight", "columns")
+            for one in set(self.a.layers[i].columns) & {group}:
+                at = self.place(i, one)
+                x, y = a[at], b[at]
+                if rows is not None:
+                    y = y[:, :, fit.orders[rows]]
+                    y = self.signed_rows(i, y, fit.signs.get(rows), gates=1, rows=2)
+                x, y = (m.reshape(len(m), -1) for m in (x, y))
+                if (i, "half") in left_out:
+                    x, y = x.copy(), y.copy()
+                    x[1 - at.start % 2 :: 2] = 0
+                    y[fit.orders[group][1 - at.start % 2 :: 2]] = 0
+                if is_quiet and (back := _back(fit, group)) is not None:
+                    y = y * back.astype(y.dtype)[:, None]
+                look.add(x, y, slice(0, x.shape[1]))
         return look
 
-    def own(
-        self, group: int, orders: Orders, layers: Iterable[int], *, is_quiet: bool = False
-    ) -> Look:
+    def own(self, group: int, fit: Fit, layers: Iterable[int], *, is_quiet: bool = False) -> Look:
         """Look at what recurrent layers' units tell each other, but not themselves."""
         look = self.look(group, is_quiet=is_quiet)
+        order, signs = fit.orders[group], fit.signs.get(group)
+        back = _back(fit, group) if is_quiet else None
         for i in layers:
-            a, b = (m[..., 0].copy() for m in self._single(i, "recurrent"))
-            for m in (a, b):
-                m[:, np.arange(m.shape[1]), np.arange(m.shape[1])] = 0
-            order = orders[group]
-            look.add(*(np.swapaxes(m, 0, 1).reshape(m.shape[1], -1) for m in (a, b[:, :, order])))
-            look.add(*(np.moveaxis(m, 2, 0).reshape(m.shape[1], -1) for m in (a, b[:, order])))
+            a, b = self._laid(i, "recurrent", "rows")
+            b = b[:, :, order]
+            if signs is not None:
+                b = b * signs.astype(np.float32)[:, None]
+            b = self.signed_rows(i, b, back, gates=1, rows=0)
+            x, y = (m.reshape(len(m), -1) for m in (a, b))
+            look.add(x, y, self._changing(i, a.shape[2]))
+            a, b = self._laid(i, "recurrent", "columns")
+            b = self.signed_rows(i, b[:, :, order], signs, gates=1, rows=2)
+            if back is not None:
+                b = b * back.astype(np.float32)[:, None, None, None]
+            x, y = (m.reshape(len(m), -1) for m in (a, b))
+            look.add(x, y, slice(0, x.shape[1]))
         return look
+
+    def signed(self, fit: Fit) -> Looks:
+        """Return the same with the signs of a's channels in what `pair` gives of b."""
+        found = copy(self)
+        found.theirs = [
+            {role: self._with_signs(i, role, values, fit) for role, values in matrices.items()}
+            for i, matrices in enumerate(self.theirs)
+        ]
+        return found
+
+    def _with_signs(self, layer: int, role: str, values: Matrix, fit: Fit) -> Matrix:
+        """Return a tensor of b with a's signs, where it is in b."""
+        one = self.a.layers[layer]
+        columns = one.columns if role == "weight" else (() if one.rows is None else (one.rows,))
+        backs = [_back(fit, group) for group in columns]
+        if any(back is not None for back in backs):
+            sizes = [self.a.sizes[group] for group in columns]
+            by = [np.ones(n) if o is None else o for o, n in zip(backs, sizes, strict=True)]
+            values = values * np.concatenate(by)[:, None]
+        back = None if one.rows is None else _back(fit, one.rows)
+        if back is None:
+            return values
+        order = self.gates.get(layer, range(len(values)))
+        found: Matrix = self.signed_rows(layer, values[list(order)], back)[np.argsort(order)]
+        return found
 
     def look(self, group: int, *, is_quiet: bool = False) -> Look:
         """Return a look at a group that has seen nothing yet."""
         size = self.a.sizes[group]
-        return Look(np.zeros((size, size)), is_quiet, self._parts.get(group, 1))
+        signed = np.zeros((size, size)) if group in self.flips and not is_quiet else None
+        return Look(np.zeros((size, size)), is_quiet, self._parts.get(group, 1), signed)
 
     def place(self, layer: int, group: int) -> slice:
         """Return which of a layer's columns a group is."""
         columns = self.a.layers[layer].columns
         start = sum(self.a.sizes[g] for g in columns[: columns.index(group)])
         return slice(start, start + self.a.sizes[group])
+
+
+def _back(fit: Fit, group: int) -> Matrix | None:
+    """Return a group's signs in b's order; None if there are none."""
+    if group not in fit.signs:
+        return None
+    found = np.empty(len(fit.orders[group]))
+    found[fit.orders[group]] = fit.signs[group]
+    return found
+
+
+def _flipped(chain: Chain, used: Sequence[int]) -> frozenset[int]:
+    """Return the groups whose channels may change their sign.
+
+    Those of recurrent layers may, and in a network that has some those of linear ones: both go
+    through tanh, which is odd, or are read as they are. Norms have gains that do the same.
+    """
+    if not chain.recurrent:
+        return frozenset()
+    writers: dict[int, set[str]] = {}
+    for i in used:
+        layer = chain.layers[i]
+        if layer.rows is not None:
+            kind = "normed" if "var" in layer.parts or "gain" in layer.parts else layer.kind
+            writers.setdefault(layer.rows, set()).add(kind)
+    return frozenset(g for g, kinds in writers.items() if kinds <= {"recurrent", "linear"})

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.applied import Made
-from lineage.alignment.looking import as_matrix, folding, gathered
+from lineage.alignment.labelled import in_order
+from lineage.alignment.looking import as_matrix, folding, gathered, stored
 from lineage.alignment.normed import undone
 from lineage.artifacts import Artifact, Item
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from lineage.alignment.base import ChainAlignment
@@ -43,16 +46,22 @@ def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
         found: `solved(a, b)`.
 
     Returns:
-        An artifact of b's names, its floating tensors in float32; norms as a has them.
+        An artifact of b's names, its floating tensors in float32; norms as a has them, and
+        recurrent layers as a packs them, under its names, where one of the two has ONNX's W, R, B.
     """
-    writer = _Writer(a.flattened(last=found.is_last), b.flattened(last=found.is_last), found)
+    other = b if found.tokens is None else in_order(b, found.tokens)
+    writer = _Writer(a.flattened(last=found.is_last), other.flattened(last=found.is_last), found)
     items = dict(b.arrays.items)
-    for i, layer in enumerate(b.layers):
+    for layer in b.layers:
         for part in layer.parts.values():
-            del items[part.item.name]
-        for role, item in writer.roles(i).items():
-            made = Made(partial(writer.made, i, role))
-            items[item.name] = Item(item.name, "F32", item.shape, 4 * prod(item.shape), made)
+            items.pop(part.item.name, None)
+    places: dict[str, list[tuple[int, str]]] = {}
+    for i in range(len(b.layers)):
+        for role, part in writer.roles(i).items():
+            places.setdefault(part.item.name, []).append((i, role))
+            shape, name = part.item.shape, part.item.name
+            made = Made(partial(writer.tensor, shape, tuple(places[name])))
+            items[name] = Item(name, "F32", shape, 4 * prod(shape), made)
     return Artifact("aligned", tuple(items[name] for name in sorted(items)))
 
 
@@ -62,27 +71,32 @@ class _Writer:
     def __init__(self, a: Chain, b: Chain, found: ChainAlignment) -> None:
         self.a, self.b, self.found = a, b, found
 
-    def roles(self, i: int) -> dict[str, Item]:
-        """Return the tensors that a written layer has, by role."""
+    def roles(self, i: int) -> dict[str, Part]:
+        """Return the tensors that a written layer has, by role, and where it is in them."""
         ours, theirs = self.a.layers[i], self.b.layers[i]
-        found = {role: part.item for role, part in theirs.parts.items()}
+        found = dict(theirs.parts)
         if _is_folded(theirs) and not _is_folded(ours):  # it has a norm that a has not
-            bias = found.get("bias", ours.parts["bias"].item if "bias" in ours.parts else None)
-            found = {role: item for role, item in found.items() if role not in _NORM}
+            bias = found.get("bias", ours.parts.get("bias"))
+            found = {role: part for role, part in found.items() if role not in _NORM}
             if bias is not None:
                 found["bias"] = bias
         elif _is_folded(ours) and not _is_folded(theirs):
             if "bias" not in ours.parts:
                 found.pop("bias", None)
-            found |= {role: ours.parts[role].item for role in _NORM if role in ours.parts}
+            found |= {role: ours.parts[role] for role in _NORM if role in ours.parts}
+        elif _is_packed(ours) != _is_packed(theirs) and found.keys() == ours.parts.keys():
+            found = dict(ours.parts)
         return found
 
-    def made(self, i: int, role: str) -> NDArray[np.float32]:
-        """Return one tensor of a layer as it is stored."""
-        layer = self.b.layers[i]
-        values = self._layer(i)[role]
-        part = layer.parts.get(role) or self.a.layers[i].parts[role]
-        return _stored(self.b, part, values).astype(np.float32)
+    def tensor(
+        self, shape: tuple[int, ...], places: Sequence[tuple[int, str]]
+    ) -> NDArray[np.float32]:
+        """Return one tensor as it is stored, of which each of some roles is the whole or a part."""
+        whole = np.zeros(shape, np.float32)
+        for i, role in places:
+            part = self.roles(i)[role]
+            whole[part.within] = _stored(self.b, part, self._layer(i)[role])
+        return whole
 
     def _layer(self, i: int) -> dict[str, Array]:
         """Return all tensors of a layer, matrices as gates by rows by channels by positions."""
@@ -115,7 +129,14 @@ class _Writer:
             group = self.found.groups[part.rows]
             values = values[:, group.order]
             if group.scales is not None and _is_scaled(layer, role):
-                values = values * group.scales.reshape(1, -1, *[1] * (values.ndim - 2))
+                by = group.scales.reshape(-1, *[1] * (values.ndim - 2))
+                if layer.kind == "recurrent" and part.gates > 1:
+                    values = values.copy()
+                    values[self.found.candidate] *= by
+                else:
+                    values = values * by
+            if group.turn is not None:
+                values = np.einsum("grcp,rs->gscp", values, group.turn)
         start = 0
         for one in part.columns:
             group = self.found.groups[one]
@@ -123,6 +144,8 @@ class _Writer:
             piece = values[:, :, start:stop][:, :, group.order]
             if group.scales is not None:
                 piece = piece / group.scales[None, None, :, None]
+            if group.turn is not None:
+                piece = np.einsum("grcp,cs->grsp", piece, np.linalg.inv(group.turn).T)
             values = np.concatenate([values[:, :, :start], piece, values[:, :, stop:]], axis=2)
             start = stop
         return values
@@ -153,13 +176,17 @@ def _is_scaled(layer: Layer, role: str) -> bool:
     """Whether a tensor is multiplied when what its layer writes is."""
     if _is_folded(layer):
         return role in {"gain", "shift"}
-    return role in {"weight", "bias", "gain", "shift"}
+    return role in {"weight", "recurrent", "bias", "bias_hh", "gain", "shift"}
+
+
+def _is_packed(layer: Layer) -> bool:
+    return any(part.within for part in layer.parts.values())
 
 
 def _values(chain: Chain, part: Part) -> Array:
     if part.role in {"weight", "recurrent"}:
         return as_matrix(chain, part)
-    values: Array = chain.arrays.whole(part.item).astype(np.float64).reshape(part.gates, -1)
+    values: Array = stored(chain, part).astype(np.float64).reshape(part.gates, -1)
     return values
 
 
@@ -170,7 +197,7 @@ def _stored(chain: Chain, part: Part, values: Array) -> Array:
         values = gathered(values, part.parts)
     if part.is_turned:
         values = values[0, :, :, 0].T
-    return values.reshape(part.item.shape)
+    return values.reshape(part.shape)
 
 
 def _unfolded(values: dict[str, Array], mine: dict[str, Array], factor: Array) -> dict[str, Array]:

@@ -14,6 +14,7 @@ from lineage.alignment.fused import along, fitting
 from lineage.alignment.heads import head_size, heads, look
 from lineage.alignment.neurons import LOOKED_AT, agreement, partners, units, view
 from lineage.alignment.turning import Turn, fitted, quiet, unturned
+from lineage.artifacts.tokens import shared_tokens
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import Agreement
 from lineage.fingerprints.stream import alike
@@ -151,10 +152,7 @@ def _shared_tokens(a: Stream, b: Stream) -> tuple[NDArray[np.intp], NDArray[np.i
     if a.tokens is None or b.tokens is None:
         return None
     rows = a.labels()["token_embd"], b.labels()["token_embd"]
-    place = {token: n for n, token in enumerate(b.tokens[: rows[1]]) if token}
-    pairs = [(n, place[t]) for n, t in enumerate(a.tokens[: rows[0]]) if t in place]
-    both = np.array(pairs, np.intp).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
+    return shared_tokens(a.tokens[: rows[0]], b.tokens[: rows[1]])
 
 
 def _order_of_tokens(a: Stream, b: Stream) -> NDArray[np.intp] | None:
@@ -225,7 +223,7 @@ class _Solver:
         del block
         self._block.cache_clear()
         self.scale = scale = self._scale(matches)
-        blocks = self._with_heads(matches)
+        blocks = self._with_heads([*matches, *self._seconds(matches)])
         order = _order_of_tokens(self.a, self.b)
         is_shifted = self._is_shifted(matches, scale)
         return Alignment(self.turn, scale, blocks, total, rarest, self.tried, order, is_shifted)
@@ -257,6 +255,14 @@ class _Solver:
         """Look at some units of a block of b."""
         back = self.back[place % len(self.back)]
         return [view(mlp, back, LOOKED_AT) for mlp in block.mlps]
+
+    def _seconds(self, matches: Sequence[BlockMatch]) -> Iterator[BlockMatch]:
+        """Yield the second attentions of blocks: each is one of the block that its own is."""
+        for match in matches:
+            where = self.b.second(*match.b)
+            if where is not None:
+                partner = None if match.a is None else self.a.second(*match.a)
+                yield BlockMatch(where, partner, (), None, self.b.size(*where))
 
     def _with_heads(self, matches: Sequence[BlockMatch]) -> tuple[BlockMatch, ...]:
         """Find which heads are which in all blocks that are known."""

@@ -8,11 +8,11 @@ from itertools import pairwise, permutations
 from math import prod
 from typing import TYPE_CHECKING
 
-from lineage.alignment.layers import Layer, Part
+from lineage.alignment.layers import Layer, Leaf, Part
 from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lineage.artifacts import Item
 
@@ -57,7 +57,7 @@ def wired(items: Sequence[Item], name: str) -> Wiring:
     return wiring
 
 
-_Leaves = dict[str, "Item"]
+_Leaves = dict[str, Leaf]
 
 
 def _stems(items: Sequence[Item], name: str) -> dict[str, _Leaves]:
@@ -73,8 +73,34 @@ def _stems(items: Sequence[Item], name: str) -> dict[str, _Leaves]:
         if recurrent is not None:
             number, way = recurrent[3] or "", recurrent[4] or ""
             stem, leaf = f"{stem}{number}{way}", f"{recurrent[1]}_{recurrent[2]}"
-        found.setdefault(stem, {})[leaf] = item
-    return found
+        found.setdefault(stem, {})[leaf] = Leaf(item)
+    return {one: leaves for stem, old in found.items() for one, leaves in _unpacked(stem, old)}
+
+
+def _unpacked(stem: str, leaves: _Leaves) -> Iterator[tuple[str, _Leaves]]:
+    """Yield the layers of a stem: of ONNX's W, R and B those of both directions, apart.
+
+    W has the shape (directions, gates x units, inputs), R (directions, gates x units, units), B
+    (directions, 2 x gates x units): first the biases of what is read, then those of the units.
+    """
+    names = set(leaves)
+    shapes = [leaves[name].shape for name in ("W", "R") if name in leaves]
+    is_packed = {"W", "R"} <= names <= {"W", "R", "B"} and all(len(one) == 3 for one in shapes)
+    if not is_packed or shapes[0][:2] != shapes[1][:2] or shapes[0][0] not in (1, 2):
+        yield stem, leaves
+        return
+    ways, rows = shapes[0][:2]
+    both = leaves.get("B")
+    if both is not None and both.shape != (ways, 2 * rows):
+        yield stem, leaves
+        return
+    for way in range(ways):
+        found = {"weight_ih": Leaf(leaves["W"].item, (way,))}
+        found["weight_hh"] = Leaf(leaves["R"].item, (way,))
+        if both is not None:
+            found["bias_ih"] = Leaf(both.item, (way, slice(0, rows)))
+            found["bias_hh"] = Leaf(both.item, (way, slice(rows, 2 * rows)))
+        yield f"{stem}_reverse" if way else stem, found
 
 
 def _kind(stem: str, leaves: _Leaves) -> str:
@@ -187,7 +213,7 @@ class Wiring:
                 role = _NORM_LEAVES.get(leaf)
                 if role is None or item.shape != (size,) or role in parts:
                     raise ArchitectureError(f"has a tensor of unknown use ({item.name})", self.name)
-                parts[role] = Part(item, role, layer.rows)
+                parts[role] = Part(item.item, role, layer.rows, within=item.within)
             self.layers[place] = replace(layer, parts=parts)
 
     def _in_front(self, stem: str, size: int, by_name: Mapping[str, int]) -> int:
@@ -319,15 +345,18 @@ class Wiring:
                     positions = self._fits(stem, kind, item.shape)
                 turned = kind == "embedding"
                 many = self._parts(kind, item.shape) if columns else 1
-                parts[role] = Part(item, role, rows, columns, gates, positions, turned, many)
+                part = Part(item.item, role, rows, columns, gates, positions, turned, many)
             elif role == "bias":
-                parts[role] = Part(item, role, rows, gates=gates)
+                part = Part(item.item, role, rows, gates=gates)
             elif leaf == "weight_hh" and rows is not None:
-                parts["recurrent"] = Part(item, "recurrent", rows, (rows,), gates)
+                role = "recurrent"
+                part = Part(item.item, role, rows, (rows,), gates)
             elif leaf == "bias_hh":
-                parts["bias_hh"] = Part(item, "bias", rows, gates=gates)
+                role = leaf
+                part = Part(item.item, "bias", rows, gates=gates)
             else:
                 raise ArchitectureError(f"has a tensor of unknown use ({item.name})", self.name)
+            parts[role] = replace(part, within=item.within)
         self.layers.append(Layer(stem, kind, rows, columns, parts))
 
 

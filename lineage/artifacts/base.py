@@ -6,6 +6,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol, Self
 
 from lineage.errors import FormatError
@@ -91,6 +92,9 @@ class Item:
     affine: Affine | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        bits = BITS.get(self.dtype)
+        if bits is not None and -(-math.prod(self.shape) * bits // 8) == self.size_bytes:
+            return
         values, _ = BLOCKS.get(self.dtype, (1, 0))
         if values > 1 and (not self.shape or self.shape[-1] % values):
             reason = f"{self.dtype} comes in blocks of {values}, the shape is {list(self.shape)}"
@@ -151,7 +155,8 @@ class Watched(Protocol):
 
 def in_name_order(items: Iterable[Item], *, path: str) -> tuple[Item, ...]:
     """Return `items` sorted by name; a name that comes twice is an error."""
-    ordered = tuple(sorted(items, key=lambda item: item.name.encode("utf-8", "surrogatepass")))
+    # UTF-8 sorts as code points do.
+    ordered = tuple(sorted(items, key=attrgetter("name")))
     for one, other in pairwise(ordered):
         if one.name == other.name:
             both = f"also in {one.file}" if one.file != other.file else "twice in one file"

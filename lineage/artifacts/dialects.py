@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = [
-    "Layered", "Part", "canonical_name", "is_no_weight", "is_reordered_for_rotation", "layered",
-    "parts_of",
+    "Layered", "Part", "canonical_name", "is_known_word", "is_no_weight",
+    "is_reordered_for_rotation", "layered", "parts_of",
 ]  # fmt: skip
 
 
@@ -65,12 +65,12 @@ def _under(parents: str, children: dict[str, str]) -> dict[str, str]:
 
 _IN_LAYER = {
     **_under(
-        "self_attn attention.self attention attn attn.attention self_attention SelfAttention"
-        " layer.0.SelfAttention norm_attn_norm.attn mixer multi_head_attention",
+        "self_attn attention.self attention attn attn.attention attention.attn self_attention"
+        " SelfAttention layer.0.SelfAttention norm_attn_norm.attn mixer multi_head_attention",
         {
-            "attn_q": "q query q_proj q_lin wq to_q q_proj_no_perm",
-            "attn_k": "k key k_proj k_lin wk to_k k_proj_no_perm",
-            "attn_v": "v value v_proj v_lin wv to_v",
+            "attn_q": "q query q_proj query_proj q_lin wq to_q q_proj_no_perm",
+            "attn_k": "k key k_proj key_proj k_lin wk to_k k_proj_no_perm",
+            "attn_v": "v value v_proj value_proj v_lin wv to_v",
             "query_key_value": "wqkv",
             "attn_qkv": "qkv qkv_proj Wqkv c_attn in_proj to_qkv",
             "attn_output": "o o_proj out_proj wo Wo dense proj c_proj out_lin output.dense out"
@@ -148,6 +148,11 @@ def canonical_name(name: str) -> str:
         if name == before:
             break
     return name
+
+
+def is_known_word(word: str) -> bool:
+    """Whether a table has a first word of names: a wrapper, a half of a model or a stack."""
+    return word in _WRAPPERS or word in _TOWERS or word in _STACKS or bool(_NUMBERED.match(word))
 
 
 def _bared(name: str) -> str:

@@ -10,6 +10,7 @@ Source: the safetensors format, https://github.com/huggingface/safetensors#forma
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lineage import canonical
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _DTYPES = BITS.keys() - {"I4", "U4", "C128"}
 
-_INT = {int}
+_DICT, _LIST, _STR, _INT, _TWO = {dict}, {list}, {str}, {int}, {2}
 _MEMBERS = {"dtype", "shape", "data_offsets"}
 
 MAX_HEADER_BYTES = 100_000_000
@@ -74,31 +75,61 @@ def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
 
     # 3. Each tensor: known dtype, honest shape, offsets inside the file.
     start = 8 + length
-    spans: list[tuple[int, int, str]] = []
+    room = file.size - start
+    path, entries = file.path, _entries(header, file)
     items: list[Item] = []
-    for name, entry in header.items():
-        dtype, shape, (begin, end) = _entry(name, entry, file)
-        if end > file.size - start:
+    for name, dtype, shape, begin, end in entries:
+        if end > room:
             reason = f"ends at byte {start + end}, but the file has {file.size}; is it truncated?"
             raise fail(reason, name)
-        items.append(Item(name, dtype, shape, end - begin, Region(file, start + begin), file.path))
-        spans.append((begin, end, name))
+        items.append(Item(name, dtype, shape, end - begin, Region(file, start + begin), path))
 
     # 4. Together they cover the data once: no overlap, no hole, nothing after.
     covered = 0
-    for begin, end, name in sorted(spans):
+    for begin, end, name in sorted((begin, end, name) for name, _, _, begin, end in entries):
         if begin < covered:
             raise fail(f"overlaps the tensor before it by {covered - begin} bytes", name)
         if begin > covered:
             raise fail(f"a hole of {begin - covered} bytes lies before it", name)
         covered = end
-    if covered != file.size - start:
-        raise fail(f"{file.size - start - covered} bytes lie after the last tensor")
+    if covered != room:
+        raise fail(f"{room - covered} bytes lie after the last tensor")
     return items, metadata
 
 
-def _entry(name: str, entry: Any, file: OpenFile) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-    """Check one header entry and return dtype, shape and data offsets."""
+Entry = tuple[str, str, tuple[int, ...], int, int]
+"""Name, dtype, shape, first byte among the data, and the one after the last."""
+
+
+def _entries(header: dict[str, Any], file: OpenFile) -> list[Entry]:
+    """Return what the header says of each tensor, checked by itself."""
+    try:
+        rows = [(n, e["dtype"], e["shape"], e["data_offsets"]) for n, e in header.items()]
+        dtypes, shapes, offsets = zip(*(row[1:] for row in rows), strict=True)
+        extents = [*chain.from_iterable(shapes)]
+        numbers = [*extents, *chain.from_iterable(offsets)]
+        is_plain = (
+            _DICT.issuperset(map(type, header.values()))
+            and _STR.issuperset(map(type, dtypes))
+            and _DTYPES.issuperset(dtypes)
+            and _LIST.issuperset(map(type, shapes + offsets))
+            and _INT.issuperset(map(type, numbers))
+            and min(numbers) >= 0
+            and all(extents)
+            and max(map(len, shapes)) <= MAX_EXTENTS
+            and max(map(math.prod, shapes)) <= MAX_VALUES
+            and _TWO.issuperset(map(len, offsets))
+            and all(begin <= end for begin, end in offsets)
+        )
+    except (KeyError, TypeError, ValueError):
+        is_plain = False
+    if is_plain:  # thousands of tensors are looked at together; to say what is wrong, one by one
+        return [(n, dtype, tuple(shape), *span) for n, dtype, shape, span in rows]
+    return [_entry(name, entry, file) for name, entry in header.items()]
+
+
+def _entry(name: str, entry: Any, file: OpenFile) -> Entry:
+    """Check one header entry."""
 
     def fail(reason: str) -> FormatError:
         return FormatError(reason, file=file.path, tensor=name)
@@ -114,7 +145,7 @@ def _entry(name: str, entry: Any, file: OpenFile) -> tuple[str, tuple[int, ...],
         raise fail(f"the shape {printable(repr(shape), 60)} has more values than any file holds")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise fail(f"the data_offsets {printable(repr(offsets), 60)} are not [begin, end]")
-    return dtype, tuple(shape), (offsets[0], offsets[1])
+    return name, dtype, tuple(shape), offsets[0], offsets[1]
 
 
 def _are_counts(value: Any) -> bool:

@@ -12,11 +12,18 @@ from __future__ import annotations
 import json
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lineage.errors import FormatError
 
-__all__ = ["tokens_of"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["shared_tokens", "tokens_of"]
 
 _MOST_BYTES = 1 << 28
 """A tokenizer larger than this is none."""
@@ -53,6 +60,16 @@ def tokens_of(source: str | PathLike[str] | Any) -> tuple[str, ...] | None:
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise FormatError("is no list of tokens", file=file) from error
     return None
+
+
+def shared_tokens(
+    ours: Sequence[str], theirs: Sequence[str]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the numbers of the tokens that two vocabularies share, in each, in our order."""
+    place = {token: n for n, token in enumerate(theirs) if token}
+    pairs = [(n, place[token]) for n, token in enumerate(ours) if token in place]
+    both = np.array(pairs, np.intp).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
 
 
 def _tokenizer(text: str) -> tuple[str, ...] | None:

@@ -7,6 +7,7 @@ the answer is no", 2 is wrong usage, 3 is "could not check".
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status; a polite kill ends as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gc.set_threshold(200_000, 20, 20)  # values of ten thousand tensors hold no cycles
     status = run(arguments)
     if arguments is None and sys.argv[1:2] == ["fingerprint"]:
         _leave(status)

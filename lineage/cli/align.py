@@ -45,9 +45,10 @@ def align(
     A and B are models with their weights. Looked for are streams that were permuted, rotated,
     rescaled or shifted, feed-forward units that were, attention heads that were or that were
     turned, and layers in other places; of convolutions and recurrent layers, channels that were
-    permuted or rescaled, gates in another order and norms that were folded. B may have been
-    trained, rounded or pruned afterwards. Where only parts of B are A's, a layer, the embeddings, a
-    tower, it says which and what share of B's values these are, and not that the two are related.
+    permuted, rescaled or changed their sign, gates in another order, embeddings that were turned
+    and norms that were folded. B may have been trained, rounded or pruned afterwards. Where only
+    parts of B are A's, a layer, the embeddings, a tower, it says which and what share of B's values
+    these are, and not that the two are related.
     Exit status 0 if parts of B are A's, 3 if nothing was found, which is no proof of anything.
     `--decide` says that of large models from some units of four blocks, in a fraction of the time.
 
@@ -187,6 +188,8 @@ def _chain(found: ChainAlignment) -> dict[str, Any]:
                 "looked": group.agreement.looked,
                 "moved": int((group.order != range(len(group.order))).sum()),
                 "rescaled": group.scales is not None,
+                "turned": group.turn is not None,
+                "looked_at": "tokens" if group.of_tokens else "channels",
             }
             for group in found.groups
         ],
@@ -258,4 +261,5 @@ def _of_channels(one: dict[str, Any]) -> str:
         return f"  {name}: not found"
     done = f", {one['moved']} moved" if one["moved"] else ""
     done += ", rescaled" if one["rescaled"] else ""
-    return f"  {name}: {one['agreed']} of {one['looked']} channels agree{done}"
+    done += ", turned" if one["turned"] else ""
+    return f"  {name}: {one['agreed']} of {one['looked']} {one['looked_at']} agree{done}"

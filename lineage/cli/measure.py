@@ -151,9 +151,9 @@ def compare(
 
 def _elsewhere(found: Comparison, models: Mapping[str, Fingerprint]) -> Comparison:
     """Look in other coordinates where there is nothing in those that models are stored in."""
-    from lineage.graph.elsewhere import OPEN, elsewhere
+    from lineage.graph.elsewhere import elsewhere, is_open
 
-    if found.relation not in OPEN:
+    if not is_open(found):
         return found
     with say.watching("looking in other coordinates") as watch:
         return elsewhere(found, models, _weights({path: path for path in models}), watch)

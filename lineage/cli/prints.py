@@ -96,12 +96,13 @@ def fingerprint(
             say.note(f"lineage: {described(error, path)}")
             status = 3
             continue
+        ids = {"id": made.root}
+        if as_json:  # of many tensors each takes as long as hashing 100 MB
+            ids |= {"content_id": made.content_id, "value_id": made.value_id}
         rows.append(
             {
                 "path": path,
-                "id": made.root,
-                "content_id": made.content_id,
-                "value_id": made.value_id,
+                **ids,
                 "bytes": made.size_bytes,
                 "tensors": len(made.tensors),
                 "seconds": round(seconds, 4),

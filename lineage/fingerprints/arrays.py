@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.artifacts import Item
-    from lineage.fingerprints.stream import Place
+    from lineage.fingerprints.places import Place
 
 
 class Arrays:
@@ -41,6 +41,12 @@ class Arrays:
     def part(self, place: Place) -> NDArray[np.float32]:
         """Return the values at a place: a vector, or a matrix of its first extent by the rest."""
         item = place.item
+        if place.layer is not None:
+            count = prod(place.whole)
+            matrix = self._read(item, place.layer * count, count).reshape(place.whole)
+            if place.axis is None:
+                return matrix
+            return np.take(matrix, np.arange(place.start, place.stop), axis=place.axis)
         if place.axis == 0:
             width = prod(item.shape[1:])
             found = self._read(item, place.start * width, (place.stop - place.start) * width)
@@ -54,7 +60,8 @@ class Arrays:
         """Yield the rows of `part`, some at a time, and read them so where they lie together."""
         item = place.item
         first, last = (place.start, place.stop) if place.axis == 0 else (0, item.shape[0])
-        if place.axis == 1 or len(item.shape) < 2 or _is_blocks(item):
+        is_apart = place.axis == 1 or place.layer is not None
+        if is_apart or len(item.shape) < 2 or _is_blocks(item):
             whole = self.part(place)
             yield from (whole[at : at + rows] for at in range(0, len(whole), rows))
             return

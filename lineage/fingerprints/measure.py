@@ -18,7 +18,7 @@ from lineage.artifacts.base import BITS, BLOCKS
 from lineage.artifacts.opened import Region
 from lineage.errors import FormatError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
-from lineage.fingerprints.identity import ContentHasher
+from lineage.fingerprints.identity import ContentHasher, content_digest
 from lineage.fingerprints.lattice import NO_LATTICE, Lattice, lattice
 from lineage.fingerprints.narrowing import ROUNDED, TRIED, Narrower
 from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
@@ -138,27 +138,34 @@ class Pass:
         base, end = _start(items[0]), _start(items[-1]) + items[-1].size_bytes
         assert isinstance(items[0].source, Region)
         with items[0].source.window(0, end - base) as both:
-            starts = [_start(item) - base for item in items]
-            glances = self._glances(items, starts, both)
-            for item, at in zip(items, starts, strict=True):
-                with both[at : at + item.size_bytes] as piece:
-                    glance = glances.get(item.name)
-                    if glance is None:
-                        self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
-                    else:
-                        self.done[item.name] = self._small(item, piece, glance, narrowed)
+            for some in _within(items, PIECE):
+                self._neighbours([(item, _start(item) - base) for item in some], both, narrowed)
 
-    def _glances(self, items: list[Item], starts: list[int], data: memoryview) -> dict[str, Glance]:
+    def _neighbours(
+        self, placed: list[tuple[Item, int]], both: memoryview, narrowed: memoryview
+    ) -> None:
+        """Measure small tensors, few enough to stay in a core's cache."""
+        glances = self._glances(placed, both)
+        for item, at in placed:
+            with both[at : at + item.size_bytes] as piece:
+                glance = glances.get(item.name)
+                if glance is None:
+                    self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
+                else:
+                    self.done[item.name] = self._small(item, piece, glance, narrowed)
+        if glances and self.progress is not None:
+            self.progress(sum(item.size_bytes for item, _ in placed if item.name in glances))
+
+    def _glances(self, placed: list[tuple[Item, int]], data: memoryview) -> dict[str, Glance]:
         """Look at those of some neighbours that hold plain numbers, all at once."""
-        from lineage.fingerprints import small
+        from lineage.fingerprints import parts, small
 
         every = {"exact": 0, "fast": 8}.get(self.tier, 1)
-        plain = [
-            (item, start)
-            for item, start in zip(items, starts, strict=True)
-            if small.is_plain(item)
-            and not (every and (item.name in self._affine or _sketchers(item, every)))
-        ]
+        plain = [one for one in placed if small.is_plain(one[0])]
+        if every:
+            plain = [one for one in plain if one[0].name not in self._affine]
+            if parts.may_be_fused("\n".join(item.name for item, _ in plain)):
+                plain = [one for one in plain if not parts.sketchers(one[0], every)]
         return small.glances(plain, data, every) if plain else {}
 
     def _small(
@@ -167,22 +174,21 @@ class Pass:
         """Hash a tensor that was looked at already."""
         if self._stop.is_set():
             raise FormatError("interrupted", file=item.file, tensor=item.name)
-        content = ContentHasher(item.dtype, item.shape)
-        content.update(piece)
+        digest = content_digest(item.dtype, item.shape, piece)
         narrower = self._narrowers(item, glance.held)
         for one in narrower:
             one.update(piece, narrowed)
         found = NO_LATTICE
         if glance.has_steps and not glance.left_out:
             found = lattice(piece, Layout.of(item.shape), item.dtype)
-        if self.progress is not None:
-            self.progress(len(piece))
-        return _print(item, content, narrower, glance.sketch, glance.left_out, found)
+        return _print(item, digest, narrower, glance.sketch, glance.left_out, found)
 
     def _narrowers(self, item: Item, held: Iterable[str]) -> list[Narrower]:
         """Return one for each dtype that may hold a tensor's values, or whose digest is kept."""
         tried = TRIED.get(item.dtype, ())
         rounded = ROUNDED.get(item.dtype, ()) if self.tier == "full" else ()
+        if not held and not rounded:
+            return []
         return [
             Narrower(item, to, keeps_rounded=to in rounded)
             for to in tried
@@ -199,8 +205,10 @@ class Pass:
         sketcher: Sketcher | None = None
         parts: list[PartSketcher] = []
         if self.tier != "exact" and has_numbers(item.dtype) and item.size_bytes:
+            from lineage.fingerprints.parts import sketchers as parts_of
+
             every = 8 if self.tier == "fast" else 1
-            sketcher, parts = Sketcher(layout, every), _sketchers(item, every)
+            sketcher, parts = Sketcher(layout, every), parts_of(item, every)
         found = NO_LATTICE
         width, size = _unit(item.dtype)
         for start, piece in pieces:
@@ -225,7 +233,7 @@ class Pass:
         left_out = 0 if sketcher is None else sketcher.left_out
         sketch = None if sketcher is None else sketcher.finish()
         finished = tuple(part.finish() for part in parts)
-        return _print(item, content, narrower, sketch, left_out, found, finished)
+        return _print(item, content.digest(), narrower, sketch, left_out, found, finished)
 
     def _numbers(
         self, item: Item, piece: memoryview, start: int
@@ -245,7 +253,7 @@ class Pass:
 
 def _print(
     item: Item,
-    content: ContentHasher,
+    digest: bytes,
     narrower: list[Narrower],
     sketch: Sketch | None,
     left_out: int,
@@ -253,7 +261,7 @@ def _print(
     parts: tuple[PartPrint, ...] = (),
 ) -> TensorPrint:
     """Put together what the pass over one tensor has found."""
-    digest = value = content.digest()
+    value = digest
     rounded: tuple[tuple[str, bytes], ...] = ()
     if narrower:
         value = next((n.digest() for n in narrower if n.exact), digest)
@@ -262,12 +270,6 @@ def _print(
     return TensorPrint(
         item.name, item.dtype, item.shape, digest, value, rounded, sketch, left_out, found, parts
     )
-
-
-def _sketchers(item: Item, every: int) -> list[PartSketcher]:
-    from lineage.fingerprints import parts  # brings the tables of dialects
-
-    return parts.sketchers(item, every)
 
 
 def _next(tasks: deque[list[Item]]) -> list[Item] | None:
@@ -308,7 +310,7 @@ class _Pieces:
         """Yield from mapped windows of a large tensor in a file, or else from copies."""
         item, end = self._item, self._item.size_bytes
         if isinstance(item.source, Region) and end >= 2 * PIECE:
-            reach = _WINDOW * min(4, _cores()) // _cores() // self._unit * self._unit
+            reach = _reach() // self._unit * self._unit
             for start in range(0, end, reach):
                 count = min(reach, end - start)
                 with item.source.window(start, count) as window:
@@ -329,12 +331,11 @@ def _start(item: Item) -> int:
     return item.source.start
 
 
-def _place(placed: tuple[str, int, Item]) -> tuple[str, int]:
-    return placed[:2]
-
-
 def _grouped(items: list[Item]) -> list[list[Item]]:
-    """Put small tensors that lie next to each other in one file together, up to a piece."""
+    """Put small tensors that lie next to each other in one file together, up to a window.
+
+    Windows are so large because all threads wait while one is unmapped.
+    """
     tasks: list[list[Item]] = []
     small: list[Item] = []
     for item in items:
@@ -342,14 +343,27 @@ def _grouped(items: list[Item]) -> list[list[Item]]:
             small.append(item)
         else:
             tasks.append([item])
-    placed = sorted(((item.file or "", _start(item), item) for item in small), key=_place)
-    group: list[Item] = []
-    where, base, end = "", 0, 0
-    for file, start, item in placed:
+    share = sum(item.size_bytes for item in small) // (8 * _cores())  # so that none is left over
+    placed = sorted(small, key=lambda item: (item.file or "", _start(item)))
+    return tasks + _within(placed, max(PIECE, min(_reach(), share)))
+
+
+def _within(placed: Iterable[Item], most: int) -> list[list[Item]]:
+    """Cut small tensors, in the order of their places, into runs without gaps of `most` bytes."""
+    runs: list[list[Item]] = []
+    run: list[Item] = []
+    where, base, end = None, 0, 0
+    for item in placed:
+        start = _start(item)
         after = start + item.size_bytes
-        if not group or file != where or start != end or after - base > PIECE:
-            group, where, base = [], file, start
-            tasks.append(group)
-        group.append(item)
+        if not run or item.file != where or start != end or after - base > most:
+            run, where, base = [], item.file, start
+            runs.append(run)
+        run.append(item)
         end = after
-    return tasks
+    return runs
+
+
+def _reach() -> int:
+    """Return the bytes of a window."""
+    return _WINDOW * min(4, _cores()) // _cores()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lineage.artifacts.base import BITS
-from lineage.artifacts.dialects import Part, parts_of
 from lineage.fingerprints.base import PartPrint
 from lineage.fingerprints.sketch import Layout, Sketcher
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
 
@@ -16,14 +14,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.artifacts import Item
+    from lineage.artifacts.dialects import Part
 
-__all__ = ["PartSketcher", "sketchers"]
+__all__ = ["PartSketcher", "may_be_fused", "sketchers"]
+
+_WORDS = ("kv", "c_attn", "in_proj", "W_pack", "gate_up_proj", "w12")
+"""What the name of any tensor that holds others has somewhere, so that the tables of dialects are
+not loaded for models without one."""
+
+
+def may_be_fused(names: str) -> bool:
+    """Whether there may be the name of a tensor with parts among some that are put together."""
+    return any(word in names for word in _WORDS)
 
 
 def sketchers(item: Item, every: int) -> list[PartSketcher]:
     """Return one for each part of a tensor; none where it holds no others."""
     if len(item.shape) == 1 and BITS.get(item.dtype, 0) < 8:
         return []  # a part of a vector would begin within a block
+    if not may_be_fused(item.name):
+        return []
+    from lineage.artifacts.dialects import parts_of
+
     return [PartSketcher(part, item.shape, every) for part in parts_of(item.name, item.shape)]
 
 

@@ -3,6 +3,8 @@
 | layer has | then |
 |---|---|
 | `post_feedforward_layernorm`, as Gemma 2 and 3 and OLMo 2 | `post_attention_layernorm` is of what attention computed, and `pre_feedforward_layernorm` stands in front of the units |
+| `final_layer_norm` and `self_attn_layer_norm`, as BART, OPT and Whisper | they stand in front of the units and of attention; behind them in models with norms after, where nothing but their order can be changed, so that it does not matter |
+| a third norm, as T5's and PyTorch's decoders | the second is of the second attention, the third in front of the units |
 | twice as many rows in `up` as columns in `down`, and no gate, as ChatGLM | the first half is the gate |
 """  # noqa: E501 - a table
 
@@ -12,11 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lineage.artifacts.dialects import layered
+from lineage.fingerprints.places import CROSS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lineage.fingerprints.stream import Place
+    from lineage.fingerprints.places import Place
 
 __all__ = ["AFTER", "settled"]
 
@@ -26,8 +29,21 @@ AFTER = ("post_attention_norm", "post_ffw_norm")
 _BESIDE = {
     "post_self_attn_layernorm": AFTER[0], "post_mlp_layernorm": AFTER[1],
     "post_feedforward_layernorm": AFTER[1], "pre_feedforward_layernorm": "ffn_norm",
+    "self_attn_layer_norm": "attn_norm", "final_layer_norm": "ffn_norm", "mlp_norm": "ffn_norm",
+    "attention.LayerNorm": "attn_output_norm", "layer_norm": "attn_norm",
+    "layer.1.layer_norm": "ffn_norm",
+    "feed_forward.intermediate_dense": "ffn_up", "feed_forward.output_dense": "ffn_down",
+    "mlp.Wi": "ffn_up", "mlp.Wo": "ffn_down",
 }  # fmt: skip
-"""Last words of norms' names -> roles."""
+"""Last words of names -> roles."""
+
+_OUTSIDE = {"layer_norm": "output_norm", "final_norm": "output_norm", "ln_out": "output_norm"}
+"""The same outside of the layers, where nothing else has that role."""
+
+_TOWERS = frozenset({"", "dec", "v"})
+
+_THIRD = {"layer.2.layer_norm": "layer.1.layer_norm", "norm3": "ffn_norm"}
+"""What the third norm of a layer is called -> how the second was read."""
 
 _FUSED_GATES = {"ffn_gate": 0, "ffn_up": 1}
 
@@ -47,11 +63,23 @@ def _renamed(places: Mapping[str, Place]) -> dict[str, Place]:
     for role, place in places.items():
         stem, _, leaf = role.rpartition(".")
         one = layered(role)
-        prefix = "" if one is None else role[: -len(one.role)]
+        if one is None:
+            tower, _, last = stem.rpartition(".")
+            other = ".".join(part for part in (tower, _OUTSIDE.get(last, last)) if part)
+            is_free = tower in _TOWERS and f"{other}.weight" not in places
+            found[f"{other}.{leaf}" if is_free and stem else role] = place
+            continue
+        prefix = role[: -len(one.role)]
         last = stem[len(prefix) :]
         if last == "ffn_norm" and f"{prefix}post_feedforward_layernorm.weight" in places:
             last = AFTER[0]
-        found[f"{prefix}{_BESIDE.get(last, last)}.{leaf}" if prefix else role] = place
+        third = next((w for w in _THIRD if f"{prefix}{w}.weight" in places), None)
+        if third is not None and last in (third, _THIRD[third]):
+            if last != third:
+                prefix, last = f"{one.stack.removesuffix('blk')}{CROSS}.{one.number}.", "attn_norm"
+            else:
+                last = "ffn_norm"
+        found[f"{prefix}{_BESIDE.get(last, last)}.{leaf}"] = place
     return found
 
 
@@ -69,7 +97,7 @@ def _halved(places: Mapping[str, Place], width: int) -> dict[str, Place]:
             both = places.get(f"{stem}ffn_up.{leaf}")
             if both is None:
                 continue
-            axis = 0 if both.item.shape[0] == 2 * units else 1
+            axis = 0 if both.whole[0] == 2 * units else 1
             for half, n in _FUSED_GATES.items():
                 cut = replace(both, axis=axis, start=n * units, stop=(n + 1) * units)
                 found[f"{stem}{half}.{leaf}"] = cut

@@ -26,6 +26,8 @@ _TRIED = {
 }
 """What is looked at here -> a bit for each kind that may hold the same values in less."""
 
+_WIDTHS = {dtype: BITS[dtype] // 8 for dtype in _TRIED}
+
 
 class Glance(NamedTuple):
     """What is known of a tensor before it is hashed.
@@ -41,6 +43,10 @@ class Glance(NamedTuple):
     has_steps: bool
     sketch: Sketch | None
     left_out: int
+
+
+NOTHING = Glance((), False, None, 0)
+"""What most tensors show that are not sketched."""
 
 
 def is_plain(item: Item) -> bool:
@@ -59,13 +65,15 @@ def glances(placed: Sequence[tuple[Item, int]], data: memoryview, every: int) ->
     Returns:
         What was seen, by the tensors' names.
     """
+    if not every:
+        return _held(placed, data)
     table, most = array("q"), 0
     layouts = [Layout.of(item.shape) for item, _ in placed]
     for (item, start), layout in zip(placed, layouts, strict=True):
-        rows, cols, side = layout.rows, layout.cols, layout.side
+        rows, cols, side, dtype = layout.rows, layout.cols, layout.side, item.dtype
         most = max(most, rows // side, cols // SIDE)
-        count = item.size_bytes * 8 // BITS[item.dtype]
-        table.extend((start, count, KINDS[item.dtype], rows, cols, side, _TRIED[item.dtype]))
+        count = item.size_bytes // _WIDTHS[dtype]
+        table.extend((start, count, KINDS[dtype], rows, cols, side, _TRIED[dtype]))
     found = compiled.many(data, table, every, LOOKED_ROWS, sign_bits(most + 8))
     return {
         item.name: _glance(item, layout, *one)
@@ -73,18 +81,33 @@ def glances(placed: Sequence[tuple[Item, int]], data: memoryview, every: int) ->
     }
 
 
+def _held(placed: Sequence[tuple[Item, int]], data: memoryview) -> dict[str, Glance]:
+    """Look only for what may hold the same values in less."""
+    table = array("q")
+    for item, start in placed:
+        dtype = item.dtype
+        count = item.size_bytes // _WIDTHS[dtype]
+        table.extend((start, count, KINDS[dtype], 1, 1, 1, _TRIED[dtype]))
+    found = compiled.many(data, table, 0, LOOKED_ROWS, sign_bits(8))
+    return {
+        item.name: Glance(_dtypes(item, held), False, None, 0) if held else NOTHING
+        for (item, _), (held, *_) in zip(placed, found, strict=True)
+    }
+
+
+def _dtypes(item: Item, held: int) -> tuple[str, ...]:
+    return tuple(to for to in TRIED[item.dtype] if held >> KINDS[to] & 1)
+
+
 def _glance(
     item: Item,
     layout: Layout,
     held: int,
     has_steps: bool,
-    raw: tuple[bytes, bytes, bytes] | None,
+    raw: tuple[bytes, bytes, bytes],
     sums: tuple[float, float, float, float, float],
 ) -> Glance:
-    kept = tuple(to for to in TRIED[item.dtype] if held >> KINDS[to] & 1) if held else ()
-    if raw is None:
-        return Glance(kept, has_steps, None, 0)
     energy, fourth, zeros, left_out, common = sums
     is_flat = common == common  # NaN once two values differed
     sketch = Sketch(layout.core_shape, raw, energy, fourth, int(zeros), is_flat)
-    return Glance(kept, has_steps, sketch, int(left_out))
+    return Glance(_dtypes(item, held) if held else (), has_steps, sketch, int(left_out))

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from lineage.artifacts.dialects import canonical_name, layered, parts_of
+from lineage.artifacts.dialects import layered
 from lineage.errors import ArchitectureError, FormatError, printable
 from lineage.fingerprints.arrays import Arrays
 from lineage.fingerprints.fused import FUSED
+from lineage.fingerprints.places import CROSS, Place, named, of_one_width, places_of
 from lineage.fingerprints.roles import settled
 
 if TYPE_CHECKING:
@@ -45,15 +46,10 @@ FED_BY = {
     "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm",
     FUSED: "attn_norm",
     "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm",
+    "ffn_gate_inp": "ffn_norm", "ffn_gate_inp_shexp": "ffn_norm",
     "output": "output_norm", "classifier": "output_norm",
 }  # fmt: skip
 """What reads the stream -> the norm in front of it."""
-
-_EXPERT_ROLES = {
-    "w1": "ffn_gate", "gate_proj": "ffn_gate", "w3": "ffn_up", "up_proj": "ffn_up",
-    "w2": "ffn_down", "down_proj": "ffn_down",
-}  # fmt: skip
-_EXPERT = re.compile(r"(?:block_sparse_moe|mlp|feed_forward)\.experts\.(\d+)\.(\w+)")
 
 WRITERS = frozenset({"attn_output", "ffn_down"})
 """What adds to the stream; their biases are of the stream."""
@@ -62,33 +58,6 @@ ANCHORS = ("token_embd", "position_embd", "token_types", "class_embd", "patch_em
 """What writes to the stream at its start, one labelled vector a token, place or pixel."""
 
 _POST_NORMS = ("attn_output_norm", "layer_output_norm")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the numbers of one role lie: a tensor, or some of its rows or columns.
-
-    Attributes:
-        item: The tensor.
-        axis: Along which the part is cut out; None for the whole.
-        start: First row or column of the part.
-        stop: The one after the last.
-        is_turned: Whether its rows are what is read and its columns what is written, as in GPT-2.
-    """
-
-    item: Item
-    axis: int | None = None
-    start: int = 0
-    stop: int = 0
-    is_turned: bool = False
-
-    @property
-    def size(self) -> int:
-        """How many values lie there."""
-        whole = prod(self.item.shape)
-        if self.axis is None:
-            return whole
-        return whole // self.item.shape[self.axis] * (self.stop - self.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,22 +160,25 @@ class Stream:
         """
         found = list(items)
         arrays = Arrays(found, are_numbers=are_numbers)
-        places = _places(found)
+        places = of_one_width(places_of(found))
         norms = [p for role, p in places.items() if _is_norm(role) and len(p.item.shape) == 1]
         widths = Counter(p.item.shape[0] for p in norms)
+        if not widths and "token_embd.weight" in places:  # of norms without gains, as in OLMo
+            widths[places["token_embd.weight"].item.shape[-1]] = 1
         if not widths:
             raise ArchitectureError(
                 "has no norms in front of blocks, so its stream is not known", name
             )
         width = widths.most_common(1)[0][0]
-        places = settled(places, width)
+        places = settled(named(_fitting(places, width), width), width)
         blocks = sorted({
             (one.stack, one.number)
             for role in places
             if (one := layered(role)) is not None and one.role.endswith(("ffn_down.weight",))
         })  # fmt: skip
         places = {role: _turned(place, role, width) for role, place in places.items()}
-        if any(p.is_turned for role, p in places.items() if role.endswith("ffn_up.weight")):
+        ups = [p for role, p in places.items() if role.endswith("ffn_up.weight")]
+        if any(p.is_turned for p in ups if p.layer is None):
             places = {role: _turned(p, role, width, always=True) for role, p in places.items()}
         anchors = [role for role in ANCHORS if f"{role}.weight" in places]
         if not anchors or not blocks:
@@ -264,8 +236,13 @@ class Stream:
         return False if _FAR_NEARER * of_one < of_none else None
 
     def norm_of(self, role: str) -> str:
-        """Return the name of the norm in front of what has this role (without `.weight`)."""
+        """Return the name of the norm in front of what has this role (without `.weight`).
+
+        Keys and values of a second attention read what the encoder's last norm gives.
+        """
         one = layered(role)
+        if one is not None and one.stack.endswith(CROSS) and one.role in {"attn_k", "attn_v"}:
+            return FED_BY["output"]
         prefix, last = ("", role) if one is None else (role[: -len(one.role)], one.role)
         last = last.rsplit(".", 1)[-1] if last not in FED_BY else last
         norm = prefix + FED_BY[last]
@@ -453,6 +430,16 @@ class Stream:
         keys = rows - heads
         return role if keys > 0 and keys % 2 == 0 and heads % (keys // 2) == 0 else None
 
+    def second(self, stack: str, number: int) -> tuple[str, int] | None:
+        """Return the stack and the number under which a block's second attention is, if any is."""
+        where = stack.removesuffix("blk") + CROSS, number
+        return where if f"{self.output(*where)}.weight" in self.places else None
+
+    @property
+    def seconds(self) -> tuple[tuple[str, int], ...]:
+        """Stack and number of all second attentions, in the order of their blocks."""
+        return tuple(one for block in self.blocks if (one := self.second(*block)) is not None)
+
     def output(self, stack: str, number: int) -> str:
         """Return the role of what a block's heads write."""
         return f"{_prefix(stack, number)}attn_output"
@@ -475,32 +462,22 @@ def _prefix(stack: str, number: int) -> str:
     return f"{stack}.{number}." if stack else f"{number}."
 
 
+def _fitting(places: Mapping[str, Place], width: int) -> dict[str, Place]:
+    """Call heads that read something else than the stream alone by no known name."""
+    heads = {f"{role}.weight" for role, norm in FED_BY.items() if norm == "output_norm"}
+    return {
+        f"wider_{role}" if role in heads and place.whole[-1] != width else role: place
+        for role, place in places.items()
+    }
+
+
 def _is_norm(role: str) -> bool:
     return role.removesuffix(".weight").endswith("norm") and role.endswith(".weight")
 
 
-def _places(items: Iterable[Item]) -> dict[str, Place]:
-    """Find the tensors by what they are, whole or as parts of others."""
-    found: dict[str, Place] = {}
-    for item in items:
-        parts = parts_of(item.name, item.shape)
-        for part in parts:
-            found.setdefault(part.name, Place(item, part.axis, part.start, part.stop))
-        if parts:
-            continue
-        role = canonical_name(item.name)
-        one = layered(role)
-        expert = None if one is None else _EXPERT.match(one.role)
-        if one is not None and expert is not None and expert[2] in _EXPERT_ROLES:
-            stem = f"{one.stack}.{one.number}.expert.{expert[1]}"
-            role = f"{stem}.{_EXPERT_ROLES[expert[2]]}.weight"
-        found.setdefault(role, Place(item))
-    return found
-
-
 def _turned(place: Place, role: str, width: int, *, always: bool = False) -> Place:
     """Say of a block's matrix whether it is stored as GPT-2 stores it: inputs by outputs."""
-    shape = place.item.shape
+    shape = place.whole
     one = layered(role)
     if one is None or len(shape) != 2 or not role.endswith(".weight"):
         return place
@@ -510,4 +487,4 @@ def _turned(place: Place, role: str, width: int, *, always: bool = False) -> Pla
         return place
     along = 1 if reads else 0
     is_turned = always or (shape[along] != width and shape[1 - along] == width)
-    return Place(place.item, place.axis, place.start, place.stop, is_turned)
+    return replace(place, is_turned=is_turned)

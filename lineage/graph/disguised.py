@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.alignment import Alignment
 from lineage.evidence import compare_weights
 from lineage.evidence.panel import structure
 from lineage.fingerprints.measure import TIERS
@@ -180,7 +181,7 @@ class Disguises:
         alike = [p for p in home if structure(models[p]) == structure(models[at])]
         near, _ = self._nearest([at, *alike], [path], seen)
         written = snapped(write.written(near, path, seen), models[near])
-        if "rotated" in seen.how:
+        if "rotated" in seen.how and isinstance(seen, Alignment):
             written = without_given(written, models[path], models[near])
         self.prints[path], self.nearest[path] = written, near
         left = write.left(near, path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+from lineage.alignment import Alignment, ChainAlignment
 from lineage.evidence import compare_fingerprints
 from lineage.evidence.adapted import over_base
-from lineage.evidence.base import Evidence
+from lineage.evidence.base import MOST, Evidence
 from lineage.evidence.deeper import deepened
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
@@ -18,12 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from os import PathLike
 
+    from lineage.alignment import Aligned
     from lineage.evidence import Comparison
     from lineage.fingerprints import Fingerprint
 
-__all__ = ["OPEN", "compare", "elsewhere"]
+__all__ = ["compare", "elsewhere", "is_open"]
 
-OPEN = (None, Relation.SHARED_INIT)
+_OPEN = (None, Relation.SHARED_INIT)
 """What models may seem to be as they are stored that are one in other coordinates: where only units
 or heads were moved, the rest is alike, as in two trainings of one initialisation."""
 
@@ -62,9 +65,32 @@ def compare(
     weights = Weights.of({"a": a, "b": b})
     if deep:
         found = deepened(found, one, other, weights)
-    if found.related or found.relation not in OPEN:
+    if not is_open(found):
         return found
     return elsewhere(found, {"a": one, "b": other}, weights)
+
+
+def is_open(found: Comparison) -> bool:
+    """Whether what two models are as they are stored leaves open that one was moved.
+
+    Where only units were, the rest is alike, as in a model that has parts of the other; and where
+    only parts seem to be copied, what they feed may have other coordinates.
+
+    Args:
+        found: What they are as stored.
+    """
+    is_partial = found.related is None or found.shares is not None
+    return not found.related and (is_partial or found.relation in _OPEN)
+
+
+def _share_of_all(seen: Aligned, model: Fingerprint) -> float:
+    """Return which share of all of a model's values is in what was found to be the other's."""
+    looked_at = 0
+    if isinstance(seen, Alignment):
+        looked_at = sum(block.values for block in seen.blocks)
+    elif isinstance(seen, ChainAlignment):
+        looked_at = sum(group.values for group in seen.groups)
+    return seen.share * looked_at / sum(prod(tensor.shape) for tensor in model.tensors)
 
 
 def elsewhere(
@@ -90,8 +116,10 @@ def elsewhere(
     if told is None:
         return found
     seen, left = told
-    if left is not None and not left.related:  # a part, and the rest is strangers'
-        return found
+    if left is not None and not left.related:
+        left = None
+        if min(seen.share, _share_of_all(seen, models[b])) <= MOST:  # a part, which denies nothing
+            return replace(found, related=None)
     what = ", ".join(seen.how)
     words = f"{{b}} is {{a}} in other coordinates ({what}): {seen.share:.0%} of its parts are there"
     if left is not None and left.change is not None:
@@ -99,6 +127,8 @@ def elsewhere(
         if left.relation is not None and left.relation is not Relation.IDENTICAL:
             detail = "" if left.rank is None else f" of rank {left.rank}"
             words += f" ({left.relation}{f', {left.how}' if left.how else ''}{detail})"
+    elif left is None:
+        words += "; not all of it could be undone, so that what is left is not known"
     first = Evidence("aligned-v1", words, seen.share, seen.log10_p, NULL)
     return replace(
         found,
@@ -107,6 +137,7 @@ def elsewhere(
         how=seen.how[0],
         direction=None if left is None else left.direction,
         change=None if left is None else left.change,
+        shares=None,
         score=max(found.score, 0.5 + seen.share / 2),
         evidence=(first, *found.evidence),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.artifacts.dialects import layered
+from lineage.artifacts.dialects import is_reordered_for_rotation, layered
 from lineage.evidence import compare_weights
 from lineage.evidence.matching import match, table
 from lineage.evidence.reduced import levels
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lineage.evidence.matching import Match, Table
     from lineage.fingerprints import Fingerprint
 
     Core = NDArray[np.float32]
@@ -92,11 +93,14 @@ def _is_partly_moved(one: Fingerprint, other: Fingerprint) -> bool:
     """Whether some of the matrices of two relatives are not where they were.
 
     They are no more alike than strangers', or what they differ in is the mean of rows or columns,
-    which norms hide and training hardly changes. Either may be for other reasons, which aligning
-    them tells.
+    which norms hide and training hardly changes; or each model has matrices that the other has not,
+    of the same numbers of values. All of it may be for other reasons, which aligning them tells.
     """
     first, second = table(one), table(other)
-    for m in match(first, second):
+    matches = match(first, second)
+    if _are_elsewhere(first, second, matches):
+        return True
+    for m in matches:
         of = first.tensors[m.a].sketch, second.tensors[m.b].sketch
         shape = first.shapes[m.a]
         is_comparable = m.way == "straight" and shape == second.shapes[m.b]
@@ -108,6 +112,30 @@ def _is_partly_moved(one: Fingerprint, other: Fingerprint) -> bool:
         if layered(first.names[m.a]) and _is_shifted(*cores, Layout.of(shape)):
             return True
     return False
+
+
+def _are_elsewhere(first: Table, second: Table, matches: Sequence[Match]) -> bool:
+    """Whether two models have matrices that are not each other's, yet as many and as large.
+
+    In one of them they may be stored otherwise, as are ONNX's recurrent layers, under other names
+    and with their gates in another order.
+    """
+    in_place = [
+        m
+        for m in matches
+        if m.way != "reordered" or is_reordered_for_rotation(first.names[m.a], second.names[m.b])
+    ]
+    used = {m.a for m in in_place}, {m.b for m in in_place}
+    sizes = [
+        sorted(of.sizes[place] for place in of.left_over(some) if _has_rows(of, place))
+        for of, some in zip((first, second), used, strict=True)
+    ]
+    return bool(sizes[0]) and sizes[0] == sizes[1]
+
+
+def _has_rows(model: Table, place: int) -> bool:
+    sides = [size for size in model.shapes[place] if size > 1]
+    return bool(model.is_matrix[place]) and len(sides) == 2
 
 
 def _cosine(one: Core, other: Core) -> float:

@@ -91,6 +91,16 @@ def plain(seed: int) -> Weights:
     return found
 
 
+def dense(seed: int) -> Weights:
+    """Return a classifier of nothing but linear layers."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {}
+    for number, shape in enumerate([(48, 60), (48, 48), (40, 48), (10, 40)]):
+        found[f"{2 * number}.weight"] = rng.normal(0, 1, shape).astype("f4")
+        found[f"{2 * number}.bias"] = rng.normal(0, 1, shape[0]).astype("f4")
+    return found
+
+
 def recurrent(seed: int) -> Weights:
     """Return a language model of two LSTM layers."""
     rng = np.random.default_rng(seed)
@@ -202,6 +212,19 @@ def moved_plain(weights: Weights, rng: np.random.Generator) -> Weights:
     return found
 
 
+def moved_dense(weights: Weights, rng: np.random.Generator) -> Weights:
+    """Permute and rescale the units of `dense`, as ReLU allows."""
+    found = dict(weights)
+    for name, reader in (("0", "2"), ("2", "4"), ("4", "6")):
+        size = len(found[f"{name}.weight"])
+        order, by = rng.permutation(size), np.exp(rng.normal(0, 1, size)).astype("f4")
+        for leaf in ("weight", "bias"):
+            values = found[f"{name}.{leaf}"][order]
+            found[f"{name}.{leaf}"] = values * (by[:, None] if leaf == "weight" else by)
+        found[f"{reader}.weight"] = found[f"{reader}.weight"][:, order] / by
+    return found
+
+
 def moved_recurrent(weights: Weights, rng: np.random.Generator) -> Weights:
     """Permute the units of `recurrent`, its embedding's coordinates and its gates."""
     found = dict(weights)
@@ -225,6 +248,7 @@ DISGUISES = [
     pytest.param(residual, before_norms, {"rescaled"}, id="signs-alone"),
     pytest.param(residual, folded_residual, {"permuted", "rescaled"}, id="folding"),
     pytest.param(plain, moved_plain, {"permuted", "rescaled"}, id="flattened"),
+    pytest.param(dense, moved_dense, {"permuted", "rescaled"}, id="linear"),
     pytest.param(recurrent, moved_recurrent, {"permuted"}, id="units-and-gates"),
 ]
 
@@ -277,7 +301,7 @@ def test_a_disguise_is_found_after_training_on(make: Make, move: Move, how: set[
         assert np.linalg.norm(back[name] - weights) <= 0.3 * np.linalg.norm(weights), name
 
 
-@pytest.mark.parametrize("make", [residual, plain, recurrent])
+@pytest.mark.parametrize("make", [residual, plain, dense, recurrent])
 def test_strangers_are_not_related(make: Make) -> None:
     for seed in range(10, 18):
         found = align(make(1), make(seed))
@@ -286,7 +310,7 @@ def test_strangers_are_not_related(make: Make) -> None:
         assert found.agreement.log10_p > -4
 
 
-@pytest.mark.parametrize("make", [residual, plain, recurrent])
+@pytest.mark.parametrize("make", [residual, plain, dense, recurrent])
 def test_what_was_trained_in_place_is_left_in_place(make: Make) -> None:
     a = make(1)
     found = align(a, noisy(a, 0.7))
@@ -544,6 +568,19 @@ def test_depthwise_convolutions_keep_their_channels() -> None:
     assert found.how == ("permuted",)
     for name, weights in written(a, b, found).items():  # type: ignore[arg-type]
         assert np.allclose(weights, a[name], rtol=1e-5, atol=0), name
+
+
+def test_linear_layers_that_do_not_feed_each_other_are_no_network() -> None:
+    rng = np.random.default_rng(1)
+    one = {"a.weight": rng.normal(0, 1, (8, 5)).astype("f4")}
+    with pytest.raises(ArchitectureError, match="no linear layers one after another"):
+        align(one, one)
+    other = one | {"b.weight": rng.normal(0, 1, (4, 7)).astype("f4")}
+    with pytest.raises(ArchitectureError, match="do not tell what feeds"):
+        align(other, other)
+    table = one | {"emb.weight": rng.normal(0, 1, (9, 5)).astype("f4")}
+    with pytest.raises(ArchitectureError, match="embeddings and linear layers"):
+        align(table, table)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from test_alignment import Model, everything, llama, tuned, units_moved
+from test_alignment_places import UNITS, Array, mixture, single, with_experts_moved
 
 import lineage
 from lineage import fingerprint
@@ -42,6 +43,37 @@ def test_units_that_were_moved_are_seen_where_the_rest_is_as_it_was() -> None:
     assert lineage.compare(fingerprint(BASE), fingerprint(moved)).related is not True
     found = lineage.compare(BASE, moved)
     assert found.related and found.relation is Relation.REPARAMETRIZED and found.how == "permuted"
+
+
+def test_units_of_experts_that_were_moved_are_no_strangers_parts() -> None:
+    """What was not moved, attention, is less than half and looks like a copied part."""
+    base = mixture(1, is_stacked=False)
+    draw, moved = np.random.default_rng(2), dict(base)
+    for name in base:
+        if name.endswith("gate_proj.weight"):
+            order, stem = draw.permutation(UNITS), name.removesuffix("gate_proj.weight")
+            for one in ("gate", "up"):
+                moved[f"{stem}{one}_proj.weight"] = moved[f"{stem}{one}_proj.weight"][order]
+            moved[f"{stem}down_proj.weight"] = moved[f"{stem}down_proj.weight"][:, order]
+    found = lineage.compare(single(base), single(moved))
+    assert found.related and found.relation is Relation.REPARAMETRIZED and found.how == "permuted"
+    other = mixture(5, is_stacked=False)
+    copied = {n: base[n] if "self_attn" in n else values for n, values in other.items()}
+    assert not lineage.compare(single(base), single(copied)).related
+
+
+@pytest.mark.parametrize(("count", "related"), [(1, True), (4, None)])
+def test_what_cannot_be_undone_denies_nothing(count: int, *, related: bool | None) -> None:
+    """All blocks are the other's, and there are tensors of unknown use that are not."""
+
+    def unknown(seed: int) -> dict[str, Array]:
+        draw = np.random.default_rng(seed)
+        return {f"tower.{n}.weight": draw.normal(0, 1, (200, 300)) for n in range(count)}
+
+    base = mixture(1, is_stacked=False)
+    moved = with_experts_moved(base, 3)
+    found = lineage.compare(single(base | unknown(1)), single(moved | unknown(2)))
+    assert found.related is related
 
 
 def test_two_trainings_of_one_start_stay_what_they_are() -> None:
