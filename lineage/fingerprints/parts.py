@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lineage.artifacts.base import BITS
 from lineage.fingerprints.base import PartPrint
 from lineage.fingerprints.sketch import Layout, Sketcher
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
 

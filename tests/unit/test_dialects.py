@@ -10,9 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lineage import fingerprint
+from lineage.artifacts import dialects
 from lineage.artifacts.dialects import canonical_name, is_reordered_for_rotation, parts_of
 from lineage.errors import FormatError
 from lineage.fingerprints import from_bytes, to_bytes
+from lineage.fingerprints.parts import may_be_fused
 
 SAME = [
     "bert.encoder.layer.3.attention.self.query.weight blk.3.attn_q.weight",
@@ -261,3 +263,8 @@ def altered(alter: Any) -> bytes:
     length = int.from_bytes(data[:8], "little")
     head = json.loads(data[8 : 8 + length])["__metadata__"]
     return save(arrays, metadata=head)
+
+
+def test_no_name_of_a_fused_tensor_is_passed_over_before_the_tables_are_loaded() -> None:
+    assert all(may_be_fused(word) for word in dialects._FUSED)
+    assert not may_be_fused("model.layers.0.mlp.up_proj.weight")
