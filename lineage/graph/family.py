@@ -17,6 +17,7 @@ from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
+from lineage.graph.leaves import LIKELY, noised, sparse
 from lineage.graph.remerged import remerged
 from lineage.graph.structure import (
     CLEARLY_NEARER,
@@ -31,7 +32,7 @@ from lineage.graph.structure import (
     weighed,
     without_rings,
 )
-from lineage.graph.tree import LEAST_EDGE, Tree, grow, leads_to
+from lineage.graph.tree import LEAST_EDGE, Tree, grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -48,16 +49,6 @@ if TYPE_CHECKING:
 _CERTAIN = 0.99
 """No probability above this is printed: nothing here is calibrated finer."""
 
-_LIKELY = 0.95
-"""For a parent that a mechanical pattern names among the models at hand."""
-
-_SPARSE, _SAME_ZEROS = 0.05, 0.01
-"""Share of zeros above the family's least from which a model was pruned, and by how much those of
-two models with one mask differ at most."""
-
-_NOISES = frozenset({Relation.NOISED, Relation.QUANTIZED})
-"""What a copy is to its source if all that they differ in is noise."""
-
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
@@ -66,9 +57,6 @@ _CHILDREN = 0.5
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
-
-_CLEARLY_FURTHER = 0.2
-"""From which the rest of a family tells which of two models was changed; see `_further`."""
 
 
 class Family:
@@ -137,7 +125,7 @@ class Family:
             else:
                 how = self.between(first, path).how
                 is_told = len(members) > 2 and not self.hidden.has_one_frame(first, path)
-                sure = _LIKELY if is_told else 0.5
+                sure = LIKELY if is_told else 0.5
                 self.edges.append(Edge(first, path, Relation.IDENTICAL, how, None, sure))
         return kept
 
@@ -262,7 +250,7 @@ class Family:
             shape = structure(self.models[step.parent])
             kin = [path for path in self.rest if structure(self.models[path]) == shape]
             step, probability = weighed(step, kin, self.models, self.between)
-            self.edges.append(step.edge(min(_LIKELY, max(probability, LEAST_EDGE))))
+            self.edges.append(step.edge(min(LIKELY, max(probability, LEAST_EDGE))))
         if len(group.members) > 1:
             members = sorted(group.members, key=self._by_content)
             self._solve(members, group.seed)
@@ -277,11 +265,10 @@ class Family:
         panel = Panel([self.ground.get(path, self.models[path]) for path in members])
         if not panel.matrices:
             return
-        leaves = (
-            self._attach_sparse(members, panel)
-            or self._attach_noised(members, panel)
-            or self._attach_hidden(members, panel, seed)
-        )
+        certain = sparse(members, panel, self.between) or noised(members, panel, self.between)
+        self.edges += certain
+        leaves = {members.index(edge.child) for edge in certain}
+        leaves = leaves or self._attach_hidden(members, panel, seed)
         if leaves:
             rest = [path for place, path in enumerate(members) if place not in leaves]
             if len(rest) > 1:
@@ -311,63 +298,6 @@ class Family:
         self, parent: str, child: str, relation: Relation, how: str | None, probability: float
     ) -> None:
         self.edges.append(Edge(parent, child, relation, how, None, min(_CERTAIN, probability)))
-
-    def _attach_sparse(self, members: Sequence[str], panel: Panel) -> set[int]:
-        """Hang pruned models on their sources; what was trained on with the zeros kept, on them.
-
-        Of several with the same zeros the one nearest to a source without them was pruned, and the
-        others come from it. Pruning leaves vectors alone: the source has the same, digest for
-        digest, where one trained a little from it is as near.
-        """
-        zeros = panel.zeros
-        sparse = {int(i) for i in np.flatnonzero(zeros >= zeros.min() + _SPARSE)}
-        squared = panel.pairs.squared
-        full = [i for i in range(len(members)) if i not in sparse]
-        done: list[int] = []
-        for c in sorted(sparse, key=lambda i: (squared[i, full].min(), i)):
-            source = min(full, key=lambda i: (-_equal(panel, i, c), squared[c, i], i))
-            kept = [
-                i
-                for i in done
-                if abs(zeros[i] - zeros[c]) < _SAME_ZEROS and squared[c, i] < squared[c, source]
-            ]
-            parent = min(kept, key=lambda i: (squared[c, i], i), default=source)
-            step = self.between(members[parent], members[c]).step or "full"
-            if kept:
-                self._add(members[parent], members[c], Relation.FINETUNE, step, _LIKELY)
-            else:
-                self._add(members[parent], members[c], Relation.PRUNED, "unstructured", _LIKELY)
-            done.append(c)
-        return sparse
-
-    def _attach_noised(self, members: Sequence[str], panel: Panel) -> set[int]:
-        """Hang copies with noise on what the noise was added to.
-
-        Noise has nothing to do with anything else, so the one that all others are further from, by
-        just the noise, has it. No merge, none of what it was made of, and nothing that is nearest to
-        a merge is taken for a copy: their differences are noise too where those of the parents are.
-        """
-        squared = panel.pairs.squared
-        others = squared + np.diag(np.full(len(members), np.inf))
-        nearest = [int(place) for place in others.argmin(axis=1)]
-        seen = {c: self.between(members[near], members[c]) for c, near in enumerate(nearest)}
-        noised = [c for c, one in seen.items() if one.relation in _NOISES]
-        family = stack(panel.models) if noised and len(members) > 2 else None
-        merges = {} if family is None else find_merges(family)
-        parts = set(merges).union(*(merge.parents for merge in merges.values()))
-        parent_of: dict[int, int] = {}
-        for c in noised:
-            near, found = nearest[c], seen[c]
-            if near in merges:
-                continue
-            rest = set(range(len(members))) - merges.keys()
-            parent, child = (near, c) if _further(panel, near, c, rest) > 0 else (c, near)
-            if child in parent_of or child in parts or leads_to(parent_of, parent, child):
-                continue
-            assert found.relation is not None
-            parent_of[child] = parent
-            self._add(members[parent], members[child], found.relation, found.how, _LIKELY)
-        return set(parent_of)
 
     def _attach_hidden(self, members: Sequence[str], panel: Panel, seed: str | None) -> set[int]:
         """Hang models in coordinates of their own on those that they come from.
@@ -528,28 +458,6 @@ def _grown(
         ruled_out = found
         tree = grown()
     return tree
-
-
-def _equal(panel: Panel, i: int, j: int) -> int:
-    """Return how many tensors two models have alike, digest for digest."""
-    pairs = zip(panel.models[i].tensors, panel.models[j].tensors, strict=True)
-    return sum(one.value == other.value for one, other in pairs)
-
-
-def _further(panel: Panel, near: int, c: int, others: set[int]) -> float:
-    """Return how much more it looks as if a model came from one near to it than the other way.
-
-    A change that has nothing to do with the rest of the family takes a model further from all of
-    it, by just its own length: 1 where c is the changed one, and -1 where the other is. Among two,
-    or where that is not clear, the norms tell.
-    """
-    squared = panel.pairs.squared
-    rest = sorted(others - {near, c})
-    length = max(float(squared[c, near]), 1e-30)
-    excess = (squared[c, rest] - squared[near, rest]) / length
-    weight = 1 / (1 + squared[near, rest] / length)
-    found = float(np.sum(weight * excess.clip(-3, 3))) / max(float(weight.sum()), 1e-30)
-    return found if abs(found) >= _CLEARLY_FURTHER else float(panel.pairs.share[near, c])
 
 
 def _energy(model: Fingerprint) -> float:

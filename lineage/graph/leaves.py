@@ -1,0 +1,133 @@
+"""Leaves of a family that need no tree: pruned models, and copies with noise.
+
+Of both the difference to the source has a pattern that no training leaves, so who is whose is read
+off the distances, while all that may be a source is still there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lineage.evidence.merging import find_merges
+from lineage.evidence.stacked import stack
+from lineage.graph.base import Edge
+from lineage.graph.tree import leads_to
+from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lineage.evidence import Comparison
+    from lineage.evidence.panel import Panel
+
+    Compare = Callable[[str, str], Comparison]
+
+__all__ = ["LIKELY", "noised", "sparse"]
+
+LIKELY = 0.95
+"""For a parent that a mechanical pattern names among the models at hand."""
+
+_SPARSE, _SAME_ZEROS = 0.05, 0.01
+"""Share of zeros above the family's least from which a model was pruned, and by how much those of
+two models with one mask differ at most."""
+
+_NOISES = frozenset({Relation.NOISED, Relation.QUANTIZED})
+"""What a copy is to its source if all that they differ in is noise."""
+
+_CLEARLY_FURTHER = 0.2
+"""From which the rest of a family tells which of two models was changed; see `_further`."""
+
+
+def sparse(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]:
+    """Hang pruned models on their sources; what was trained on with the zeros kept, on them.
+
+    Of several with the same zeros the one nearest to a source without them was pruned, and the
+    others come from it. Pruning leaves vectors alone: the source has the same, digest for digest,
+    where one trained a little from it is as near.
+
+    Args:
+        members: Paths.
+        panel: The same.
+        compare: Says what two of them are to each other.
+    """
+    zeros = panel.zeros
+    pruned = {int(i) for i in np.flatnonzero(zeros >= zeros.min() + _SPARSE)}
+    squared = panel.pairs.squared
+    full = [i for i in range(len(members)) if i not in pruned]
+    done: list[int] = []
+    found = []
+    for c in sorted(pruned, key=lambda i: (squared[i, full].min(), i)):
+        source = min(full, key=lambda i: (-_equal(panel, i, c), squared[c, i], i))
+        kept = [
+            i
+            for i in done
+            if abs(zeros[i] - zeros[c]) < _SAME_ZEROS and squared[c, i] < squared[c, source]
+        ]
+        parent = min(kept, key=lambda i: (squared[c, i], i), default=source)
+        relation, how = Relation.PRUNED, "unstructured"
+        if kept:
+            relation = Relation.FINETUNE
+            how = compare(members[parent], members[c]).step or "full"
+        found.append(Edge(members[parent], members[c], relation, how, None, LIKELY))
+        done.append(c)
+    return found
+
+
+def noised(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]:
+    """Hang copies with noise on what the noise was added to.
+
+    Noise has nothing to do with anything else, so the one that all others are further from, by just
+    the noise, has it. No merge, none of what it was made of, and nothing that is nearest to a merge
+    is taken for a copy: their differences are noise too where their parents' are.
+
+    Args:
+        members: Paths.
+        panel: The same.
+        compare: Says what two of them are to each other.
+    """
+    squared = panel.pairs.squared
+    others = squared + np.diag(np.full(len(members), np.inf))
+    nearest = [int(place) for place in others.argmin(axis=1)]
+    seen = {c: compare(members[near], members[c]) for c, near in enumerate(nearest)}
+    near_noise = [c for c, one in seen.items() if one.relation in _NOISES]
+    family = stack(panel.models) if near_noise and len(members) > 2 else None
+    merges = {} if family is None else find_merges(family)
+    parts = set(merges).union(*(merge.parents for merge in merges.values()))
+    rest = set(range(len(members))) - merges.keys()
+    parent_of: dict[int, int] = {}
+    found = []
+    for c in near_noise:
+        near, step = nearest[c], seen[c]
+        if near in merges:
+            continue
+        parent, child = (near, c) if _further(panel, near, c, rest) > 0 else (c, near)
+        if child in parent_of or child in parts or leads_to(parent_of, parent, child):
+            continue
+        assert step.relation is not None
+        parent_of[child] = parent
+        found.append(Edge(members[parent], members[child], step.relation, step.how, None, LIKELY))
+    return found
+
+
+def _equal(panel: Panel, i: int, j: int) -> int:
+    """Return how many tensors two models have alike, digest for digest."""
+    pairs = zip(panel.models[i].tensors, panel.models[j].tensors, strict=True)
+    return sum(one.value == other.value for one, other in pairs)
+
+
+def _further(panel: Panel, near: int, c: int, others: set[int]) -> float:
+    """Return how much more it looks as if a model came from one near to it than the other way.
+
+    A change that has nothing to do with the rest of the family takes a model further from all of
+    it, by just its own length: 1 where c is the changed one, and -1 where the other is. Among two,
+    or where that is not clear, the norms tell.
+    """
+    squared = panel.pairs.squared
+    rest = sorted(others - {near, c})
+    length = max(float(squared[c, near]), 1e-30)
+    excess = (squared[c, rest] - squared[near, rest]) / length
+    weight = 1 / (1 + squared[near, rest] / length)
+    found = float(np.sum(weight * excess.clip(-3, 3))) / max(float(weight.sum()), 1e-30)
+    return found if abs(found) >= _CLEARLY_FURTHER else float(panel.pairs.share[near, c])
