@@ -50,10 +50,7 @@ class Gains(NamedTuple):
 
 
 def gains(panel: Panel) -> Gains:
-    """Measure all ordered pairs of a panel's models.
-
-    How many matrices there are is one of the features: what is gained says less of few.
-    """
+    """Measure all ordered pairs of a panel's models."""
     pairs, steps = panel.pairs, panel.steps
     away = ~np.eye(len(panel), dtype=bool)
     energy = np.asarray(sum(m.energy for m in panel.matrices))
@@ -68,15 +65,13 @@ def gains(panel: Panel) -> Gains:
         "course_step": _log(steps.size),
         "step": _log(step),
         "share": pairs.share.clip(-1.2, 1.2),
-        "matrices": np.full_like(step, np.log(len(panel.matrices))),
     }
     arcs = np.stack([np.where(away, one, 0) for one in found.values()], axis=-1)
     own = np.stack(
         [np.where(away, found[name], 0).sum(axis=1) / max(1, len(panel) - 1) for name in _NODE],
         axis=-1,
     )
-    count = np.full((len(panel), 1), np.log(len(panel.matrices)))
-    nodes = np.concatenate([own, own - own.max(axis=0), count], axis=1)
+    nodes = np.concatenate([own, own - own.max(axis=0)], axis=1)
     return Gains(arcs.astype(np.float32), nodes.astype(np.float32), tuple(found))
 
 

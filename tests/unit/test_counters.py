@@ -169,9 +169,9 @@ def test_a_family_has_no_arc_from_one_that_counted_further() -> None:
 def test_a_pair_has_no_arc_from_one_that_counted_further() -> None:
     child = trained(BASE, 1, 140, kept=0.95)
     bare = [{n: w for n, w in m.items() if "tracked" not in n} for m in (BASE, child)]
-    for models, parents in ((bare, ["child"]), ((BASE, child), [])):
+    for models, is_turned in ((bare, True), ((BASE, child), False)):
         graph = infer_graph(dict(zip(("base", "child"), map(fingerprint, models), strict=True)))
-        assert [e.parent for e in graph.edges] == parents
+        assert any(e.parent == "child" for e in graph.edges) == is_turned
 
 
 def test_a_family_doubts_arcs_to_one_that_never_counted() -> None:
