@@ -103,12 +103,14 @@ def can_be_written(a: Stream | Chain, b: Stream | Chain) -> bool:
     return not (isinstance(a, Stream) and isinstance(b, Stream)) or a.width == b.width
 
 
-def solve(a: Stream | Chain, b: Stream | Chain) -> Aligned:
+def solve(a: Stream | Chain, b: Stream | Chain, like: Aligned | None = None) -> Aligned:
     """Find how b's coordinates become a's.
 
     Args:
         a: One model.
         b: The other.
+        like: How they become those of a relative of a that has a's coordinates, from which it is
+            sooner found in chains.
 
     Raises:
         ArchitectureError: If they are not made alike.
@@ -116,7 +118,7 @@ def solve(a: Stream | Chain, b: Stream | Chain) -> Aligned:
     if isinstance(a, Stream) and isinstance(b, Stream):
         return solving.solve(a, b)
     if isinstance(a, Chain) and isinstance(b, Chain):
-        return solved(a, b)
+        return solved(a, b, like if isinstance(like, ChainAlignment) else None)
     raise ArchitectureError("only one of the two models has a stream", "b")
 
 

@@ -66,16 +66,21 @@ _ROUNDS = 6
 """How often all groups are assigned again, at most; it ends when nothing changes."""
 
 
-def solved(a: Chain, b: Chain) -> ChainAlignment:
+def solved(a: Chain, b: Chain, like: ChainAlignment | None = None) -> ChainAlignment:
     """Find which channels of b are which of a's.
 
     Args:
         a: One network.
         b: The other.
+        like: How b's channels become those of a relative of a that has a's coordinates. In a
+            network of convolutions they are then not matched again: only by what they were
+            multiplied is found anew.
 
     Raises:
         ArchitectureError: If they have not the same layers.
     """
+    if like is not None and not a.recurrent and like.tokens is None:
+        return _rescaled_again(a, b, like)
     tokens = order_of_tokens(a, b)
     moved = b if tokens is None else in_order(b, tokens)
     used = _paired(a, moved)
@@ -89,6 +94,14 @@ def solved(a: Chain, b: Chain) -> ChainAlignment:
         if other.agreement.share > found.agreement.share:
             solver, found = last, replace(other, is_last=True)
     return replace(_whole(a, moved, pair, solver, found), tokens=tokens)
+
+
+def _rescaled_again(a: Chain, b: Chain, like: ChainAlignment) -> ChainAlignment:
+    """Find by what channels were multiplied whose partners are known; see `solved`."""
+    ways = (chain.flattened(last=like.is_last) for chain in (a, b))
+    solver = _Solver(*ways, _paired(a, b))
+    found = solver.known(like.groups)
+    return replace(found, is_last=like.is_last)
 
 
 def _whole(
@@ -173,6 +186,11 @@ class _Solver:
             self.look.gates = {}
             return self._result(self.still, seen)
         return self._result(self._fitted(NOTHING), seen)
+
+    def known(self, groups: Sequence[Group]) -> ChainAlignment:
+        """Return the alignment where channels' partners are known, and how sure these are."""
+        fit = Fit({g: group.order for g, group in enumerate(groups)})
+        return self._result(fit, {g: group.agreement for g, group in enumerate(groups)})
 
     def _seen(self) -> dict[int, Agreement]:
         """Count by group the channels that tensors tell alike, all tensors by turns.

@@ -116,19 +116,28 @@ def _written(
 def _read(
     looks: Looks, readers: Sequence[int], group: int, orders: Orders, asked: Mapping[int, Matrix]
 ) -> tuple[Matrix, Matrix]:
-    """Return the squared norms of what reads channels, of a's and of b's in a's order."""
+    """Return the squared norms of what reads channels, of a's and of b's in a's order.
+
+    Rows of b are made as long as a's: what they were multiplied by is another group's, or is taken
+    away again by a norm.
+    """
     total = [np.zeros(looks.a.sizes[group]), np.zeros(looks.a.sizes[group])]
     for i in readers:
         a, b = (as_matrix(c, c.layers[i].parts["weight"]) for c in (looks.a, looks.b))
-        at, rows = looks.place(i, group), looks.a.layers[i].rows
-        a, b = a[:, :, at], b[:, :, at][:, :, orders[group]]
-        if rows is None:
+        layer = looks.a.layers[i]
+        at = looks.place(i, group)
+        b = b[:, :, looks.columns(i, orders)]
+        if layer.rows is None:
             count = min(a.shape[1], b.shape[1])
             a, b = a[:, :count], b[:, :count]
-        elif rows in asked and "var" not in looks.b.layers[i].parts:
-            b = b[:, orders[rows]] * asked[rows][None, :, None, None]
+        else:
+            b = b[:, orders[layer.rows]]
+            by = [asked.get(g, np.ones(len(orders[g]))) for g in layer.columns]
+            moved = b / np.concatenate(by)[None, None, :, None]
+            ours, theirs = (np.sqrt(np.sum(m**2, axis=(0, 2, 3))) for m in (a, moved))
+            b = b * (ours / np.maximum(theirs, 1e-30))[None, :, None, None]
         for k, m in enumerate((a, b)):
-            total[k] += np.sum(m**2, axis=(0, 1, 3)) / np.sum(a**2)
+            total[k] += np.sum(m[:, :, at] ** 2, axis=(0, 1, 3)) / np.sum(a**2)
     return total[0], total[1]
 
 

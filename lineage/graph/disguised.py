@@ -180,6 +180,7 @@ class Disguises:
         models = write.models
         alike = [p for p in home if structure(models[p]) == structure(models[at])]
         near, _ = self._nearest([at, *alike], [path], seen)
+        seen = write.like(near, path, seen)
         written = snapped(write.written(near, path, seen), models[near])
         if "rotated" in seen.how and isinstance(seen, Alignment):
             written = without_given(written, models[path], models[near])
@@ -202,6 +203,9 @@ class Disguises:
         for path in paths:
             written = write.written(home[0], path, seen)
             for other in nearest_to(written, sorted(set(home)), models, _CLOSE):
+                own = write.like(other, path, seen)
+                if own is not seen:
+                    written = write.written(other, path, own)
                 change = compare_weights(models[other], written).change
                 away = np.inf if change is None else change
                 found.append((away, models[other].value_id, other, path))

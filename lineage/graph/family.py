@@ -52,8 +52,8 @@ _CERTAIN = 0.99
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
-_CHILDREN = 0.5
-"""Expected children from which a model in coordinates of its own is not taken for a leaf."""
+_BEGAN = 0.5
+"""Probability of having no parent from which a model in coordinates of its own is no leaf."""
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
@@ -302,8 +302,8 @@ class Family:
     def _attach_hidden(self, members: Sequence[str], panel: Panel, seed: str | None) -> set[int]:
         """Hang models in coordinates of their own on those that they come from.
 
-        Who has other coordinates than all others is nobody's parent among them, unless it looks
-        like the parent of several. Of coordinates that some share each model that is nearer to one
+        Who has other coordinates than all others is nobody's parent among them, unless all others
+        seem to come from it. Of coordinates that some share each model that is nearer to one
         outside than to any inside began these, and others come from it.
         """
         first = self.hidden.first
@@ -345,14 +345,18 @@ class Family:
     def _parent_outside(
         self, child: int, plain: Sequence[int], members: Sequence[str], panel: Panel
     ) -> tuple[int, float]:
-        """Weigh who in other coordinates is a model's parent; with 0 if it looks like theirs."""
-        apart = apart_for(child, plain, panel.pairs.squared)[:_WEIGHED]
-        places = [*apart, child]
-        some = Panel([self.ground.get(members[i], self.models[members[i]]) for i in places])
-        seen = evidence(some, {})
-        if grow(seen).arcs[-1].sum() > _CHILDREN:
+        """Weigh who in other coordinates is a model's parent; with 0 if it seems to have none."""
+        squared = panel.pairs.squared
+        near = sorted(plain, key=lambda i: (squared[child, i], i))[:_WEIGHED]
+        apart = apart_for(child, near, squared)
+
+        def seen_with(places: Sequence[int]) -> Evidence:
+            prints = [self.ground.get(members[i], self.models[members[i]]) for i in places]
+            return evidence(Panel(prints), {})
+
+        if grow(seen_with([*near, child])).roots[-1] > _BEGAN:
             return apart[0], 0.0
-        arcs = grow(seen, leaf=len(apart)).arcs[:-1, -1]
+        arcs = grow(seen_with([*apart, child]), leaf=len(apart)).arcs[:-1, -1]
         best = int(np.argmax(arcs))
         return apart[best], float(arcs[best])
 

@@ -94,11 +94,12 @@ def _is_partly_moved(one: Fingerprint, other: Fingerprint) -> bool:
 
     They are no more alike than strangers', or what they differ in is the mean of rows or columns,
     which norms hide and training hardly changes; or each model has matrices that the other has not,
-    of the same numbers of values. All of it may be for other reasons, which aligning them tells.
+    of the same numbers of values; or norms, which can be folded. All of it may be for other
+    reasons, which aligning them tells.
     """
     first, second = table(one), table(other)
     matches = match(first, second)
-    if _are_elsewhere(first, second, matches):
+    if _are_elsewhere(first, second, matches) or _has_norms(first) != _has_norms(second):
         return True
     for m in matches:
         of = first.tensors[m.a].sketch, second.tensors[m.b].sketch
@@ -131,6 +132,11 @@ def _are_elsewhere(first: Table, second: Table, matches: Sequence[Match]) -> boo
         for of, some in zip((first, second), used, strict=True)
     ]
     return bool(sizes[0]) and sizes[0] == sizes[1]
+
+
+def _has_norms(model: Table) -> bool:
+    """Whether a model has norms with statistics, which exporters fold into what they follow."""
+    return any(name.endswith("running_var") for name in model.names)
 
 
 def _has_rows(model: Table, place: int) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lineage.alignment import Aligned, Chain, aligned, can_be_written, described, solve
+from lineage.alignment import Aligned, Chain, ChainAlignment, aligned, can_be_written, described, solve
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of
@@ -123,6 +123,26 @@ class Writing:
             except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
                 return None
 
+    def like(self, a: str, b: str, seen: Aligned) -> Aligned:
+        """Return how b's coordinates become a's, where it is known how they become its relative's.
+
+        What channels of a chain were multiplied by is only known from each model itself: training
+        multiplies them too, and what one relative's lengths take for granted is another's change.
+
+        Args:
+            a: One model.
+            b: The other.
+            seen: How b's coordinates become those of a model that has a's.
+        """
+        if not isinstance(seen, ChainAlignment):
+            return seen
+        with ExitStack() as stack:
+            try:
+                found = solve(self._described(a, stack), self._described(b, stack), seen)
+            except (ArchitectureError, FormatError):
+                return seen
+            return found if found.related else seen
+
     def _sketch(self, path: str) -> Neurons | None:
         """Return a model's neuron sketch, if it has one, is large, or is one of many."""
         model = self.models[path]
@@ -198,8 +218,11 @@ class Writing:
 
 
 def _is_alike(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether two models have layers of the same shapes, as many of each."""
-    shapes = [sorted(t.shape for t in m.tensors if layered(t.name)) for m in (one, other)]
+    """Whether two models have layers of the same shapes, as many of each; norms may be folded."""
+    shapes = [
+        sorted(t.shape for t in m.tensors if layered(t.name) and len(t.shape) > 1)
+        for m in (one, other)
+    ]
     return shapes[0] == shapes[1]
 
 
