@@ -16,7 +16,7 @@ from test_alignment_channels import (
     signed_residual,
 )
 
-from lineage import infer
+from lineage import compare, infer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,3 +91,9 @@ def test_norms_that_were_folded_in_place_are_seen_within_the_family() -> None:
     (edge,) = infer({**FAMILY, "hidden": folded(MIDDLE)}).parents("hidden")
     assert (edge.parent, edge.relation, edge.how) == ("middle", "reparametrized", "rescaled")
     assert edge.then is None
+
+
+def test_compare_says_that_norms_were_folded() -> None:
+    found = compare(MIDDLE, folded(MIDDLE))
+    assert (found.relation, found.how, found.change) == ("reparametrized", "rescaled", 0)
+    assert compare(MIDDLE, folded(residual(3))).related is not True
