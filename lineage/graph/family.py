@@ -17,7 +17,7 @@ from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
-from lineage.graph.leaves import LIKELY, noised, sparse
+from lineage.graph.leaves import LIKELY, UNSURE, noised, sparse
 from lineage.graph.remerged import remerged
 from lineage.graph.structure import (
     CLEARLY_NEARER,
@@ -54,6 +54,10 @@ _MATTERS, _ROUNDS = 0.02, 4
 
 _BEGAN = 0.5
 """Probability of having no parent from which a model in coordinates of its own is no leaf."""
+
+_UNTOLD = 0.03
+"""Length of noise, as a share of what rounding changed, below which sketches do not tell whether a
+model or its copy with noise was rounded."""
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
@@ -98,7 +102,7 @@ class Family:
             steps = steps_into(kind.members, outside, models, self.between)
             for group in groups(kind.members, steps, self.between):
                 self._join(group)
-        self.edges = without_rings(self._in_one_frame(self.edges))
+        self.edges = without_rings(self._in_one_frame(self._past_noise(self.edges)))
 
     def _by_content(self, path: str) -> tuple[str, str]:
         return self.models[path].value_id, path
@@ -161,11 +165,37 @@ class Family:
             if not sources:
                 rest.append(child)
                 continue
-            parent = min(sources)[-1][-1]
+            parent, sure = self._source(child, [source[-1][-1] for source in sorted(sources)])
             found = self.between(parent, child)
             assert found.relation is not None
-            self.edges.append(Edge(parent, child, found.relation, found.how, None, _CERTAIN))
+            self.edges.append(Edge(parent, child, found.relation, found.how, None, sure))
         return rest
+
+    def _source(self, child: str, sources: Sequence[str]) -> tuple[str, float]:
+        """Return whose copy a rounded model is, and how sure that is.
+
+        Of those that sketches cannot tell apart beside the rounding it is the one that it has most
+        tensors of, such as norms, which are mostly left as they are.
+
+        Args:
+            child: The rounded model.
+            sources: The likeliest first.
+        """
+        nearest = sources[0]
+        least = _UNTOLD * self.between(nearest, child).distance
+        alike = [nearest] + [
+            other for other in sources[1:] if self.between(nearest, other).distance < least
+        ]
+        if self.between(nearest, child).is_exact or len(alike) == 1:
+            return nearest, _CERTAIN
+        own = {tensor.value for tensor in self.models[child].tensors}
+        shared = {
+            other: sum(tensor.value in own for tensor in self.models[other].tensors)
+            for other in alike
+        }
+        best = max(alike, key=shared.__getitem__)
+        is_told = sum(count == shared[best] for count in shared.values()) == 1
+        return best, LIKELY if is_told else UNSURE
 
     def _is_reduced(self, found: Comparison, child: str) -> bool:
         """Whether a model has less than a source; zeros, of those in coordinates of their own.
@@ -191,6 +221,20 @@ class Family:
             for path in others
             if any(digest in mine for t in self.models[path].tensors for _, digest in t.rounded)
         ]
+
+    def _past_noise(self, edges: Sequence[Edge]) -> list[Edge]:
+        """Hang what was reduced on a model, not on its copy with noise, if none is nearer."""
+        origins = {edge.child: edge.parent for edge in edges if edge.relation is Relation.NOISED}
+        found = []
+        for edge in edges:
+            origin = origins.get(edge.parent)
+            if origin is not None and edge.relation in {Relation.QUANTIZED, Relation.PRUNED}:
+                noise = self.between(origin, edge.parent).distance
+                if noise < _UNTOLD * self.between(edge.parent, edge.child).distance:
+                    sure = min(LIKELY, edge.probability)
+                    edge = replace(edge, parent=origin, probability=sure)
+            found.append(edge)
+        return found
 
     def _in_one_frame(self, edges: Sequence[Edge]) -> list[Edge]:
         """Hang what has a copy's coordinates on that copy, and not on what that was copied from."""
