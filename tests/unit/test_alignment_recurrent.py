@@ -441,3 +441,23 @@ def test_units_without_gates_change_their_sign_whole() -> None:
     assert off(written(a, b, found), a) == 0
     with read(a) as one, read(b) as other:
         check(found, described(one.items, name="a"), described(other.items, name="b"))
+
+
+def as_is(weights: Weights) -> Weights:
+    return weights
+
+
+def permuted_cells(weights: Weights) -> Weights:
+    return permuted(weights, np.random.default_rng(4))
+
+
+@pytest.mark.parametrize("move", [as_is, permuted_cells])
+def test_gates_in_another_order_are_found_though_cells_stay_where_they_are(
+    move: Callable[[Weights], Weights],
+) -> None:
+    a = model(1)
+    found = align(a, move(reordered(a, ONNX)))
+    assert found.related
+    assert isinstance(found, ChainAlignment)
+    assert found.gates == (0, 2, 3, 1)
+    assert found.how == ("permuted",)
