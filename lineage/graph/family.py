@@ -12,13 +12,13 @@ from lineage.evidence.ancestry import evidence
 from lineage.evidence.counters import order
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
-from lineage.evidence.reduced import levels
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
-from lineage.graph.leaves import LIKELY, UNSURE, noised, sparse
+from lineage.graph.leaves import CERTAIN, LIKELY, noised, sparse
 from lineage.graph.remerged import remerged
+from lineage.graph.rounded import hang, past_noise
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
@@ -46,18 +46,11 @@ if TYPE_CHECKING:
     from lineage.fingerprints import Fingerprint
     from lineage.graph.base import Between
 
-_CERTAIN = 0.99
-"""No probability above this is printed: nothing here is calibrated finer."""
-
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
 _BEGAN = 0.5
 """Probability of having no parent from which a model in coordinates of its own is no leaf."""
-
-_UNTOLD = 0.03
-"""Length of noise, as a share of what rounding changed, below which sketches do not tell whether a
-model or its copy with noise was rounded."""
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
@@ -90,7 +83,8 @@ class Family:
         # In an order of their own contents, so that names and input order cannot matter.
         rest = self._attach_merged_inside(sorted(members, key=self._by_content))
         rest = sorted(self._collapse_copies(rest), key=self._by_content)
-        rest = self._attach_reduced(rest)
+        rest, rounded = hang(rest, models, self.between, self.hidden)
+        self.edges += rounded
         rest = self._attach_put_together(rest)
         alike: dict[object, list[str]] = defaultdict(list)
         for path in rest:
@@ -102,7 +96,7 @@ class Family:
             steps = steps_into(kind.members, outside, models, self.between)
             for group in groups(kind.members, steps, self.between):
                 self._join(group)
-        self.edges = without_rings(self._in_one_frame(self._past_noise(self.edges)))
+        self.edges = without_rings(self._in_one_frame(past_noise(self.edges, self.between)))
 
     def _by_content(self, path: str) -> tuple[str, str]:
         return self.models[path].value_id, path
@@ -147,95 +141,6 @@ class Family:
             return False
         return self.between(a, b).relation is Relation.IDENTICAL
 
-    def _attach_reduced(self, members: list[str]) -> list[str]:
-        """Hang quantized models on their nearest source: these are certain leaves."""
-        rest = []
-        for child in members:
-            shape = structure(self.models[child])
-            sources = [
-                (
-                    not found.is_exact,
-                    shape != structure(self.models[parent]),
-                    found.distance,
-                    self._by_content(parent),
-                )
-                for parent in self._may_be_sources(child, members)
-                if self._is_reduced(found := self.between(parent, child), child)
-            ]
-            if not sources:
-                rest.append(child)
-                continue
-            parent, sure = self._source(child, [source[-1][-1] for source in sorted(sources)])
-            found = self.between(parent, child)
-            assert found.relation is not None
-            self.edges.append(Edge(parent, child, found.relation, found.how, None, sure))
-        return rest
-
-    def _source(self, child: str, sources: Sequence[str]) -> tuple[str, float]:
-        """Return whose copy a rounded model is, and how sure that is.
-
-        Of those that sketches cannot tell apart beside the rounding it is the one that it has most
-        tensors of, such as norms, which are mostly left as they are.
-
-        Args:
-            child: The rounded model.
-            sources: The likeliest first.
-        """
-        nearest = sources[0]
-        least = _UNTOLD * self.between(nearest, child).distance
-        alike = [nearest] + [
-            other for other in sources[1:] if self.between(nearest, other).distance < least
-        ]
-        if self.between(nearest, child).is_exact or len(alike) == 1:
-            return nearest, _CERTAIN
-        own = {tensor.value for tensor in self.models[child].tensors}
-        shared = {
-            other: sum(tensor.value in own for tensor in self.models[other].tensors)
-            for other in alike
-        }
-        best = max(alike, key=shared.__getitem__)
-        is_told = sum(count == shared[best] for count in shared.values()) == 1
-        return best, LIKELY if is_told else UNSURE
-
-    def _is_reduced(self, found: Comparison, child: str) -> bool:
-        """Whether a model has less than a source; zeros, of those in coordinates of their own.
-
-        Of others the whole family tells which of those with the same zeros was pruned.
-        """
-        if found.direction != "a->b" or found.structure:
-            return False
-        is_pruned = found.relation is Relation.PRUNED and child in self.hidden.prints
-        return found.relation is Relation.QUANTIZED or is_pruned
-
-    def _may_be_sources(self, child: str, members: Sequence[str]) -> list[str]:
-        """Return the models of which one may be a quantized one's source."""
-        model = self.models[child]
-        others = [path for path in members if path != child]
-        if child in self.hidden.prints:
-            return [path for path in others if self.hidden.knows(path, child)]
-        if _has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
-            return others
-        mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
-        return [
-            path
-            for path in others
-            if any(digest in mine for t in self.models[path].tensors for _, digest in t.rounded)
-        ]
-
-    def _past_noise(self, edges: Sequence[Edge]) -> list[Edge]:
-        """Hang what was reduced on a model, not on its copy with noise, if none is nearer."""
-        origins = {edge.child: edge.parent for edge in edges if edge.relation is Relation.NOISED}
-        found = []
-        for edge in edges:
-            origin = origins.get(edge.parent)
-            if origin is not None and edge.relation in {Relation.QUANTIZED, Relation.PRUNED}:
-                noise = self.between(origin, edge.parent).distance
-                if noise < _UNTOLD * self.between(edge.parent, edge.child).distance:
-                    sure = min(LIKELY, edge.probability)
-                    edge = replace(edge, parent=origin, probability=sure)
-            found.append(edge)
-        return found
-
     def _in_one_frame(self, edges: Sequence[Edge]) -> list[Edge]:
         """Hang what has a copy's coordinates on that copy, and not on what that was copied from."""
         copies: dict[tuple[str, str], str] = {}
@@ -272,13 +177,13 @@ class Family:
                 merged.add(paths[child])
                 for parent, share in zip(merge.parents, merge.coefficients, strict=True):
                     ends = paths[parent], paths[child]
-                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, _CERTAIN))
+                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, CERTAIN))
         return [path for path in members if path not in merged]
 
     def _attach_put_together(self, members: list[str]) -> list[str]:
         """Hang models that are others' layers on these, and what came from them on them."""
         made = put_together(members, self.models)
-        self.edges += passthrough_edges(made, _CERTAIN)
+        self.edges += passthrough_edges(made, CERTAIN)
         came_from = followers(made, members, self.models, self.between) if made else {}
         for origin in made:
             came = [path for path in members if came_from.get(path) == origin]
@@ -289,7 +194,7 @@ class Family:
         """Hang a group's first on what it was made from, and the others on it or each other."""
         step = group.step
         if step is not None and step.found.is_exact:
-            self.edges.append(step.edge(_CERTAIN))
+            self.edges.append(step.edge(CERTAIN))
         elif step is not None:
             shape = structure(self.models[step.parent])
             kin = [path for path in self.rest if structure(self.models[path]) == shape]
@@ -343,7 +248,7 @@ class Family:
     def _add(
         self, parent: str, child: str, relation: Relation, how: str | None, probability: float
     ) -> None:
-        self.edges.append(Edge(parent, child, relation, how, None, min(_CERTAIN, probability)))
+        self.edges.append(Edge(parent, child, relation, how, None, min(CERTAIN, probability)))
 
     def _attach_hidden(self, members: Sequence[str], panel: Panel, seed: str | None) -> set[int]:
         """Hang models in coordinates of their own on those that they come from.
@@ -385,7 +290,7 @@ class Family:
             return False
         shares = remerged(child, others, self.models, self.hidden.writing)
         for parent, share in (shares or {}).items():
-            self.edges.append(Edge(parent, child, Relation.MERGE, "linear", share, _CERTAIN))
+            self.edges.append(Edge(parent, child, Relation.MERGE, "linear", share, CERTAIN))
         return shares is not None
 
     def _parent_outside(
@@ -452,7 +357,7 @@ class Family:
                 if parent == merge.base and merge.how in {"ties", "dare"}:
                     continue  # which of a base and its lightest children it was is not sure
                 ends = members[parent], members[child]
-                edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, _CERTAIN)
+                edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, CERTAIN)
                 self.edges.append(edge)
         return merges
 
@@ -514,13 +419,6 @@ def _energy(model: Fingerprint) -> float:
     """Return the squared norm of all there is; what is stored twice counts once."""
     energy = {t.value: t.sketch.energy for t in model.tensors if t.sketch is not None}
     return sum(energy.values())
-
-
-def _has_levels(model: Fingerprint) -> bool:
-    """Whether the values of most matrices lie on a quantizer's levels."""
-    sizes = [(t.size, levels(t) > 0) for t in model.tensors if len(t.shape) > 1]
-    on = [size for size, has in sizes if has]
-    return 2 * sum(on) >= max(1, sum(size for size, _ in sizes)) or 2 * len(on) >= len(sizes) > 0
 
 
 def _step(found: Comparison) -> tuple[Relation, str | None]:

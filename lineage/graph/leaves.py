@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
     Named = Callable[[int, Sequence[int]], list[int]]
 
-__all__ = ["LIKELY", "UNSURE", "noised", "sparse"]
+__all__ = ["CERTAIN", "LIKELY", "UNSURE", "noised", "sparse"]
+
+CERTAIN = 0.99
+"""No probability above this is printed: nothing here is calibrated finer."""
 
 LIKELY = 0.95
 """For a parent that a mechanical pattern names among the models at hand."""
