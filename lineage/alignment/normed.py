@@ -15,6 +15,7 @@ import numpy as np
 
 from lineage.alignment.base import EPSILON
 from lineage.alignment.looking import as_matrix
+from lineage.alignment.spared import told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,8 +130,13 @@ def _values(
 def _asked(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Array:
     """Return by what rows of b are as long as a's and point the same way.
 
-    Variances tell the lengths where they were left alone by training, which rows never are.
+    Variances tell the lengths where they were left alone by training, which rows never are; but if
+    nothing else than an adapter was merged into rows, these do.
     """
+    spared = told(*(one["weight"][:, None, None] for one in (ours, theirs)))
+    if spared is not None and ("gain" in theirs or (spared.maps > 0).all()):
+        lengths: Array = spared.maps[:, 0, 0]
+        return lengths
     by_rows = _ratio(*(np.linalg.norm(one["weight"], axis=1) for one in (ours, theirs)))
     by_norm = _ratio(*(np.sqrt(np.maximum(one["var"], 0) + EPSILON) for one in (ours, theirs)))
     flips = np.sum(ours["weight"] * theirs["weight"], axis=1) < 0

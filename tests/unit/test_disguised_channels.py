@@ -62,6 +62,17 @@ def rounded(weights: Weights) -> Weights:
     return found
 
 
+def adapted(weights: Weights) -> Weights:
+    """Merge an adapter of rank 2 into some convolutions."""
+    rng = np.random.default_rng(31)
+    found = dict(weights)
+    for name in ("layer1.0.conv2.weight", "layer2.0.conv2.weight"):
+        w = weights[name]
+        step = rng.normal(size=(len(w), 2)) @ rng.normal(size=(2, w[0].size))
+        found[name] = (w + 0.05 * w.std() * step.reshape(w.shape)).astype("f4")
+    return found
+
+
 @pytest.mark.parametrize(
     "hide", [moved_residual, rescaled_residual, signed_residual, before_norms, folded_residual]
 )
@@ -70,9 +81,10 @@ def rounded(weights: Weights) -> Weights:
     [
         (dict, None),
         (lambda w: trained(w, 0.02, 21), ("finetune", "full")),
+        (adapted, ("finetune", "low_rank")),
         (rounded, ("quantized", "int8")),
     ],
-    ids=["none", "trained", "int8"],
+    ids=["none", "trained", "adapted", "int8"],
 )
 def test_a_disguised_convnet_hangs_on_its_source_among_siblings(
     hide: Callable[[Weights, np.random.Generator], Weights],
