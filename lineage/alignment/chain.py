@@ -38,6 +38,8 @@ class Chain:
         is_last: Whether channels were last when something was flattened for a linear layer.
         is_open: Whether anything was, so that names and shapes do not say that.
         tokens: The strings of its tokens, by their numbers.
+        norms: Vectors of channels that are no layer's: norms in front of layers, and the like. What
+            they are of are their columns.
     """
 
     layers: tuple[Layer, ...]
@@ -47,6 +49,7 @@ class Chain:
     is_last: bool = False
     is_open: bool = False
     tokens: tuple[str, ...] | None = None
+    norms: tuple[Layer, ...] = ()
 
     @classmethod
     def of(
@@ -82,7 +85,13 @@ class Chain:
             Arrays(found),
             is_open=is_open,
             tokens=tokens,
+            norms=tuple(wiring.norms),
         )
+
+    @property
+    def normed(self) -> frozenset[int]:
+        """Groups that vectors apart are of: what multiplies their channels is not told."""
+        return frozenset(group for layer in self.norms for group in layer.columns)
 
     @property
     def words(self) -> int:

@@ -98,8 +98,8 @@ def solved(a: Chain, b: Chain, like: ChainAlignment | None = None) -> ChainAlign
 
 def _rescaled_again(a: Chain, b: Chain, like: ChainAlignment) -> ChainAlignment:
     """Find by what channels were multiplied whose partners are known; see `solved`."""
-    ways = (chain.flattened(last=like.is_last) for chain in (a, b))
-    solver = _Solver(*ways, _paired(a, b))
+    one, other = (chain.flattened(last=like.is_last) for chain in (a, b))
+    solver = _Solver(one, other, _paired(a, b))
     found = solver.known(like.groups)
     return replace(found, is_last=like.is_last)
 

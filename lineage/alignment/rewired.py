@@ -62,6 +62,12 @@ def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
             shape, name = part.item.shape, part.item.name
             made = Made(partial(writer.tensor, shape, tuple(places[name])))
             items[name] = Item(name, "F32", shape, 4 * prod(shape), made)
+    for norm in b.norms:
+        for part in norm.parts.values():
+            made = Made(partial(writer.vector, part))
+            items[part.item.name] = Item(
+                part.item.name, "F32", part.shape, 4 * prod(part.shape), made
+            )
     return Artifact("aligned", tuple(items[name] for name in sorted(items)))
 
 
@@ -97,6 +103,14 @@ class _Writer:
             part = self.roles(i)[role]
             whole[part.within] = _stored(self.b, part, self._layer(i)[role])
         return whole
+
+    def vector(self, part: Part) -> NDArray[np.float32]:
+        """Return one that is no layer's, with its channels in a's order."""
+        values = stored(self.b, part)
+        starts = np.cumsum([0, *(self.b.sizes[group] for group in part.columns)])
+        orders = [self.found.groups[group].order for group in part.columns]
+        order = np.concatenate([one + at for one, at in zip(orders, starts, strict=False)])
+        return np.asarray(values[order], np.float32)
 
     def _layer(self, i: int) -> dict[str, Array]:
         """Return all tensors of a layer, matrices as gates by rows by channels by positions."""
