@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from lineage.alignment.base import EPSILON
 from lineage.alignment.layers import Layer, Part
 from lineage.alignment.wiring import wired
 from lineage.errors import ArchitectureError
@@ -40,6 +41,7 @@ class Chain:
         tokens: The strings of its tokens, by their numbers.
         norms: Vectors of channels that are no layer's: norms in front of layers, and the like. What
             they are of are their columns.
+        epsilon: What norms add to a variance.
     """
 
     layers: tuple[Layer, ...]
@@ -50,6 +52,7 @@ class Chain:
     is_open: bool = False
     tokens: tuple[str, ...] | None = None
     norms: tuple[Layer, ...] = ()
+    epsilon: float = EPSILON
 
     @classmethod
     def of(
@@ -102,6 +105,10 @@ class Chain:
     def flattened(self, *, last: bool) -> Chain:
         """Return the same, with channels flattened first or last."""
         return replace(self, is_last=last)
+
+    def adding(self, epsilon: float) -> Chain:
+        """Return the same, with another number that norms add to a variance."""
+        return replace(self, epsilon=epsilon)
 
     def with_items(self, items: Mapping[str, Item]) -> Chain:
         """Return the same with other tensors under some names."""

@@ -24,7 +24,7 @@ import numpy as np
 from lineage.alignment.base import ChainAlignment, Group
 from lineage.alignment.labelled import folded, in_order, order_of_tokens, told_tokens, turned
 from lineage.alignment.looking import NOTHING, Fit, Looks, as_matrix
-from lineage.alignment.normed import InFront, in_front
+from lineage.alignment.normed import InFront, in_front, told_epsilon
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import LEAST_SHARE, Agreement
@@ -320,6 +320,10 @@ class _Solver:
         if related and not self._is_whole(orders):
             raise ArchitectureError("has channels of several parts of a convolution mixed", "b")
         look = self.look.signed(fit)
+        epsilon = told_epsilon(look, orders) if related else self.a.epsilon
+        if epsilon != self.a.epsilon and not self.a.recurrent:
+            ways = self.a.adding(epsilon), self.b.adding(epsilon)
+            return _Solver(*ways, self.used)._result(fit, seen)
         scales = rescaled(look, orders) if related else {}
         for g, signs in fit.signs.items():
             scales[g] = scales.get(g, np.ones(len(signs))) * signs
@@ -345,7 +349,7 @@ class _Solver:
             total,
             is_folded=is_folded,
             before=front.scales,
-            epsilon=front.epsilon,
+            epsilon=front.epsilon if front.scales else self.a.epsilon,
             candidate=self._candidate(fit),
         )
 

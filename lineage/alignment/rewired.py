@@ -50,7 +50,10 @@ def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
         recurrent layers as a packs them, under its names, where one of the two has ONNX's W, R, B.
     """
     other = b if found.tokens is None else in_order(b, found.tokens)
-    writer = _Writer(a.flattened(last=found.is_last), other.flattened(last=found.is_last), found)
+    ours, theirs = (
+        chain.flattened(last=found.is_last).adding(found.epsilon) for chain in (a, other)
+    )
+    writer = _Writer(ours, theirs, found)
     items = dict(b.arrays.items)
     for layer in b.layers:
         for part in layer.parts.values():

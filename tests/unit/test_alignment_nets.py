@@ -12,6 +12,7 @@ import pytest
 
 from lineage import compare
 from lineage.alignment import ChainAlignment, align, aligned, described
+from lineage.alignment.certificate import from_bytes, to_bytes
 from lineage.artifacts import read
 from lineage.errors import ArchitectureError
 
@@ -96,11 +97,11 @@ def moved(net: Net, seed: int = 7) -> Weights:
     return found
 
 
-def folded(net: Net, weights: Weights) -> Weights:
+def folded(net: Net, weights: Weights, epsilon: float = EPSILON) -> Weights:
     """Return weights with norms folded into the layers in front of them."""
     found = dict(weights)
     for norm, layer in net.behind.items():
-        gain = found.pop(f"{norm}.weight") / np.sqrt(found.pop(f"{norm}.running_var") + EPSILON)
+        gain = found.pop(f"{norm}.weight") / np.sqrt(found.pop(f"{norm}.running_var") + epsilon)
         matrix = found[f"{layer}.weight"]
         found[f"{layer}.weight"] = matrix * gain.reshape(-1, *[1] * (matrix.ndim - 1))
         shift = found.pop(f"{norm}.bias") - gain * found.pop(f"{norm}.running_mean")
@@ -290,6 +291,23 @@ def test_moved_channels_are_undone(make: Callable[[int], Net]) -> None:
 def test_folded_norms_are_undone(make: Callable[[int], Net]) -> None:
     net = make(1)
     hidden = folded(net, moved(net))
+    back = undone(net.weights, hidden)
+    for name, weights in net.weights.items():
+        assert np.linalg.norm(back[name] - weights) <= 1e-5 * np.linalg.norm(weights), name
+
+
+@pytest.mark.parametrize("make", [googlenet, mobilenet])
+def test_norms_that_add_more_to_a_variance_are_undone_as_they_were_folded(
+    make: Callable[[int], Net],
+) -> None:
+    net = make(1)
+    hidden = folded(net, moved(net), 1e-3)
+    found = align(net.weights, hidden)
+    assert isinstance(found, ChainAlignment)
+    assert found.epsilon == 1e-3
+    again = from_bytes(to_bytes(found, "one", "other"), "one", "other")
+    assert isinstance(again, ChainAlignment)
+    assert again.epsilon == 1e-3
     back = undone(net.weights, hidden)
     for name, weights in net.weights.items():
         assert np.linalg.norm(back[name] - weights) <= 1e-5 * np.linalg.norm(weights), name
