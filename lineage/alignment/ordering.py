@@ -43,7 +43,7 @@ _HEAD = re.compile(r"classifier|head|decoder|output|logits|lm_head", re.IGNORECA
 _LAST = re.compile(r"(classifier|head|logits|outc?|output|final\w*)(\.|$)", re.IGNORECASE)
 _STEM = re.compile(r"^stem|embedder|conv_in|conv_stem|input", re.IGNORECASE)
 _BLOCK = re.compile(r"(.*(?:^|\.)(?!conv|fc|branch|bn|norm)[\w-]*\d)\..+")
-_GATE = re.compile(r"(^|\.)(se|se_\w+|squeeze\w*)\.")
+_GATE = re.compile(r"(^|\.)(se|se_\w+|squeeze\w*|attention)\.")
 _SIZE = re.compile(r"\d+x\d+")
 
 _BETWEEN = (
@@ -66,6 +66,8 @@ def kind_of(stem: str, leaves: Leaves) -> str:
         return "recurrent"
     weight = leaves.get("weight")
     if weight is None or len(weight.shape) < 2 or "running_mean" in leaves:
+        return "norm"
+    if len(weight.shape) > 2 and prod(weight.shape) == weight.shape[-1] > 1:
         return "norm"
     if len(weight.shape) > 2:
         return "convolution"
@@ -147,17 +149,41 @@ def _follow(order: Sequence[str], stems: Mapping[str, Leaves]) -> bool:
 
 
 def _arranged(front: Sequence[str], stems: Mapping[str, Leaves]) -> list[str]:
-    """Put the layers of each block in an order in which they feed each other."""
+    """Put the layers of each block in an order in which they feed each other.
+
+    A single layer that only fits behind all others goes there, as one in front of the classes may
+    be called like the first.
+    """
+    if any("weight" not in stems[stem] for stem in front):  # recurrent
+        return list(front)
+    shapes = {stem: stems[stem]["weight"].shape for stem in front}
+    found, width, strays = _by_blocks(front, shapes, is_strict=True)
+    if len(strays) == 1 and shapes[strays[0]][1] == width:
+        return [*found, *strays]
+    return _by_blocks(front, shapes, is_strict=False)[0]
+
+
+def _by_blocks(
+    front: Sequence[str], shapes: Mapping[str, Shape], *, is_strict: bool
+) -> tuple[list[str], int, list[str]]:
+    """Return the layers in order, how many channels the last one writes, and single strays.
+
+    Args:
+        front: The layers in the order of their names.
+        shapes: Of their weights.
+        is_strict: Whether a block of one layer that does not fit is left out as a stray.
+    """
     found: list[str] = []
+    strays: list[str] = []
     width = 0
     for _, run in groupby(front, block_of):
         block = list(run)
-        if any("weight" not in stems[stem] for stem in block):  # recurrent
-            return [*found, *front[len(found) :]]
-        shapes = {stem: stems[stem]["weight"].shape for stem in block}
-        main, width = _of_block(block, shapes, width)
-        found += main
-    return found
+        main, after = _of_block(block, shapes, width)
+        if is_strict and not after and len(block) == 1:
+            strays += block
+            continue
+        found, width = [*found, *main], after
+    return found, width, strays
 
 
 def _of_block(block: list[str], shapes: Mapping[str, Shape], width: int) -> tuple[list[str], int]:
@@ -212,7 +238,7 @@ def _gates(block: Sequence[str], shapes: Mapping[str, Shape]) -> list[str]:
 
     Source: Hu et al., "Squeeze-and-Excitation Networks" (2018).
     """
-    prefix = len(block_of(block[0]))
+    prefix = len(block_of(block[0])) if block else 0
     found = [stem for stem in block if _GATE.search(stem[prefix:])]
     found.sort(key=lambda stem: shapes[stem][0])
     if len(found) != 2 or not all(_is_point(shapes[stem]) for stem in found):

@@ -109,11 +109,11 @@ class _Writer:
 
     def vector(self, part: Part) -> NDArray[np.float32]:
         """Return one that is no layer's, with its channels in a's order."""
-        values = stored(self.b, part)
+        values = stored(self.b, part).reshape(-1)
         starts = np.cumsum([0, *(self.b.sizes[group] for group in part.columns)])
         orders = [self.found.groups[group].order for group in part.columns]
         order = np.concatenate([one + at for one, at in zip(orders, starts, strict=False)])
-        return np.asarray(values[order], np.float32)
+        return np.asarray(values[order], np.float32).reshape(part.shape)
 
     def _layer(self, i: int) -> dict[str, Array]:
         """Return all tensors of a layer, matrices as gates by rows by channels by positions."""

@@ -109,7 +109,7 @@ class _Placer:
             role = _LEAVES.get(leaf)
             if role is None and not parts and len(leaves) == 1 and _SCALE.fullmatch(leaf):
                 role = "gain"
-            is_vector = prod(item.shape) == item.shape[0] == size
+            is_vector = prod(item.shape) == max(item.shape) == size
             if role is None or not is_vector or role in parts or role in taken:
                 raise ArchitectureError(f"has a tensor of unknown use ({item.name})", self.name)
             parts[role] = Part(item.item, role, rows, groups, within=item.within)
@@ -118,7 +118,9 @@ class _Placer:
     def _behind(self, stem: str, size: int) -> int | None:
         """Return the layer whose rows a norm goes by, as it is called after it or follows it."""
         for pattern, put in _NAMES:
-            place = self.by_name.get(pattern.sub(put, stem))
+            name = pattern.sub(put, stem)
+            inside = [i for one, i in self.by_name.items() if one.startswith(f"{name}.")]
+            place = self.by_name.get(name, inside[-1] if inside and name != stem else None)
             if place is not None and self._rows(place) == size:
                 return place
         parent, _, last = stem.rpartition(".")
@@ -202,4 +204,4 @@ class _Placer:
 
 
 def _size(leaves: Leaves) -> int:
-    return next(iter(leaves.values())).shape[0]
+    return prod(next(iter(leaves.values())).shape)

@@ -30,7 +30,7 @@ __all__ = ["Wiring", "wired"]
 
 _RECURRENT = re.compile(r"(weight|bias)_(ih|hh)(_l\d+)?(_reverse)?")
 
-_NOT_A_CHAIN = re.compile(r"attn|attention|\b[qkv]_proj|query|lora_", re.IGNORECASE)
+_NOT_A_CHAIN = re.compile(r"attn|attention(?!\.\d+\.)|\b[qkv]_proj|query|lora_", re.IGNORECASE)
 _ASIDE = re.compile(r"(^|\.)aux\w*\.")
 """Heads that are there for training alone."""
 

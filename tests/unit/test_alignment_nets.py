@@ -72,10 +72,13 @@ class Net:
         if behind:
             self.behind[name] = behind
 
-    def put(self, name: str, shape: tuple[int, ...], groups: Sequence[int]) -> None:
+    def put(
+        self, name: str, shape: tuple[int, ...], groups: Sequence[int], *, axis: int = 0
+    ) -> None:
+        """Add a tensor, of whose axes one is of some groups."""
         spread = 1.0 if len(shape) > 1 and shape[-1:] != (1, 1) else 0.4
         self.weights[name] = self.rng.normal(0, spread, shape).astype("f4")
-        self.axes.append((name, 0, tuple(groups)))
+        self.axes.append((name, axis, tuple(groups)))
 
     def head(self, name: str, into: Sequence[int], size: int = 0) -> None:
         """Add a classifier."""
@@ -141,6 +144,11 @@ def convnext(seed: int, names: str = "torchvision") -> Net:
             net.filters(f"{name}.{wide}", at, 7)
             layernorm(f"{name}.{norm}", at)
             hidden = net.layer(f"{name}.{up}", 4 * net.sizes[at], (at,), 0)
+            if names in {"timm", "transformers"}:  # of the second version
+                inner = f"{name}.{up.replace('fc1', 'grn').replace('pwconv1', 'grn')}"
+                wide_shape = (1,) * 3 * (names == "transformers") + (net.sizes[hidden],)
+                for leaf in ("weight", "bias"):
+                    net.put(f"{inner}.{leaf}", wide_shape, (hidden,), axis=len(wide_shape) - 1)
             net.layer(f"{name}.{down}", net.sizes[at], (hidden,), 0, to=at)
             shape = (net.sizes[at], 1, 1) if names == "torchvision" else (net.sizes[at],)
             net.put(f"{name}.{scale}", shape, (at,))
