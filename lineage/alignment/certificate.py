@@ -221,6 +221,7 @@ def _chain(found: ChainAlignment, arrays: dict[str, NDArray[Any]]) -> dict[str, 
         "gates": gates,
         "groups": rows,
         "last": found.is_last,
+        **({"swapped": True} if found.is_swapped else {}),
     }
 
 
@@ -263,6 +264,7 @@ def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> 
         epsilon,
         candidate,
         None if tokens is None else tokens.astype(np.intp),
+        is_swapped=head.get("swapped") is True,
     )
 
 

@@ -42,6 +42,7 @@ class Chain:
         norms: Vectors of channels that are no layer's: norms in front of layers, and the like. What
             they are of are their columns.
         epsilon: What norms add to a variance.
+        joined: Groups of several blocks that are read together; in which order, names do not say.
     """
 
     layers: tuple[Layer, ...]
@@ -53,6 +54,7 @@ class Chain:
     tokens: tuple[str, ...] | None = None
     norms: tuple[Layer, ...] = ()
     epsilon: float = EPSILON
+    joined: frozenset[tuple[int, ...]] = frozenset()
 
     @classmethod
     def of(
@@ -89,6 +91,7 @@ class Chain:
             is_open=is_open,
             tokens=tokens,
             norms=tuple(wiring.norms),
+            joined=frozenset(wiring.joined),
         )
 
     @property
@@ -102,9 +105,30 @@ class Chain:
         first = self.layers[0]
         return first.labels if first.kind == "embedding" else 0
 
-    def flattened(self, *, last: bool) -> Chain:
-        """Return the same, with channels flattened first or last."""
-        return replace(self, is_last=last)
+    def laid(self, *, last: bool, swapped: bool = False) -> Chain:
+        """Return the same, laid out as names and shapes do not say.
+
+        Args:
+            last: Whether channels are last where they are flattened.
+            swapped: Whether what earlier blocks wrote is read behind what later ones did.
+        """
+        found = replace(self, is_last=last)
+        if not swapped:
+            return found
+        layers, norms = (tuple(map(self._turned, one)) for one in (self.layers, self.norms))
+        joined = frozenset(groups[::-1] for groups in self.joined)
+        return replace(found, layers=layers, norms=norms, joined=joined)
+
+    def _turned(self, layer: Layer) -> Layer:
+        """Return a layer that reads what is joined in the opposite order."""
+        if layer.columns not in self.joined:
+            return layer
+        columns = layer.columns[::-1]
+        parts = {
+            role: replace(part, columns=columns) if part.columns == layer.columns else part
+            for role, part in layer.parts.items()
+        }
+        return replace(layer, columns=columns, parts=parts)
 
     def adding(self, epsilon: float) -> Chain:
         """Return the same, with another number that norms add to a variance."""

@@ -88,20 +88,24 @@ def solved(a: Chain, b: Chain, like: ChainAlignment | None = None) -> ChainAlign
     used = [n for n, i in enumerate(pair.layers) if i in used]
     solver = _Solver(pair.a, pair.b, used)
     found = solver.alignment()
-    if a.is_open and found.agreement.share < _CLEAR:
-        last = _Solver(pair.a.flattened(last=True), pair.b.flattened(last=True), used)
-        other = last.alignment()
+    for last, swapped in ((True, False),) * a.is_open + ((False, True),) * bool(a.joined):
+        if found.agreement.share >= _CLEAR:
+            break
+        one, two = (chain.laid(last=last, swapped=swapped) for chain in (pair.a, pair.b))
+        laid = _Solver(one, two, used)
+        other = laid.alignment()
         if other.agreement.share > found.agreement.share:
-            solver, found = last, replace(other, is_last=True)
+            solver, found = laid, replace(other, is_last=last, is_swapped=swapped)
     return replace(_whole(a, moved, pair, solver, found), tokens=tokens)
 
 
 def _rescaled_again(a: Chain, b: Chain, like: ChainAlignment) -> ChainAlignment:
     """Find by what channels were multiplied whose partners are known; see `solved`."""
-    one, other = (chain.flattened(last=like.is_last) for chain in (a, b))
+    ways = {"last": like.is_last, "swapped": like.is_swapped}
+    one, other = (chain.laid(**ways) for chain in (a, b))
     solver = _Solver(one, other, _paired(a, b))
     found = solver.known(like.groups)
-    return replace(found, is_last=like.is_last)
+    return replace(found, is_last=like.is_last, is_swapped=like.is_swapped)
 
 
 def _whole(

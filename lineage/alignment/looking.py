@@ -42,7 +42,7 @@ def as_matrix(chain: Chain, part: Part) -> Matrix:
     """Return a tensor as gates by rows by channels by positions."""
     values = stored(chain, part).astype(np.float64)
     if part.is_turned:
-        values = values.T
+        values = values.swapaxes(0, 1)
     rows = values.shape[0] // part.gates
     if part.positions > 1:
         if chain.is_last:

@@ -11,6 +11,7 @@ from itertools import groupby, pairwise, permutations
 from math import prod
 from typing import TYPE_CHECKING
 
+from lineage.alignment.hourglass import hourglass
 from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _BETWEEN = (
     (re.compile(r"downsample_layers\.(\d+)"), r"stages.\1!"),
     (re.compile(r"(stages\.\d+)\.downsample(?=\.)"), r"\1!"),
     (re.compile(r"transition(\d+)"), r"denseblock\1.~"),
+    (re.compile(r"trans(\d+)"), r"dense\1.~"),
 )
 """Layers between stages -> a name that comes before all of the stage that they lead to, or behind
 all of the one that they follow."""
@@ -157,6 +159,9 @@ def _arranged(front: Sequence[str], stems: Mapping[str, Leaves]) -> list[str]:
     if any("weight" not in stems[stem] for stem in front):  # recurrent
         return list(front)
     shapes = {stem: stems[stem]["weight"].shape for stem in front}
+    both_ways = hourglass(front, shapes)
+    if both_ways is not None:
+        return both_ways
     found, width, strays = _by_blocks(front, shapes, is_strict=True)
     if len(strays) == 1 and shapes[strays[0]][1] == width:
         return [*found, *strays]

@@ -51,7 +51,8 @@ def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
     """
     other = b if found.tokens is None else in_order(b, found.tokens)
     ours, theirs = (
-        chain.flattened(last=found.is_last).adding(found.epsilon) for chain in (a, other)
+        chain.laid(last=found.is_last, swapped=found.is_swapped).adding(found.epsilon)
+        for chain in (a, other)
     )
     writer = _Writer(ours, theirs, found)
     items = dict(b.arrays.items)
@@ -65,7 +66,7 @@ def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
             shape, name = part.item.shape, part.item.name
             made = Made(partial(writer.tensor, shape, tuple(places[name])))
             items[name] = Item(name, "F32", shape, 4 * prod(shape), made)
-    for norm in b.norms:
+    for norm in writer.b.norms:
         for part in norm.parts.values():
             made = Made(partial(writer.vector, part))
             items[part.item.name] = Item(
@@ -213,7 +214,8 @@ def _stored(chain: Chain, part: Part, values: Array) -> Array:
     if part.parts > 1:
         values = gathered(values, part.parts)
     if part.is_turned:
-        values = values[0, :, :, 0].T
+        rows, width = part.shape[1::-1]
+        values = values.reshape(rows, width, -1).swapaxes(0, 1)
     return values.reshape(part.shape)
 
 

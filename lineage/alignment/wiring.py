@@ -37,6 +37,7 @@ _ASIDE = re.compile(r"(^|\.)aux\w*\.")
 _FLAT = 2
 """Axes of a linear layer's weight."""
 
+_UP = re.compile(r"(^|[._])(up|trans|deconv)", re.IGNORECASE)
 _BRANCH = re.compile(r"branch(\d+)")
 
 
@@ -115,6 +116,7 @@ class Wiring:
         recurrent: Groups that go through tanh.
         at: Groups that the next layer reads.
         past: Groups that blocks before it read.
+        joined: Of these, what an earlier block wrote besides the one in front.
         norms: Vectors of channels that no layer in front of them wrote alone.
     """
 
@@ -126,6 +128,7 @@ class Wiring:
         self.recurrent: set[int] = set()
         self.at: tuple[int, ...] = ()
         self.past: list[tuple[int, ...]] = []
+        self.joined: set[tuple[int, ...]] = set()
         self.norms: list[Layer] = []
 
     def group(self, size: int) -> int:
@@ -169,18 +172,24 @@ class Wiring:
         A layer that reads more channels than the one in front of it writes reads those of an
         earlier one besides, as in DenseNet and U-Net: of as many as are missing the latest.
         """
-        block = block_of(stem)
-        if self.layers and block == block_of(self.layers[-1].name):
-            return
         shape = leaves["weight"].shape if "weight" in leaves else ()
-        missing = shape[1] - self._width(self.at) if len(shape) > 1 and self.at else 0
+        is_read = len(shape) > 1 and self.at and not self._is_turned(stem, shape)
+        missing = shape[1] - self._width(self.at) if is_read else 0
         among = self.past[::-1]
         if len(shape) == _FLAT:  # of a map, unless what the last block read was put together, too
             among = [one for one in among[:1] if len(one) > 1]
         earlier = next((one for one in among if self._width(one) == missing), ())
-        self.at = (*earlier, *self.at) if missing > 0 else self.at
-        if self.at:
+        if missing > 0 and earlier:
+            self.at = (*earlier, *self.at)
+            self.joined.add(self.at)
+        if self.at and (not self.layers or block_of(stem) != block_of(self.layers[-1].name)):
             self.past.append(self.at)
+
+    def _is_turned(self, stem: str, shape: tuple[int, ...]) -> bool:
+        """Whether a convolution is transposed, by which maps are made larger again."""
+        if len(shape) <= _FLAT or shape[0] != self._width(self.at) or not _UP.search(stem):
+            return False
+        return shape[-1] % 2 == 0  # others have filters around a middle
 
     def _branched(self, branches: Sequence[Sequence[str]], done: set[str]) -> None:
         """Wire branches that read the same and whose channels are put one after another."""
@@ -199,6 +208,11 @@ class Wiring:
         self, stem: str, kind: str, leaves: _Leaves, *, is_last: bool, rows: int = -1
     ) -> None:
         shape = leaves["weight"].shape
+        if self._is_turned(stem, shape):
+            rows = self.group(shape[1])
+            self._layer(stem, kind, leaves, rows, self.at, turned=True)
+            self.at = (rows,)
+            return
         if self._is_depthwise(shape):
             self._layer(stem, kind, leaves, self.at[0], ())
             return
@@ -219,7 +233,20 @@ class Wiring:
         last = self.layers[-1] if self.layers else None
         if last is None or not siblings(last.name, stem) or self._width(last.columns) != shape[1]:
             return None
+        if shape[1] == self._width(self.at) and not self._reads_next(stem, shape):
+            return None
         return last.columns
+
+    def _reads_next(self, stem: str, shape: tuple[int, ...]) -> bool:
+        """Whether the next layer that is no sibling reads all that siblings write together."""
+        stems = [one for one, _ in self.pending]
+        behind = self.pending[stems.index(stem) + 1 :]
+        together = self._width(self.at) + shape[0]
+        for one, leaves in behind:
+            if not siblings(stem, one):
+                return "weight" in leaves and leaves["weight"].shape[1] == together
+            together += leaves["weight"].shape[0]
+        return False
 
     def _is_tied(self, shape: tuple[int, ...]) -> bool:
         """Whether a last layer writes what the embedding reads again."""
@@ -304,7 +331,14 @@ class Wiring:
         self.at = tuple(after)
 
     def _layer(
-        self, stem: str, kind: str, leaves: _Leaves, rows: int | None, columns: tuple[int, ...]
+        self,
+        stem: str,
+        kind: str,
+        leaves: _Leaves,
+        rows: int | None,
+        columns: tuple[int, ...],
+        *,
+        turned: bool = False,
     ) -> None:
         known = {"weight": "weight", "bias": "bias", "weight_ih": "weight", "bias_ih": "bias"}
         gates = 1
@@ -317,9 +351,9 @@ class Wiring:
                 positions = 1
                 if kind == "linear" and columns:
                     positions = self._fits(stem, kind, item.shape)
-                turned = kind == "embedding"
-                many = self._parts(kind, item.shape) if columns else 1
-                part = Part(item.item, role, rows, columns, gates, positions, turned, many)
+                many = self._parts(kind, item.shape) if columns and not turned else 1
+                is_turned = turned or kind == "embedding"
+                part = Part(item.item, role, rows, columns, gates, positions, is_turned, many)
             elif role == "bias":
                 part = Part(item.item, role, rows, gates=gates)
             elif leaf == "weight_hh" and rows is not None:

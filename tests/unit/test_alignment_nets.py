@@ -255,6 +255,71 @@ def mobilenet(seed: int) -> Net:
     return net
 
 
+def dense(seed: int) -> Net:
+    """Return a DenseNet that puts what is new in front of what was there."""
+    net = Net(seed)
+    at = [net.layer("conv1", 24, (), 3)]
+    for block in (1, 2):
+        for layer in (0, 1, 2):
+            name = f"dense{block}.{layer}"
+            net.norm(f"{name}.bn1", at)
+            inner = net.layer(f"{name}.conv1", 40, at)
+            net.norm(f"{name}.bn2", (inner,), f"{name}.conv1")
+            at = [net.layer(f"{name}.conv2", 12, (inner,), 3), *at]
+        if block == 1:
+            net.norm("trans1.bn", at)
+            at = [net.layer("trans1.conv", 32, at)]
+    net.norm("bn", at)
+    net.head("linear", at)
+    return net
+
+
+def unet(seed: int, *, is_skip_first: bool = True) -> Net:
+    """Return a U-Net; on the way up it reads what it wrote on the way down, in front or behind."""
+    net = Net(seed)
+
+    def double(layers: Sequence[str], norms: Sequence[str], out: int, into: Sequence[int]) -> int:
+        for layer, norm in zip(layers, norms, strict=True):
+            into = (net.layer(layer, out, into, 3),)
+            net.norm(norm, into, layer)
+        return into[0]
+
+    if is_skip_first:
+        down = [
+            "inc.double_conv",
+            "down1.maxpool_conv.1.double_conv",
+            "down2.maxpool_conv.1.double_conv",
+        ]
+        stems = [([f"{one}.0", f"{one}.3"], [f"{one}.1", f"{one}.4"]) for one in
+                 [*down, "up1.conv.double_conv", "up2.conv.double_conv"]]  # fmt: skip
+        ups, last = ["up1.up", "up2.up"], "outc.conv"
+    else:
+        names = [
+            "encoder1.enc1",
+            "encoder2.enc2",
+            "bottleneck.bottleneck",
+            "decoder2.dec2",
+            "decoder1.dec1",
+        ]
+        stems = [([f"{one}conv1", f"{one}conv2"], [f"{one}norm1", f"{one}norm2"]) for one in names]
+        ups, last = ["upconv2", "upconv1"], "final"
+    widths = (16, 24, 40)
+    ways: list[int] = []
+    for number, width in enumerate(widths):
+        ways.append(double(*stems[number], width, ways[-1:]))
+    at = ways[-1]
+    for number, (up, width) in enumerate(zip(ups, widths[1::-1], strict=True)):
+        rows = len(net.sizes)
+        net.sizes.append(width)
+        net.put(f"{up}.weight", (net.sizes[at], width, 2, 2), (at,))
+        net.axes.append((f"{up}.weight", 1, (rows,)))
+        net.put(f"{up}.bias", (width,), (rows,))
+        both = (ways[1 - number], rows)
+        at = double(*stems[3 + number], width, both if is_skip_first else both[::-1])
+    net.head(last, (at,), 1)
+    return net
+
+
 MAKES: dict[str, Callable[[int], Net]] = {
     "convnext": convnext,
     "convnext-timm": lambda seed: convnext(seed, "timm"),
@@ -265,6 +330,9 @@ MAKES: dict[str, Callable[[int], Net]] = {
     "googlenet": googlenet,
     "regnet": regnet,
     "mobilenet": mobilenet,
+    "dense": dense,
+    "unet": unet,
+    "unet-behind": lambda seed: unet(seed, is_skip_first=False),
 }
 
 every_make = pytest.mark.parametrize("make", list(MAKES.values()), ids=list(MAKES))
@@ -319,6 +387,16 @@ def test_norms_that_add_more_to_a_variance_are_undone_as_they_were_folded(
     back = undone(net.weights, hidden)
     for name, weights in net.weights.items():
         assert np.linalg.norm(back[name] - weights) <= 1e-5 * np.linalg.norm(weights), name
+
+
+@pytest.mark.parametrize("make", [dense, MAKES["unet-behind"]])
+def test_what_is_read_behind_is_said(make: Callable[[int], Net]) -> None:
+    found = align(make(1).weights, moved(make(1)))
+    assert isinstance(found, ChainAlignment)
+    assert found.is_swapped
+    again = from_bytes(to_bytes(found, "one", "other"), "one", "other")
+    assert isinstance(again, ChainAlignment)
+    assert again.is_swapped
 
 
 @every_make
