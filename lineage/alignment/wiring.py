@@ -8,7 +8,7 @@ from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
 
-from lineage.alignment.layers import Layer, Leaf, Part
+from lineage.alignment.layers import Layer, Part
 from lineage.alignment.ordering import (
     SHORTCUT,
     block_of,
@@ -18,21 +18,18 @@ from lineage.alignment.ordering import (
     siblings,
     with_gates,
 )
+from lineage.alignment.stems import stems_of
 from lineage.alignment.vectors import placed
 from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    from lineage.alignment.ordering import Leaves
     from lineage.artifacts import Item
 
 __all__ = ["Wiring", "wired"]
 
-_RECURRENT = re.compile(r"(weight|bias)_(ih|hh)(_l\d+)?(_reverse)?")
-
-_NOT_A_CHAIN = re.compile(r"attn|attention(?!\.\d+\.)|\b[qkv]_proj|query|lora_", re.IGNORECASE)
-_ASIDE = re.compile(r"(^|\.)aux\w*\.")
-"""Heads that are there for training alone."""
 
 _FLAT = 2
 """Axes of a linear layer's weight."""
@@ -51,59 +48,11 @@ def wired(items: Sequence[Item], name: str) -> Wiring:
     Raises:
         ArchitectureError: If names and shapes do not tell what feeds what.
     """
-    stems = _stems(items, name)
+    stems = stems_of(items, name)
     wiring = Wiring(name, ordered(stems, name))
     wiring.follow()
     wiring.layers, wiring.norms = placed(wiring.layers, wiring.sizes, stems, name)
     return wiring
-
-
-_Leaves = dict[str, Leaf]
-
-
-def _stems(items: Sequence[Item], name: str) -> dict[str, _Leaves]:
-    """Put tensors together that belong to one layer or norm."""
-    found: dict[str, _Leaves] = {}
-    for item in items:
-        if not item.shape or not item.dtype.startswith(("F", "BF", "Q", "I8")):
-            continue
-        if _ASIDE.search(item.name):
-            continue
-        if _NOT_A_CHAIN.search(item.name):
-            raise ArchitectureError(f"has attention or adapters ({item.name})", name)
-        stem, _, leaf = item.name.rpartition(".")
-        recurrent = _RECURRENT.fullmatch(leaf)
-        if recurrent is not None:
-            number, way = recurrent[3] or "", recurrent[4] or ""
-            stem, leaf = f"{stem}{number}{way}", f"{recurrent[1]}_{recurrent[2]}"
-        found.setdefault(stem, {})[leaf] = Leaf(item)
-    return {one: leaves for stem, old in found.items() for one, leaves in _unpacked(stem, old)}
-
-
-def _unpacked(stem: str, leaves: _Leaves) -> Iterator[tuple[str, _Leaves]]:
-    """Yield the layers of a stem: of ONNX's W, R and B those of both directions, apart.
-
-    W has the shape (directions, gates x units, inputs), R (directions, gates x units, units), B
-    (directions, 2 x gates x units): first the biases of what is read, then those of the units.
-    """
-    names = set(leaves)
-    shapes = [leaves[name].shape for name in ("W", "R") if name in leaves]
-    is_packed = {"W", "R"} <= names <= {"W", "R", "B"} and all(len(one) == 3 for one in shapes)
-    if not is_packed or shapes[0][:2] != shapes[1][:2] or shapes[0][0] not in (1, 2):
-        yield stem, leaves
-        return
-    ways, rows = shapes[0][:2]
-    both = leaves.get("B")
-    if both is not None and both.shape != (ways, 2 * rows):
-        yield stem, leaves
-        return
-    for way in range(ways):
-        found = {"weight_ih": Leaf(leaves["W"].item, (way,))}
-        found["weight_hh"] = Leaf(leaves["R"].item, (way,))
-        if both is not None:
-            found["bias_ih"] = Leaf(both.item, (way, slice(0, rows)))
-            found["bias_hh"] = Leaf(both.item, (way, slice(rows, 2 * rows)))
-        yield f"{stem}_reverse" if way else stem, found
 
 
 class Wiring:
@@ -120,7 +69,7 @@ class Wiring:
         norms: Vectors of channels that no layer in front of them wrote alone.
     """
 
-    def __init__(self, name: str, pending: Sequence[tuple[str, _Leaves]]) -> None:
+    def __init__(self, name: str, pending: Sequence[tuple[str, Leaves]]) -> None:
         self.name = name
         self.pending = pending
         self.layers: list[Layer] = []
@@ -166,7 +115,7 @@ class Wiring:
         kind = kind_of(stem, leaves)
         return stem == last and "weight" in leaves and is_head(stem, kind, leaves["weight"].shape)
 
-    def _enter(self, stem: str, leaves: _Leaves) -> None:
+    def _enter(self, stem: str, leaves: Leaves) -> None:
         """Remember what every block reads; put what an earlier one read in front, where it is read.
 
         A layer that reads more channels than the one in front of it writes reads those of an
@@ -205,7 +154,7 @@ class Wiring:
         self.at = tuple(after)
 
     def _plain(
-        self, stem: str, kind: str, leaves: _Leaves, *, is_last: bool, rows: int = -1
+        self, stem: str, kind: str, leaves: Leaves, *, is_last: bool, rows: int = -1
     ) -> None:
         shape = leaves["weight"].shape
         if self._is_turned(stem, shape):
@@ -312,7 +261,7 @@ class Wiring:
     def _width(self, groups: tuple[int, ...]) -> int:
         return sum(self.sizes[group] for group in groups)
 
-    def _recurrent(self, stem: str, leaves: _Leaves, done: set[str]) -> None:
+    def _recurrent(self, stem: str, leaves: Leaves, done: set[str]) -> None:
         both = dict(self.pending)
         before, after = self.at, []
         for one in (stem, f"{stem}_reverse"):
@@ -334,7 +283,7 @@ class Wiring:
         self,
         stem: str,
         kind: str,
-        leaves: _Leaves,
+        leaves: Leaves,
         rows: int | None,
         columns: tuple[int, ...],
         *,
