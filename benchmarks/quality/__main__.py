@@ -1,6 +1,6 @@
 """How well lineage inference does on families of real small networks, beside what is done today.
 
-    python benchmarks/quality [--zoo DIR] [--split report] [--baselines] [--json FILE]
+    python benchmarks/quality [--zoo DIR ...] [--split report] [--baselines] [--json FILE]
 
 Tables go to stdout, progress to stderr. Exit status 3 if a family got no answer.
 """
@@ -44,7 +44,7 @@ _ALONE = 40
 def main() -> int:
     options = _options()
     try:
-        families = zoo.load(options.zoo, split=options.split, only=options.only)
+        families = zoo.load(*options.zoo, split=options.split, only=options.only)
     except zoo.ZooError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 3
@@ -297,7 +297,7 @@ def _say(words: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python benchmarks/quality", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--zoo", type=Path, default=_CACHE / "zoo", metavar="DIR")
+    parser.add_argument("--zoo", type=Path, default=[_CACHE / "zoo"], nargs="+", metavar="DIR")
     parser.add_argument("--split", choices=("tuning", "report", "all"), default="report")
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="these families alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every record here")

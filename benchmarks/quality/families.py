@@ -45,22 +45,28 @@ class Family:
         return {name: path for name, path in found.items() if path is not None}
 
 
-def load(folder: Path, *, split: str, only: Sequence[str] | None = None) -> list[Family]:
-    """Read the families of one split, or of all.
+def load(*folders: Path, split: str, only: Sequence[str] | None = None) -> list[Family]:
+    """Read the families of one split, or of all; those of several zoos are called FAMILY@FOLDER.
 
     Raises:
         ZooError: If there are none, or a truth file or a model is missing or cannot be read.
     """
-    families = [_family(file) for file in sorted(folder.glob(_TRUTH))]
-    unknown = set(only or ()) - {family.name for family in families}
+    several = len(folders) > 1
+    families = [
+        _family(file, f"@{folder.name}" if several else "")
+        for folder in folders for file in sorted(folder.glob(_TRUTH))
+    ]  # fmt: skip
+    plain = {family.name: family.name.partition("@")[0] for family in families}
+    where = ", ".join(map(str, folders))
+    unknown = set(only or ()) - set(plain.values())
     if unknown:
-        raise ZooError(f"{folder}: no family {', '.join(sorted(unknown))}")
+        raise ZooError(f"{where}: no family {', '.join(sorted(unknown))}")
     chosen = [
         family for family in families
-        if (only is None and split in {"all", family.split}) or family.name in (only or ())
+        if (only is None and split in {"all", family.split}) or plain[family.name] in (only or ())
     ]  # fmt: skip
     if not chosen:
-        raise ZooError(f"{folder}: no families of the split {split!r}")
+        raise ZooError(f"{where}: no families of the split {split!r}")
     return chosen
 
 
@@ -72,16 +78,17 @@ def by_architecture(families: Sequence[Family]) -> dict[str, list[Family]]:
     return found
 
 
-def _family(file: Path) -> Family:
+def _family(file: Path, label: str) -> Family:
     try:
         data = file.read_bytes()
         told = json.loads(data)
         if told["_type"] != TYPE:
             raise ValueError(f"its type is {told['_type']!r}")
-        truth = Truth(_models(told, file.with_name(told["family"])))
+        name = told["family"] + label
+        truth = Truth(_models(told, file.with_name(told["family"]), name))
         architecture = told["architecture"]
         family = Family(
-            told["family"], architecture["name"], json.dumps(architecture, sort_keys=True),
+            name, architecture["name"], json.dumps(architecture, sort_keys=True),
             told["split"], truth, hashlib.sha256(data).hexdigest(),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -92,12 +99,12 @@ def _family(file: Path) -> Family:
     return family
 
 
-def _models(told: Mapping[str, Any], folder: Path) -> list[Model]:
+def _models(told: Mapping[str, Any], folder: Path, family: str) -> list[Model]:
     """Return the models by their names for people, which nothing beside the weights tells."""
     names = {entry["id"]: entry["name"] for entry in told["models"]}
     groups = told["groups"]
     starts = {
-        model: f"{told['family']}/{number}"
+        model: f"{family}/{number}"
         for number, group in enumerate(groups["shared_init"]) for model in group
     }  # fmt: skip
     return [

@@ -103,8 +103,7 @@ def _rescaled_again(a: Chain, b: Chain, like: ChainAlignment) -> ChainAlignment:
     """Find by what channels were multiplied whose partners are known; see `solved`."""
     ways = {"last": like.is_last, "swapped": like.is_swapped}
     one, other = (chain.laid(**ways) for chain in (a, b))
-    solver = _Solver(one, other, _paired(a, b))
-    found = solver.known(like.groups)
+    found = _Solver(one, other, _paired(a, b)).known(like.groups)
     return replace(found, is_last=like.is_last, is_swapped=like.is_swapped)
 
 

@@ -47,6 +47,9 @@ _DIRECTIONS = 256
 _LEAST_ENERGY = 1e-8
 """Of the largest: below it a direction has no labelled vector."""
 
+_CENTRED = 1e-12
+"""Of the energy of vectors, what is in their means if only rounding to float32 left them there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -126,8 +129,8 @@ def fitted(pairs: Iterable[tuple[Matrix, Matrix]]) -> Turn:
     energy, count = 0.0, 0
     for a, b in pairs:
         weight = len(a) / (float(np.linalg.norm(a)) * float(np.linalg.norm(b)) + 1e-300)
-        theirs = b.astype(np.float64)
-        cross = cross + weight * (theirs.T @ a.astype(np.float64))
+        ours, theirs = _centred(a), _centred(b)
+        cross = cross + weight * (theirs.T @ ours)
         inner = inner + weight * (theirs.T @ theirs)
         energy += weight * float(np.sum(theirs**2))
         count += len(a)
@@ -139,6 +142,18 @@ def fitted(pairs: Iterable[tuple[Matrix, Matrix]]) -> Turn:
     scale = float(values.sum() / energy) if energy else 1.0
     rank = int(np.sum(values > _LEAST_ENERGY * values[0])) if values[0] > 0 else 0
     return _snapped((left @ right).astype(np.float32), scale, rank, right[:rank].T)
+
+
+def _centred(vectors: Matrix) -> NDArray[np.float64]:
+    """Return vectors in float64, and those that were centred in float32 centred in it.
+
+    What rounding left of their means would turn the direction that means are along.
+    """
+    found = vectors.astype(np.float64)
+    means = found.mean(axis=1, keepdims=True)
+    if float(np.sum(means**2)) * found.shape[1] < _CENTRED * float(np.sum(found**2)):
+        found -= means
+    return found
 
 
 def _solved(inner: NDArray[np.float64], cross: NDArray[np.float64]) -> Matrix | None:

@@ -116,6 +116,7 @@ def compare(
         lineage compare ./merged ./base --adapter ./one-lora --adapter ./other-lora
     """
     from lineage.evidence import compare_fingerprints
+    from lineage.evidence.folded import are_folded
 
     one, other = (load(path, cache=True, base=base) for path in (a, b))
     if base is not None:
@@ -133,7 +134,7 @@ def compare(
         from lineage.evidence.deeper import deepened
 
         found = deepened(found, one, other, _weights({"a": a, "b": b}))
-    if base is None and not found.related:
+    if base is None and (not found.related or are_folded(one, other)):
         found = _elsewhere(found, {a: one, b: other})
     document = {"a": a, "b": b, **found.to_json()}
     called = say.names(a, b)
@@ -150,10 +151,10 @@ def compare(
 
 
 def _elsewhere(found: Comparison, models: Mapping[str, Fingerprint]) -> Comparison:
-    """Look in other coordinates where there is nothing in those that models are stored in."""
+    """Look in other coordinates where those that models are stored in do not tell all."""
     from lineage.graph.elsewhere import elsewhere, is_open
 
-    if not is_open(found):
+    if not is_open(found, *models.values()):
         return found
     with say.watching("looking in other coordinates") as watch:
         return elsewhere(found, models, _weights({path: path for path in models}), watch)

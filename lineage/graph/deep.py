@@ -1,8 +1,9 @@
 """What the weights add to their fingerprints, for the pairs of a family that matter.
 
-Fingerprints suffice for most of a family. Reading some of the weights again tells two things more:
-by the rows that no example touched, who is nobody's parent (`evidence.untouched`); and which merges
-took their values from whom (`evidence.masked`).
+Fingerprints suffice for most of a family. Reading some of the weights again tells three things
+more: by the rows that no example touched, who is nobody's parent (`evidence.untouched`); which
+merges took their values from whom (`evidence.masked`); and whose least weights were set to zero
+(`evidence.zeroed`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lineage.evidence.deeper import COLS, ROWS, further
 from lineage.evidence.masked import Values, masked_merge
 from lineage.evidence.untouched import apart, decayed, in_common
 from lineage.evidence.weights import rounding_of, some_rows
+from lineage.evidence.zeroed import misplaced
 from lineage.fingerprints.lattice import ROUNDING
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ _MOST_AT_ONCE = 256
 _PROBES, _GLANCE, _SOME = 6, (128, 256), 3
 """Models of which a matrix is looked at first, and rows and values of each; and rows in common from
 which it is looked at in others."""
+
+_MISPLACED, _FEWER = 0.01, 0.2
+"""Of a pruned model's zeros, those that are not among a source's least weights, at most; and of
+what the next best has, at most."""
 
 _TOGETHER = 32
 """Pairs that are read together, at most."""
@@ -156,6 +162,28 @@ class Deep:
         away = self._panel.pairs.squared[child]
         near = sorted(others, key=lambda place: (away[place], place))[:_NEAREST]
         return masked_merge(values, child, family.starts_of(near, len(near)))
+
+    def pruned_from(self, child: int, others: Sequence[int]) -> list[int]:
+        """Return the models whose weights of least magnitude are zero in a child.
+
+        What came after pruning does not matter, as long as it left zeros alone. Of models that are
+        the same but for rounding all are.
+
+        Args:
+            child: Place of a model with zeros.
+            others: Places of those that may have been pruned.
+        """
+        values = self._values
+        if values is None or np.isnan(values.numbers[child]).any():
+            return []
+        away = self._panel.pairs.squared[child]
+        near = sorted(others, key=lambda place: (away[place], place))[:_NEAREST]
+        off = {place: misplaced(values, child, place) for place in near}
+        least = min(off.values(), default=1.0)
+        found = [place for place in near if off[place] == least]
+        rest = [one for one in off.values() if one > least]
+        is_clear = least < _MISPLACED and least <= _FEWER * min(rest, default=1.0)
+        return found if is_clear else []
 
     @cached_property
     def _values(self) -> Values | None:

@@ -11,6 +11,7 @@ from lineage.evidence import compare_fingerprints
 from lineage.evidence.adapted import over_base
 from lineage.evidence.base import MOST, Evidence
 from lineage.evidence.deeper import deepened
+from lineage.evidence.folded import are_folded
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.graph.disguised import Disguises
@@ -43,8 +44,8 @@ def compare(
 ) -> Comparison:
     """Say what two models are to each other.
 
-    Where they have nothing in common as they are stored and their weights are at hand, these are
-    also held against each other in other coordinates.
+    Where they have nothing in common as they are stored, or one has its norms folded, and their
+    weights are at hand, these are also held against each other in other coordinates.
 
     Args:
         a: A model or a fingerprint, anything `fingerprint` takes.
@@ -66,22 +67,27 @@ def compare(
     weights = Weights.of({"a": a, "b": b})
     if deep:
         found = deepened(found, one, other, weights)
-    if not is_open(found):
+    if not is_open(found, one, other):
         return found
     return elsewhere(found, {"a": one, "b": other}, weights)
 
 
-def is_open(found: Comparison) -> bool:
+def is_open(found: Comparison, a: Fingerprint, b: Fingerprint) -> bool:
     """Whether what two models are as they are stored leaves open that one was moved.
 
-    Where only units were, the rest is alike, as in a model that has parts of the other; and where
-    only parts seem to be copied, what they feed may have other coordinates.
+    Where only units were, the rest is alike, as in a model that has parts of the other; where only
+    parts seem to be copied, what they feed may have other coordinates; and norms that were folded
+    look like a training.
 
     Args:
         found: What they are as stored.
+        a: One of them.
+        b: The other.
     """
+    if found.related:
+        return are_folded(a, b)
     is_partial = found.related is None or found.shares is not None
-    return not found.related and (is_partial or found.relation in _OPEN)
+    return is_partial or found.relation in _OPEN
 
 
 def _share_of_all(seen: Aligned, model: Fingerprint) -> float:

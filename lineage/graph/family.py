@@ -265,7 +265,10 @@ class Family:
         panel = Panel([self.ground.get(path, self.models[path]) for path in members])
         if not panel.matrices:
             return
-        certain = sparse(members, panel, self.between) or noised(members, panel, self.between)
+        deep = None if self.weights is None else Deep(self.weights, members, panel)
+        named = None if deep is None else deep.pruned_from
+        certain = sparse(members, panel, self.between, named)
+        certain = certain or noised(members, panel, self.between)
         self.edges += certain
         leaves = {members.index(edge.child) for edge in certain}
         leaves = leaves or self._attach_hidden(members, panel, seed)
@@ -275,7 +278,6 @@ class Family:
                 self._solve(rest, seed if seed in rest else None)
             return
         first = None if seed is None else members.index(seed)
-        deep = None if self.weights is None else Deep(self.weights, members, panel)
         seen = evidence(panel, {})
         counted = order([self.models[path] for path in members])
         likely = int(np.argmax(_grown(seen, {}, first, counted, None).roots))

@@ -9,6 +9,7 @@ import numpy as np
 
 from lineage.artifacts.dialects import is_reordered_for_rotation, layered
 from lineage.evidence import compare_weights
+from lineage.evidence.folded import are_folded
 from lineage.evidence.matching import match, table
 from lineage.evidence.reduced import levels
 from lineage.fingerprints.sketch import SIDE, Layout, Sketcher
@@ -94,12 +95,12 @@ def _is_partly_moved(one: Fingerprint, other: Fingerprint) -> bool:
 
     They are no more alike than strangers', or what they differ in is the mean of rows or columns,
     which norms hide and training hardly changes; or each model has matrices that the other has not,
-    of the same numbers of values; or norms, which can be folded. All of it may be for other
+    of the same numbers of values; or norms are folded. All of it may be for other
     reasons, which aligning them tells.
     """
     first, second = table(one), table(other)
     matches = match(first, second)
-    if _are_elsewhere(first, second, matches) or _has_norms(first) != _has_norms(second):
+    if _are_elsewhere(first, second, matches) or are_folded(one, other):
         return True
     for m in matches:
         of = first.tensors[m.a].sketch, second.tensors[m.b].sketch
@@ -132,11 +133,6 @@ def _are_elsewhere(first: Table, second: Table, matches: Sequence[Match]) -> boo
         for of, some in zip((first, second), used, strict=True)
     ]
     return bool(sizes[0]) and sizes[0] == sizes[1]
-
-
-def _has_norms(model: Table) -> bool:
-    """Whether a model has norms with statistics, which exporters fold into what they follow."""
-    return any(name.endswith("running_var") for name in model.names)
 
 
 def _has_rows(model: Table, place: int) -> bool:

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
     Compare = Callable[[str, str], Comparison]
 
+    Named = Callable[[int, Sequence[int]], list[int]]
+
 __all__ = ["LIKELY", "noised", "sparse"]
 
 LIKELY = 0.95
 """For a parent that a mechanical pattern names among the models at hand."""
+
+_UNSURE, _AS_NEAR = 0.6, 1.1
+"""For the nearest of several that a pruned model is about as near to, squared, if it was trained on
+since: one that was trained alike is as near as the source."""
 
 _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
@@ -40,17 +46,21 @@ _CLEARLY_FURTHER = 0.2
 """From which the rest of a family tells which of two models was changed; see `_further`."""
 
 
-def sparse(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]:
+def sparse(
+    members: Sequence[str], panel: Panel, compare: Compare, named: Named | None = None
+) -> list[Edge]:
     """Hang pruned models on their sources; what was trained on with the zeros kept, on them.
 
     Of several with the same zeros the one nearest to a source without them was pruned, and the
     others come from it. Pruning leaves vectors alone: the source has the same, digest for digest,
-    where one trained a little from it is as near.
+    where one trained a little from it is as near. Of one that was trained on since, the weights
+    tell, if they may be read: the source's least are those that are zero.
 
     Args:
         members: Paths.
         panel: The same.
         compare: Says what two of them are to each other.
+        named: Tells which of some models may have been pruned to one, by the weights, if they tell.
     """
     zeros = panel.zeros
     pruned = {int(i) for i in np.flatnonzero(zeros >= zeros.min() + _SPARSE)}
@@ -59,7 +69,7 @@ def sparse(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]
     done: list[int] = []
     found = []
     for c in sorted(pruned, key=lambda i: (squared[i, full].min(), i)):
-        source = min(full, key=lambda i: (-_equal(panel, i, c), squared[c, i], i))
+        source, sure = _source(c, full, panel, named)
         kept = [
             i
             for i in done
@@ -68,11 +78,27 @@ def sparse(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]
         parent = min(kept, key=lambda i: (squared[c, i], i), default=source)
         relation, how = Relation.PRUNED, "unstructured"
         if kept:
-            relation = Relation.FINETUNE
+            relation, sure = Relation.FINETUNE, LIKELY
             how = compare(members[parent], members[c]).step or "full"
-        found.append(Edge(members[parent], members[c], relation, how, None, LIKELY))
+        found.append(Edge(members[parent], members[c], relation, how, None, sure))
         done.append(c)
     return found
+
+
+def _source(
+    child: int, full: Sequence[int], panel: Panel, named: Named | None
+) -> tuple[int, float]:
+    """Return which model without zeros was pruned, and how sure that is."""
+    told = [] if named is None else named(child, full)
+    squared = panel.pairs.squared[child]
+    equal = {i: _equal(panel, i, child) for i in full}
+    source = min(told or full, key=lambda i: (-equal[i], squared[i], i))
+    rivals = [
+        i
+        for i in full
+        if i != source and equal[i] == equal[source] and squared[i] < _AS_NEAR * squared[source]
+    ]
+    return source, LIKELY if told or not rivals else _UNSURE
 
 
 def noised(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]:

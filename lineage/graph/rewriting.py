@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lineage.alignment import Aligned, Chain, ChainAlignment, aligned, can_be_written, described, solve
+from lineage.alignment import (
+    Aligned,
+    Chain,
+    ChainAlignment,
+    aligned,
+    can_be_written,
+    described,
+    solve,
+)
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
 from lineage.artifacts.tokens import tokens_of

@@ -37,6 +37,10 @@ LONE = 0.89
 strong weight decay turns it round, and who wants to can make it look so, or write another counter.
 Below what `audit` needs to refuse a claim."""
 
+TURNED = 0.5
+"""Of two models, what an arc that something else rules out leaves the other way: most of what made
+it likely says that one step lies between the two, and the rest was wrong about which way."""
+
 DOUBT = 4.0
 """Taken from the logarithm of the weight of an arc that is doubted."""
 
@@ -113,6 +117,8 @@ def grow(
 
     def weighed(score: NDArray[np.float64]) -> NDArray[np.float64]:
         for w, c in ruled_out:
+            if score.shape[1] == 2 and (c, w) not in ruled_out:
+                score[c, w] = np.logaddexp(score[c, w], score[w, c] + np.log(TURNED))
             score[w, c] = -np.inf
         for w, c in doubted:
             score[w, c] -= DOUBT

@@ -680,6 +680,19 @@ def test_a_turn_is_told_from_a_permutation_and_from_nothing() -> None:
     assert not fitted([(rows[:10], rows[:10] @ spun)]).is_whole
 
 
+def test_what_rounding_left_of_means_turns_no_direction() -> None:
+    draw = np.random.default_rng(0)
+    ones = np.full(48, 48**-0.5)
+    basis = np.linalg.qr(np.column_stack([ones, draw.normal(size=(48, 47))]))[0][:, 1:]
+    vectors = draw.normal(size=(400, 47))
+    vectors[:, 0] = 0.02  # a quiet direction
+    spun = np.linalg.qr(draw.normal(size=(47, 47)))[0]
+    a = (vectors @ basis.T).astype(np.float32)
+    b = (vectors @ spun @ basis.T + 3e-7).astype(np.float32)
+    turned = ones @ fitted([(a, b)]).matrix
+    assert np.linalg.norm(turned - ones * np.sign(turned @ ones)) < 1e-6
+
+
 def test_agreement_adds_up_and_its_p_never_is_zero() -> None:
     both = Agreement(3, 100, 1.0) + Agreement(0, 100, 1.0)
     assert (both.agreed, both.looked, both.expected) == (3, 200, 2.0)

@@ -186,7 +186,12 @@ def signed_residual(weights: Weights, rng: np.random.Generator) -> Weights:
 
 def folded_residual(weights: Weights, rng: np.random.Generator) -> Weights:
     """Permute and fold all norms into the convolutions."""
-    found = moved_residual(weights, rng)
+    return folded(moved_residual(weights, rng))
+
+
+def folded(weights: Weights) -> Weights:
+    """Fold all norms into the convolutions."""
+    found = dict(weights)
     for layer, norm in layers_and_norms(found):
         gain = found.pop(f"{norm}.weight") / np.sqrt(found.pop(f"{norm}.running_var") + EPSILON)
         found[f"{layer}.weight"] = found[f"{layer}.weight"] * gain[:, None, None, None]

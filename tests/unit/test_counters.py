@@ -172,6 +172,7 @@ def test_a_pair_has_no_arc_from_one_that_counted_further() -> None:
     for models, is_turned in ((bare, True), ((BASE, child), False)):
         graph = infer_graph(dict(zip(("base", "child"), map(fingerprint, models), strict=True)))
         assert any(e.parent == "child" for e in graph.edges) == is_turned
+        assert any(e.parent == "base" for e in graph.edges) != is_turned
 
 
 def test_a_family_doubts_arcs_to_one_that_never_counted() -> None:

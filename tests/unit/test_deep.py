@@ -345,3 +345,36 @@ def test_both_readings_of_a_model_are_of_one_file(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes())
     with read(path) as artifact:
         assert len(artifact.items) == len(network(0))
+
+
+# Pruned, and trained on with the zeros kept
+
+
+def pruned_and_trained(by_rows: bool, like: Model) -> Model:
+    """Set half of the base's weights to zero, the least, and train the others as `like` was."""
+    found = {}
+    for name, weights in BASE.items():
+        size = np.abs(weights)
+        least = np.median(size, axis=-1, keepdims=True) if by_rows else np.median(size)
+        is_kept = (size > least) if weights.ndim > 1 else np.ones(weights.shape, bool)
+        trained = weights + 0.9 * (like[name] - weights) + 0.01 * size.mean()
+        found[name] = np.where(is_kept, trained, 0).astype(np.float32)
+    return found
+
+
+def test_zeros_name_the_source_of_what_was_trained_on_as_a_sibling_was() -> None:
+    sibling = tuned(BASE, 11, 0.1)
+    models = {"base": BASE, "sibling": sibling, "other": tuned(BASE, 12, 0.1)}
+    models["child"] = pruned_and_trained(by_rows=False, like=sibling)
+    (edge,) = infer(models, deep=True).parents("child")
+    assert (edge.parent, edge.relation, edge.probability) == ("base", "pruned", 0.95)
+    (edge,) = infer(models).parents("child")
+    assert edge.probability == 0.6  # no fingerprint tells
+
+
+def test_zeros_by_another_rule_name_nobody() -> None:
+    sibling = tuned(BASE, 11, 0.1)
+    models = {"base": BASE, "sibling": sibling, "other": tuned(BASE, 12, 0.1)}
+    models["child"] = pruned_and_trained(by_rows=True, like=sibling)
+    (edge,) = infer(models, deep=True).parents("child")
+    assert edge.probability == 0.6
