@@ -15,7 +15,7 @@ from lineage.alignment.hourglass import hourglass
 from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from lineage.alignment.layers import Leaf
 
@@ -50,6 +50,7 @@ _SIZE = re.compile(r"\d+x\d+")
 _BETWEEN = (
     (re.compile(r"downsample_layers\.(\d+)"), r"stages.\1!"),
     (re.compile(r"(stages\.\d+)\.downsample(?=\.)"), r"\1!"),
+    (re.compile(r"(stages\.\d+)\.(conv_down|conv_exp)(?=\.)"), r"\1!\2"),
     (re.compile(r"transition(\d+)"), r"denseblock\1.~"),
     (re.compile(r"trans(\d+)"), r"dense\1.~"),
 )
@@ -128,7 +129,7 @@ def ordered(stems: Mapping[str, Leaves], name: str) -> list[tuple[str, Leaves]]:
             rank = 1
         elif _tells_classes(stem, kind, stems[stem]):
             rank = 5
-        ranked.append((rank, natural(_as_computed(stem)), stem))
+        ranked.append((rank, natural(_as_computed(stem, stems)), stem))
     ranked.sort()
     if not ranked:
         raise ArchitectureError("has no layers by known names", name)
@@ -139,7 +140,13 @@ def ordered(stems: Mapping[str, Leaves], name: str) -> list[tuple[str, Leaves]]:
     return [(stem, stems[stem]) for stem in (*_arranged(front, stems), *back)]
 
 
-def _as_computed(stem: str) -> str:
+def _as_computed(stem: str, stems: Container[str]) -> str:
+    """Return a name that sorts as layers are computed, if names tell that.
+
+    What widens comes in front of filters of single channels where another narrows behind them.
+    """
+    if stem.endswith("conv_pw") and f"{stem}l" in stems:
+        return f"{stem.removesuffix('conv_pw')}!"
     for pattern, earlier in _BETWEEN:
         stem = pattern.sub(earlier, stem)
     return stem

@@ -241,9 +241,9 @@ def mobilenet(seed: int) -> Net:
     net = Net(seed)
     at = net.layer("conv_stem", 16, (), 3)
     net.norm("bn1", (at,), "conv_stem")
-    for number, out in enumerate((24, 24, 32)):
+    for number, (out, times) in enumerate([(24, 3), (24, 1), (32, 3)]):
         name = f"blocks.0.{number}"
-        wide = net.layer(f"{name}.conv_pw", 3 * net.sizes[at], (at,))
+        wide = net.layer(f"{name}.conv_pw", times * net.sizes[at], (at,))
         net.norm(f"{name}.bn1", (wide,), f"{name}.conv_pw")
         net.filters(f"{name}.conv_dw", wide)
         net.norm(f"{name}.bn2", (wide,), f"{name}.conv_dw")
@@ -417,6 +417,20 @@ def test_strangers_are_no_kin(make: Callable[[int], Net]) -> None:
         assert not found.related
         assert found.log10_p > -4
     assert compare(make(1).weights, make(14).weights).related is not True
+
+
+def test_channels_of_which_but_a_half_is_read_are_refused() -> None:
+    """As in CSPNet, whose names sort as if its blocks read something else."""
+    net = Net(1)
+    at = net.layer("stem.conv1", 24, (), 3)
+    down = net.layer("stages.0.conv_down.conv", 32, (at,), 3)
+    net.layer("stages.0.conv_exp.conv", 48, (down,))
+    inner = net.layer("stages.0.blocks.0.conv1.conv", 24, (at,))
+    half = net.layer("stages.0.blocks.0.conv2.conv", 24, (inner,), 3)
+    last = net.layer("stages.0.conv_transition.conv", 32, (at, half))
+    net.head("head.fc", (last,))
+    with pytest.raises(ArchitectureError, match="do not tell what feeds"):
+        align(net.weights, net.weights)
 
 
 def test_channels_that_are_shuffled_are_refused_and_not_denied() -> None:
