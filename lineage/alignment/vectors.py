@@ -123,20 +123,22 @@ class _Placer:
             place = self.by_name.get(name, inside[-1] if inside and name != stem else None)
             if place is not None and self._rows(place) == size:
                 return place
+        return self._counted(stem, size)
+
+    def _counted(self, stem: str, size: int) -> int | None:
+        """Return the layer that a norm follows by its number in a sequence, or in its block."""
         parent, _, last = stem.rpartition(".")
+        beside = [i for i, one in enumerate(self.layers) if one.name.rpartition(".")[0] == parent]
+        numbered = re.fullmatch(r"(?:bn|norm)([1-9]\d*)", last)
+        places: list[int] = []
         if last.isdigit():
             earlier = [pair for pair in self._numbered(parent) if pair[0] < int(last)]
-            if earlier and self._rows(max(earlier)[1]) == size:
-                return max(earlier)[1]
-        numbered = re.fullmatch(r"(?:bn|norm)(\d+)", last)
-        if numbered is not None:
-            beside = [
-                i for i, one in enumerate(self.layers) if one.name.rpartition(".")[0] == parent
-            ]
-            place = next(iter(beside[int(numbered[1]) - 1 :][:1]), None)
-            if numbered[1] != "0" and place is not None and self._rows(place) == size:
-                return place
-        return None
+            places = [max(earlier)[1]] if earlier else []
+        elif numbered is not None:
+            places = beside[int(numbered[1]) - 1 :][:1]
+        elif parent and len(beside) == 1:
+            places = beside
+        return places[0] if places and self._rows(places[0]) == size else None
 
     def _named(self, stem: str) -> int | None:
         names = (pattern.sub(put, stem) for pattern, put in _NAMES)

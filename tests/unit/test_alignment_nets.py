@@ -236,13 +236,18 @@ def regnet(seed: int) -> Net:
     return net
 
 
-def mobilenet(seed: int) -> Net:
+def mobilenet(seed: int, names: str = "timm") -> Net:
     """Return a MobileNet as timm calls it, with gates: names do not sort as they are computed."""
     net = Net(seed)
-    at = net.layer("conv_stem", 16, (), 3)
-    net.norm("bn1", (at,), "conv_stem")
+    stem, norm = (
+        ("conv_stem", "bn1") if names == "timm" else ("embedder.convolution", "embedder.batchnorm")
+    )
+    at = net.layer(stem, 16, (), 3)
+    net.norm(norm, (at,), stem)
+    net.filters("blocks.0.conv_dw", at)
+    net.norm("blocks.0.bn1", (at,), "blocks.0.conv_dw")
     for number, (out, times) in enumerate([(24, 3), (24, 1), (32, 3)]):
-        name = f"blocks.0.{number}"
+        name = f"blocks.1.{number}"
         wide = net.layer(f"{name}.conv_pw", times * net.sizes[at], (at,))
         net.norm(f"{name}.bn1", (wide,), f"{name}.conv_pw")
         net.filters(f"{name}.conv_dw", wide)
@@ -330,6 +335,7 @@ MAKES: dict[str, Callable[[int], Net]] = {
     "googlenet": googlenet,
     "regnet": regnet,
     "mobilenet": mobilenet,
+    "mobilenet-transformers": lambda seed: mobilenet(seed, "transformers"),
     "dense": dense,
     "unet": unet,
     "unet-behind": lambda seed: unet(seed, is_skip_first=False),
