@@ -5,7 +5,10 @@ the channels it reads are known; backwards, its columns by what reads them, from
 From there on all tensors decide together who is whose.
 
 How sure that is, each tensor says that had no part in it: everything is matched without it, and
-counted is how often it names the same partner for a channel as the others did.
+counted is how often it names the same partner for a channel as the others did. Strangers agree by
+chance as often as this says, unless data have told both alike what a channel is for. That shows at
+the ends, where columns are tokens, classes or places of an image; so what is counted of a group are
+tensors inside, from channels to channels, if it has any.
 
 Source: matching weights layer by layer, and again until nothing changes, Ainsworth et al., "Git
 Re-Basin" (2023); own code. That no tensor is scored by what it was fitted to is ours, after Zhu et
@@ -30,15 +33,16 @@ from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import LEAST_SHARE, Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from lineage.alignment.chain import Chain
     from lineage.alignment.labelled import Folded
-    from lineage.alignment.looking import Matrix, Orders, Tensor
+    from lineage.alignment.looking import Look, Matrix, Orders, Tensor
 
     Order = NDArray[np.intp]
+    _Seen = dict[tuple[int, bool], Agreement]
 
 __all__ = ["solved"]
 
@@ -174,15 +178,19 @@ class _Solver:
 
     def alignment(self) -> ChainAlignment:
         """Match, unless nothing was moved."""
-        same = self._counted((look, self.still) for look in self.looks)
-        if _sum(same.values()).tells() and _sum(same.values()).share > _CLEAR:
-            return self._result(self.still, same)
+        same = _inside(self._counted((look, self.still) for look in self.looks))
         for i in self.used:
             if self.a.layers[i].kind == "recurrent" and i not in self.look.gates:
                 self._find_gates(i, self._started(NOTHING))
+        total_same = _sum(same.values())
+        are_gates_moved = self._gate_order() is not None  # by one that was not cells look still
+        is_clear = total_same.tells() and total_same.share > _CLEAR
+        if is_clear and not are_gates_moved:
+            return self._result(self.still, same)
         seen = self._seen()
-        total, total_same = _sum(seen.values()), _sum(same.values())
-        if total_same.tells() and total_same.share > _AS_WELL * total.share:
+        total = _sum(seen.values())
+        is_as_well = total_same.share > _AS_WELL * total.share and not are_gates_moved
+        if total_same.tells() and (is_as_well or not total.tells()):
             self.look.gates = {}
             return self._result(self.still, same)
         if not total.tells():
@@ -203,16 +211,16 @@ class _Solver:
         """
         turns = self._turns()
         first = [turns[n * len(turns) // _FIRST] for n in range(min(_FIRST, len(turns)))]
-        seen = {group: Agreement(0, 0, 0.0) for group in self.plain}
-        for n, left_out in enumerate([*first, *(one for one in turns if one not in first)], 1):
+        seen = self._counted(())
+        for n, left_out in enumerate(dict.fromkeys([*first, *turns]), 1):
             fit = self._fitted(left_out)
-            for group, one in self._counted((look, fit) for look in left_out).items():
-                seen[group] += one
-            total = _sum(seen.values())
+            for at, one in self._counted((look, fit) for look in left_out).items():
+                seen[at] += one
+            total = _sum(_inside(seen).values())
             is_enough = n >= len(first) and total.looked >= _MANY and self._is_large()
             if is_enough and total.share < _FAINT:
                 break
-        return seen
+        return _inside(seen)
 
     def _is_large(self) -> bool:
         return sum(self.b.values(group) for group in self.plain) > _LARGE
@@ -293,28 +301,42 @@ class _Solver:
         start = self._started(left_out)
         return self._refined(Fit({**self.plain, **start.orders}, start.signs), left_out)
 
-    def _counted(self, fits: Iterable[tuple[Tensor, Fit]]) -> dict[int, Agreement]:
-        """Count by group the channels whose partner a tensor tells as others did.
+    def _counted(self, fits: Iterable[tuple[Tensor, Fit]]) -> _Seen:
+        """Count the channels whose partner a tensor tells as others did.
 
         Args:
             fits: A tensor, and what was found without looking at it.
+
+        Returns:
+            Group and whether tensors inside tell -> what they do.
         """
-        seen = {group: Agreement(0, 0, 0.0) for group in self.plain}
-        for (i, role), fit in fits:
-            layer = self.a.layers[i]
-            if role == "recurrent" and layer.rows is not None:
-                group, look = layer.rows, self.look.own(layer.rows, fit, [i], is_quiet=True)
-            elif layer.rows is not None:
-                half = 1 if role == "half" else None
-                group, look = (
-                    layer.rows,
-                    self.look.incoming([i], layer.rows, fit, half, is_quiet=True),
-                )
-            else:
-                group = layer.columns[0]
-                look = self.look.outgoing([i], group, fit, is_quiet=True)
-            seen[group] += _agreed(look.best.argmax(axis=1), np.argsort(fit.orders[group]))
+        seen = {(g, inside): Agreement(0, 0, 0.0) for g in self.plain for inside in (False, True)}
+        for tensor, fit in fits:
+            for group, look, inside, some in self._looks(tensor, fit):
+                if look.directions:
+                    best = look.best[fit.orders[group][some]].argmax(axis=1)
+                    seen[group, inside] += _agreed(best, self.plain[group][some], len(look.best))
         return seen
+
+    def _looks(self, tensor: Tensor, fit: Fit) -> Iterator[tuple[int, Look, bool, slice]]:
+        """Yield a tensor's looks at the groups at its ends: whether it is inside, and at whom.
+
+        By half it was fitted to every other channel that it reads, so it tells the others.
+        """
+        i, role = tensor
+        layer, inside = self.a.layers[i], self.look.is_inside(i)
+        if role == "recurrent" and layer.rows is not None:
+            yield layer.rows, self.look.own(layer.rows, fit, [i], is_quiet=True), True, slice(None)
+            return
+        if layer.rows is not None:
+            half = 1 if role == "half" else None
+            look = self.look.incoming([i], layer.rows, fit, half, is_quiet=True)
+            yield layer.rows, look, inside, slice(None)
+        if inside or layer.rows is None:
+            for group in dict.fromkeys(layer.columns):
+                odd = slice(1 - self.look.place(i, group).start % 2, None, 2)
+                some = odd if role == "half" else slice(None)
+                yield group, self.look.outgoing([i], group, fit, is_quiet=True), inside, some
 
     def _result(self, fit: Fit, seen: Mapping[int, Agreement]) -> ChainAlignment:
         orders = fit.orders
@@ -484,10 +506,16 @@ class _Solver:
         return found
 
 
-def _agreed(one: Order, other: Order) -> Agreement:
-    """Compare the partners in a that two looks found for each of b's channels."""
-    popular = np.bincount(one, minlength=len(one)) @ np.bincount(other, minlength=len(one))
-    return Agreement(int(np.sum(one == other)), len(one), float(popular / len(one)))
+def _agreed(one: Order, other: Order, units: int) -> Agreement:
+    """Compare the partners among so many that two looks found for each of some channels."""
+    popular = np.bincount(one, minlength=units) @ np.bincount(other, minlength=units)
+    return Agreement(int(np.sum(one == other)), len(one), float(popular / max(len(one), 1)))
+
+
+def _inside(seen: _Seen) -> dict[int, Agreement]:
+    """Return of each group what tensors inside tell, or where there are none those at its ends."""
+    groups = {group for group, _ in seen}
+    return {g: seen[g, True] if seen[g, True].looked else seen[g, False] for g in sorted(groups)}
 
 
 def _sum(seen: Iterable[Agreement]) -> Agreement:

@@ -147,24 +147,32 @@ class Look:
 
     Attributes:
         total: Of what stays as it is when a channel changes its sign.
+        is_quiet: Whether tensors are seen along directions alone that data leave alone.
+        parts: Of the channels, if they must stay together.
         signed: Of what changes its own with it; None where channels cannot.
+        directions: That a quiet look has looked along.
     """
 
     total: Matrix
     is_quiet: bool = False
     parts: int = 1
     signed: Matrix | None = None
+    directions: int = 0
 
-    def add(self, a: Matrix, b: Matrix, changes: slice | None = None) -> None:
+    def add(
+        self, a: Matrix, b: Matrix, changes: slice | None = None, *, is_inside: bool = True
+    ) -> None:
         """Add the cosines of two tensors, a row for each channel.
 
         Args:
             a: Rows of a.
             b: Rows of b.
             changes: Which columns change their sign with the channel.
+            is_inside: Whether the columns are channels, not labels.
         """
         if self.is_quiet:
-            a, b = _quiet(a, b)
+            a, b = _quiet(a, b, is_inside=is_inside)
+            self.directions += a.shape[1]
         by = _inverse(b)[:, None], _inverse(a)
         if self.signed is None or changes is None or changes == slice(0, a.shape[1]):
             whole = (b @ a.T) * by[0] * by[1]
@@ -234,36 +242,57 @@ def _unit(rows: Matrix) -> Matrix:
     return found
 
 
-def _quiet(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
-    """Return both along the half of directions that a's channels use least, in float64.
+def _quiet(a: Matrix, b: Matrix, *, is_inside: bool) -> tuple[Matrix, Matrix]:
+    """Return the rows of both, of norm 1, along what directions the two together use least.
 
     Networks of one kind of data come to use some directions alike; what an initialisation left is
-    in the others.
+    in the others. What both use is used most by the two together, and of what one uses and the
+    other does not nothing can agree: so neither alone tells which directions to leave out. Of all
+    the two use none are seen beyond as many as one has: what sets relatives apart is quieter than
+    what they share. As no row is told from another, rows in an order drawn by lot stay so.
+
+    Args:
+        a: Rows of a.
+        b: Rows of b, the same or others.
+        is_inside: Whether the columns are channels. Where they are labels, tokens or classes or
+            places, data tell what each is for: of these more is left out, and all of few.
     """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    directions = _directions(_unit(a))
-    if len(directions) < _LEAST_DIRECTIONS:
-        return a, b
-    kept = directions[len(directions) // 2 :]
-    return a @ kept.T, b @ kept.T
+    ours, theirs = _unit(a.astype(np.float64)), _unit(b.astype(np.float64))
+    count = min(_rank(ours), _rank(theirs))
+    least = int(count * (_USED_INSIDE if is_inside else _USED_BY_LABELS))
+    if not is_inside and count < _LEAST_DIRECTIONS:
+        least = count
+    kept = _along_directions(np.concatenate([ours, theirs]))[:, least:count]
+    return kept[: len(a)], kept[len(a) :]
 
 
-def _directions(rows: Matrix) -> Matrix:
-    """Return the directions that rows use, the most used first: orthonormal, a row each.
+def _rank(rows: Matrix) -> int:
+    """Return how many directions rows use."""
+    is_wide = rows.shape[0] <= rows.shape[1]
+    squares = np.linalg.eigvalsh(rows @ rows.T if is_wide else rows.T @ rows)
+    return int(np.sum(squares > _LEAST_VALUE**2 * squares[-1:]))
 
-    They are the right singular vectors. The products of a wide matrix's rows are few, so that their
-    eigenvectors are found many times sooner.
+
+def _along_directions(rows: Matrix) -> Matrix:
+    """Return rows along the directions that they use, the most used first.
+
+    These are their right singular vectors. The products of a wide matrix's rows are few, so that
+    their eigenvectors are found many times sooner.
     """
     is_wide = rows.shape[0] <= rows.shape[1]
     squares, vectors = np.linalg.eigh(rows @ rows.T if is_wide else rows.T @ rows)
-    used = squares > _LEAST_VALUE**2 * squares[-1:]
-    vectors = vectors[:, used][:, ::-1].T
-    return vectors @ rows / np.sqrt(squares[used][::-1, None]) if is_wide else vectors
+    used = np.flatnonzero(squares > _LEAST_VALUE**2 * squares[-1:])[::-1]
+    found: Matrix = vectors[:, used]
+    return found * np.sqrt(squares[used]) if is_wide else rows @ found
 
 
 _LEAST_VALUE, _LEAST_DIRECTIONS = 1e-5, 16
-"""Of the largest singular value, from which a direction is used; so many must be for half of them
-to be left out."""
+"""Of the largest singular value, from which a direction is used; so many of labels must be for some
+of them to be left alone by data."""
+
+_USED_INSIDE, _USED_BY_LABELS = 0.25, 0.6
+"""Of directions those that data have used up, between channels and from labels to channels: set on
+recurrent networks over bytes and on classifiers of digits, trained from other first weights."""
 
 
 _KEPT = 1 << 25
@@ -406,7 +435,7 @@ class Looks:
                 a, b = a[..., half::2], b[..., half::2]
             width = a.shape[2] * a.shape[3]
             x, y = (m.reshape(len(m), -1) for m in (a, b))
-            look.add(x, y, self._changing(i, width))
+            look.add(x, y, self._changing(i, width), is_inside=self.is_inside(i))
         return look
 
     def _read(self, layer: int, fit: Fit) -> tuple[Any, Any]:
@@ -473,7 +502,7 @@ class Looks:
                     y[fit.orders[group][1 - at.start % 2 :: 2]] = 0
                 if is_quiet and (back := _back(fit, group)) is not None:
                     y = y * back.astype(y.dtype)[:, None]
-                look.add(x, y, slice(0, x.shape[1]))
+                look.add(x, y, slice(0, x.shape[1]), is_inside=rows is not None)
         return look
 
     def own(self, group: int, fit: Fit, layers: Iterable[int], *, is_quiet: bool = False) -> Look:
@@ -527,6 +556,11 @@ class Looks:
         size = self.a.sizes[group]
         signed = np.zeros((size, size)) if group in self.flips and not is_quiet else None
         return Look(np.zeros((size, size)), is_quiet, self._parts.get(group, 1), signed)
+
+    def is_inside(self, layer: int) -> bool:
+        """Whether a layer's weight has channels at both ends, and at neither labels."""
+        one = self.a.layers[layer]
+        return one.rows is not None and bool(one.columns)
 
     def place(self, layer: int, group: int) -> slice:
         """Return which of a layer's columns a group is."""

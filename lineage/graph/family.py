@@ -12,13 +12,13 @@ from lineage.evidence.ancestry import evidence
 from lineage.evidence.counters import order
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
-from lineage.evidence.reduced import levels
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
-from lineage.graph.leaves import LIKELY, noised, sparse
+from lineage.graph.leaves import CERTAIN, LIKELY, noised, sparse
 from lineage.graph.remerged import remerged
+from lineage.graph.rounded import hang, past_noise
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.graph.base import Between
-
-_CERTAIN = 0.99
-"""No probability above this is printed: nothing here is calibrated finer."""
 
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
@@ -86,7 +83,8 @@ class Family:
         # In an order of their own contents, so that names and input order cannot matter.
         rest = self._attach_merged_inside(sorted(members, key=self._by_content))
         rest = sorted(self._collapse_copies(rest), key=self._by_content)
-        rest = self._attach_reduced(rest)
+        rest, rounded = hang(rest, models, self.between, self.hidden)
+        self.edges += rounded
         rest = self._attach_put_together(rest)
         alike: dict[object, list[str]] = defaultdict(list)
         for path in rest:
@@ -98,7 +96,7 @@ class Family:
             steps = steps_into(kind.members, outside, models, self.between)
             for group in groups(kind.members, steps, self.between):
                 self._join(group)
-        self.edges = without_rings(self._in_one_frame(self.edges))
+        self.edges = without_rings(self._in_one_frame(past_noise(self.edges, self.between)))
 
     def _by_content(self, path: str) -> tuple[str, str]:
         return self.models[path].value_id, path
@@ -143,55 +141,6 @@ class Family:
             return False
         return self.between(a, b).relation is Relation.IDENTICAL
 
-    def _attach_reduced(self, members: list[str]) -> list[str]:
-        """Hang quantized models on their nearest source: these are certain leaves."""
-        rest = []
-        for child in members:
-            shape = structure(self.models[child])
-            sources = [
-                (
-                    not found.is_exact,
-                    shape != structure(self.models[parent]),
-                    found.distance,
-                    self._by_content(parent),
-                )
-                for parent in self._may_be_sources(child, members)
-                if self._is_reduced(found := self.between(parent, child), child)
-            ]
-            if not sources:
-                rest.append(child)
-                continue
-            parent = min(sources)[-1][-1]
-            found = self.between(parent, child)
-            assert found.relation is not None
-            self.edges.append(Edge(parent, child, found.relation, found.how, None, _CERTAIN))
-        return rest
-
-    def _is_reduced(self, found: Comparison, child: str) -> bool:
-        """Whether a model has less than a source; zeros, of those in coordinates of their own.
-
-        Of others the whole family tells which of those with the same zeros was pruned.
-        """
-        if found.direction != "a->b" or found.structure:
-            return False
-        is_pruned = found.relation is Relation.PRUNED and child in self.hidden.prints
-        return found.relation is Relation.QUANTIZED or is_pruned
-
-    def _may_be_sources(self, child: str, members: Sequence[str]) -> list[str]:
-        """Return the models of which one may be a quantized one's source."""
-        model = self.models[child]
-        others = [path for path in members if path != child]
-        if child in self.hidden.prints:
-            return [path for path in others if self.hidden.knows(path, child)]
-        if _has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
-            return others
-        mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
-        return [
-            path
-            for path in others
-            if any(digest in mine for t in self.models[path].tensors for _, digest in t.rounded)
-        ]
-
     def _in_one_frame(self, edges: Sequence[Edge]) -> list[Edge]:
         """Hang what has a copy's coordinates on that copy, and not on what that was copied from."""
         copies: dict[tuple[str, str], str] = {}
@@ -228,13 +177,13 @@ class Family:
                 merged.add(paths[child])
                 for parent, share in zip(merge.parents, merge.coefficients, strict=True):
                     ends = paths[parent], paths[child]
-                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, _CERTAIN))
+                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, CERTAIN))
         return [path for path in members if path not in merged]
 
     def _attach_put_together(self, members: list[str]) -> list[str]:
         """Hang models that are others' layers on these, and what came from them on them."""
         made = put_together(members, self.models)
-        self.edges += passthrough_edges(made, _CERTAIN)
+        self.edges += passthrough_edges(made, CERTAIN)
         came_from = followers(made, members, self.models, self.between) if made else {}
         for origin in made:
             came = [path for path in members if came_from.get(path) == origin]
@@ -245,7 +194,7 @@ class Family:
         """Hang a group's first on what it was made from, and the others on it or each other."""
         step = group.step
         if step is not None and step.found.is_exact:
-            self.edges.append(step.edge(_CERTAIN))
+            self.edges.append(step.edge(CERTAIN))
         elif step is not None:
             shape = structure(self.models[step.parent])
             kin = [path for path in self.rest if structure(self.models[path]) == shape]
@@ -299,7 +248,7 @@ class Family:
     def _add(
         self, parent: str, child: str, relation: Relation, how: str | None, probability: float
     ) -> None:
-        self.edges.append(Edge(parent, child, relation, how, None, min(_CERTAIN, probability)))
+        self.edges.append(Edge(parent, child, relation, how, None, min(CERTAIN, probability)))
 
     def _attach_hidden(self, members: Sequence[str], panel: Panel, seed: str | None) -> set[int]:
         """Hang models in coordinates of their own on those that they come from.
@@ -341,7 +290,7 @@ class Family:
             return False
         shares = remerged(child, others, self.models, self.hidden.writing)
         for parent, share in (shares or {}).items():
-            self.edges.append(Edge(parent, child, Relation.MERGE, "linear", share, _CERTAIN))
+            self.edges.append(Edge(parent, child, Relation.MERGE, "linear", share, CERTAIN))
         return shares is not None
 
     def _parent_outside(
@@ -408,7 +357,7 @@ class Family:
                 if parent == merge.base and merge.how in {"ties", "dare"}:
                     continue  # which of a base and its lightest children it was is not sure
                 ends = members[parent], members[child]
-                edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, _CERTAIN)
+                edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, CERTAIN)
                 self.edges.append(edge)
         return merges
 
@@ -470,13 +419,6 @@ def _energy(model: Fingerprint) -> float:
     """Return the squared norm of all there is; what is stored twice counts once."""
     energy = {t.value: t.sketch.energy for t in model.tensors if t.sketch is not None}
     return sum(energy.values())
-
-
-def _has_levels(model: Fingerprint) -> bool:
-    """Whether the values of most matrices lie on a quantizer's levels."""
-    sizes = [(t.size, levels(t) > 0) for t in model.tensors if len(t.shape) > 1]
-    on = [size for size, has in sizes if has]
-    return 2 * sum(on) >= max(1, sum(size for size, _ in sizes)) or 2 * len(on) >= len(sizes) > 0
 
 
 def _step(found: Comparison) -> tuple[Relation, str | None]:

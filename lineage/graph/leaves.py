@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
     Named = Callable[[int, Sequence[int]], list[int]]
 
-__all__ = ["LIKELY", "noised", "sparse"]
+__all__ = ["CERTAIN", "LIKELY", "UNSURE", "noised", "sparse"]
+
+CERTAIN = 0.99
+"""No probability above this is printed: nothing here is calibrated finer."""
 
 LIKELY = 0.95
 """For a parent that a mechanical pattern names among the models at hand."""
 
-_UNSURE, _AS_NEAR = 0.6, 1.1
-"""For the nearest of several that a pruned model is about as near to, squared, if it was trained on
-since: one that was trained alike is as near as the source."""
+UNSURE, _AS_NEAR = 0.6, 1.1
+"""For one of several that may as well be the source; and how much further, squared, another may be
+from what was pruned and trained on since: what was trained alike is as near as the source."""
 
 _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
@@ -98,7 +101,7 @@ def _source(
         for i in full
         if i != source and equal[i] == equal[source] and squared[i] < _AS_NEAR * squared[source]
     ]
-    return source, LIKELY if told or not rivals else _UNSURE
+    return source, LIKELY if told or not rivals else UNSURE
 
 
 def noised(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]:

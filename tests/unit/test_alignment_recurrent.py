@@ -441,3 +441,22 @@ def test_units_without_gates_change_their_sign_whole() -> None:
     assert off(written(a, b, found), a) == 0
     with read(a) as one, read(b) as other:
         check(found, described(one.items, name="a"), described(other.items, name="b"))
+
+
+def test_gates_in_another_order_are_found_though_cells_stay_where_they_are() -> None:
+    rng, units = np.random.default_rng(1), 300
+    a = {
+        "lstm.weight_ih_l0": rng.normal(0, 1, (GATES * units, INNER)).astype("f4"),
+        "lstm.weight_hh_l0": rng.normal(0, 1, (GATES * units, units)).astype("f4"),
+        "decoder.weight": rng.normal(0, 1, (WORDS, units)).astype("f4"),
+    }
+    b = {
+        name: values.reshape(GATES, units, -1)[ONNX].reshape(values.shape)
+        if name.startswith("lstm.")
+        else values
+        for name, values in a.items()
+    }
+    found = align(a, b)
+    assert isinstance(found, ChainAlignment)
+    assert found.related
+    assert found.gates == (0, 2, 3, 1)
