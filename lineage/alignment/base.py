@@ -187,6 +187,7 @@ class ChainAlignment:
         epsilon: What norms add to a variance, as those rescaled rows tell it.
         candidate: Which of a's gates changes its sign with what is remembered; None without gates.
         tokens: b's tokens in a's order, where they must be moved.
+        is_swapped: Whether what earlier blocks wrote is read behind what later ones did.
     """
 
     groups: tuple[Group, ...]
@@ -198,6 +199,7 @@ class ChainAlignment:
     epsilon: float = EPSILON
     candidate: int | None = None
     tokens: NDArray[np.intp] | None = None
+    is_swapped: bool = False
 
     @property
     def log10_p(self) -> float:

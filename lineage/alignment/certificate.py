@@ -216,11 +216,12 @@ def _chain(found: ChainAlignment, arrays: dict[str, NDArray[Any]]) -> dict[str, 
         arrays["tokens"] = found.tokens.astype(np.int64)
     return {
         **({} if found.candidate is None else {"candidate": found.candidate}),
-        **({"epsilon": found.epsilon.hex()} if found.before else {}),
+        **({"epsilon": found.epsilon.hex()} if found.before or found.epsilon != EPSILON else {}),
         "folded": found.is_folded,
         "gates": gates,
         "groups": rows,
         "last": found.is_last,
+        **({"swapped": True} if found.is_swapped else {}),
     }
 
 
@@ -250,7 +251,7 @@ def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> 
         for name, array in arrays.items()
         if name.startswith("layer.")
     }
-    epsilon = float.fromhex(head["epsilon"]) if before else EPSILON
+    epsilon = float.fromhex(head["epsilon"]) if before or "epsilon" in head else EPSILON
     if not 0 <= epsilon < 1:
         raise ValueError("what is added to variances is none")
     return ChainAlignment(
@@ -263,6 +264,7 @@ def _read_chain(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> 
         epsilon,
         candidate,
         None if tokens is None else tokens.astype(np.intp),
+        is_swapped=head.get("swapped") is True,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from lineage.alignment.base import EPSILON
 from lineage.alignment.layers import Layer, Part
 from lineage.alignment.wiring import wired
 from lineage.errors import ArchitectureError
@@ -38,6 +39,10 @@ class Chain:
         is_last: Whether channels were last when something was flattened for a linear layer.
         is_open: Whether anything was, so that names and shapes do not say that.
         tokens: The strings of its tokens, by their numbers.
+        norms: Vectors of channels that are no layer's: norms in front of layers, and the like. What
+            they are of are their columns.
+        epsilon: What norms add to a variance.
+        joined: Groups of several blocks that are read together; in which order, names do not say.
     """
 
     layers: tuple[Layer, ...]
@@ -47,6 +52,9 @@ class Chain:
     is_last: bool = False
     is_open: bool = False
     tokens: tuple[str, ...] | None = None
+    norms: tuple[Layer, ...] = ()
+    epsilon: float = EPSILON
+    joined: frozenset[tuple[int, ...]] = frozenset()
 
     @classmethod
     def of(
@@ -82,7 +90,14 @@ class Chain:
             Arrays(found),
             is_open=is_open,
             tokens=tokens,
+            norms=tuple(wiring.norms),
+            joined=frozenset(wiring.joined),
         )
+
+    @property
+    def normed(self) -> frozenset[int]:
+        """Groups that vectors apart are of: what multiplies their channels is not told."""
+        return frozenset(group for layer in self.norms for group in layer.columns)
 
     @property
     def words(self) -> int:
@@ -90,9 +105,34 @@ class Chain:
         first = self.layers[0]
         return first.labels if first.kind == "embedding" else 0
 
-    def flattened(self, *, last: bool) -> Chain:
-        """Return the same, with channels flattened first or last."""
-        return replace(self, is_last=last)
+    def laid(self, *, last: bool, swapped: bool = False) -> Chain:
+        """Return the same, laid out as names and shapes do not say.
+
+        Args:
+            last: Whether channels are last where they are flattened.
+            swapped: Whether what earlier blocks wrote is read behind what later ones did.
+        """
+        found = replace(self, is_last=last)
+        if not swapped:
+            return found
+        layers, norms = (tuple(map(self._turned, one)) for one in (self.layers, self.norms))
+        joined = frozenset(groups[::-1] for groups in self.joined)
+        return replace(found, layers=layers, norms=norms, joined=joined)
+
+    def _turned(self, layer: Layer) -> Layer:
+        """Return a layer that reads what is joined in the opposite order."""
+        if layer.columns not in self.joined:
+            return layer
+        columns = layer.columns[::-1]
+        parts = {
+            role: replace(part, columns=columns) if part.columns == layer.columns else part
+            for role, part in layer.parts.items()
+        }
+        return replace(layer, columns=columns, parts=parts)
+
+    def adding(self, epsilon: float) -> Chain:
+        """Return the same, with another number that norms add to a variance."""
+        return replace(self, epsilon=epsilon)
 
     def with_items(self, items: Mapping[str, Item]) -> Chain:
         """Return the same with other tensors under some names."""

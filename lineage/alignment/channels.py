@@ -27,7 +27,7 @@ import numpy as np
 from lineage.alignment.base import ChainAlignment, Group
 from lineage.alignment.labelled import folded, in_order, order_of_tokens, told_tokens, turned
 from lineage.alignment.looking import NOTHING, Fit, Looks, as_matrix
-from lineage.alignment.normed import InFront, in_front
+from lineage.alignment.normed import InFront, in_front, told_epsilon
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import LEAST_SHARE, Agreement
@@ -92,19 +92,23 @@ def solved(a: Chain, b: Chain, like: ChainAlignment | None = None) -> ChainAlign
     used = [n for n, i in enumerate(pair.layers) if i in used]
     solver = _Solver(pair.a, pair.b, used)
     found = solver.alignment()
-    if a.is_open and found.agreement.share < _CLEAR:
-        last = _Solver(pair.a.flattened(last=True), pair.b.flattened(last=True), used)
-        other = last.alignment()
+    for last, swapped in ((True, False),) * a.is_open + ((False, True),) * bool(a.joined):
+        if found.agreement.share >= _CLEAR:
+            break
+        one, two = (chain.laid(last=last, swapped=swapped) for chain in (pair.a, pair.b))
+        laid = _Solver(one, two, used)
+        other = laid.alignment()
         if other.agreement.share > found.agreement.share:
-            solver, found = last, replace(other, is_last=True)
+            solver, found = laid, replace(other, is_last=last, is_swapped=swapped)
     return replace(_whole(a, moved, pair, solver, found), tokens=tokens)
 
 
 def _rescaled_again(a: Chain, b: Chain, like: ChainAlignment) -> ChainAlignment:
     """Find by what channels were multiplied whose partners are known; see `solved`."""
-    one, other = (chain.flattened(last=like.is_last) for chain in (a, b))
+    ways = {"last": like.is_last, "swapped": like.is_swapped}
+    one, other = (chain.laid(**ways) for chain in (a, b))
     found = _Solver(one, other, _paired(a, b)).known(like.groups)
-    return replace(found, is_last=like.is_last)
+    return replace(found, is_last=like.is_last, is_swapped=like.is_swapped)
 
 
 def _whole(
@@ -341,6 +345,10 @@ class _Solver:
         if related and not self._is_whole(orders):
             raise ArchitectureError("has channels of several parts of a convolution mixed", "b")
         look = self.look.signed(fit)
+        epsilon = told_epsilon(look, orders) if related else self.a.epsilon
+        if epsilon != self.a.epsilon and not self.a.recurrent:
+            ways = self.a.adding(epsilon), self.b.adding(epsilon)
+            return _Solver(*ways, self.used)._result(fit, seen)
         scales = rescaled(look, orders) if related else {}
         for g, signs in fit.signs.items():
             scales[g] = scales.get(g, np.ones(len(signs))) * signs
@@ -366,7 +374,7 @@ class _Solver:
             total,
             is_folded=is_folded,
             before=front.scales,
-            epsilon=front.epsilon,
+            epsilon=front.epsilon if front.scales else self.a.epsilon,
             candidate=self._candidate(fit),
         )
 

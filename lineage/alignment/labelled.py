@@ -78,7 +78,7 @@ def in_order(chain: Chain, order: Order) -> Chain:
         part.item.name: _made(part.item, partial(_rows, chain, part.item, order))
         for layer in chain.layers
         for part in layer.parts.values()
-        if (part.is_turned or part.rows is None) and part.shape[0] == len(order)
+        if (layer.kind == "embedding" or part.rows is None) and part.shape[0] == len(order)
     }
     return chain.with_items(items)
 
@@ -141,7 +141,16 @@ def folded(a: Chain, b: Chain) -> Folded:
         whole = chain.with_items(items)
         sizes = tuple(chain.sizes[g] for g in kept)
         recurrent = frozenset(kept.index(g) for g in chain.recurrent)
-        made.append(replace(whole, layers=tuple(found), sizes=sizes, recurrent=recurrent))
+        made.append(
+            replace(
+                whole,
+                layers=tuple(found),
+                sizes=sizes,
+                recurrent=recurrent,
+                norms=(),
+                joined=frozenset(),
+            )
+        )
     return Folded(made[0], made[1], tuple(kept), tuple(layers), readers)
 
 

@@ -52,7 +52,7 @@ class Part:
             colours, pixels, samples, tokens.
         gates: Rows are so many blocks of the group.
         positions: Columns that each channel has, of what was flattened in front of a linear layer.
-        is_turned: Whether rows and columns change places: embeddings.
+        is_turned: Whether rows and columns change places: embeddings, transposed convolutions.
         parts: Of a convolution in parts, how many there are: each part of its rows reads the same
             part of the channels, and only those are stored.
         within: Where in the tensor, if it holds several; see `Leaf`.
@@ -96,7 +96,7 @@ class Layer:
     def shape(self) -> tuple[object, ...]:
         """What must be the same in a layer that this is held against: all but labels."""
         weight = self.parts["weight"]
-        is_labelled = weight.is_turned or self.rows is None
+        is_labelled = self.kind == "embedding" or self.rows is None
         inner = weight.shape[1:] if is_labelled else weight.shape
         return self.kind, inner, self.rows, self.columns
 

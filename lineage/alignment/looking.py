@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from lineage.alignment.base import EPSILON
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -44,7 +42,7 @@ def as_matrix(chain: Chain, part: Part) -> Matrix:
     """Return a tensor as gates by rows by channels by positions."""
     values = stored(chain, part).astype(np.float64)
     if part.is_turned:
-        values = values.T
+        values = values.swapaxes(0, 1)
     rows = values.shape[0] // part.gates
     if part.positions > 1:
         if chain.is_last:
@@ -77,7 +75,7 @@ def folding(chain: Chain, layer: Layer) -> Matrix | None:
     if "var" not in layer.parts:
         return None
     var = chain.arrays.whole(layer.parts["var"].item).astype(np.float64)
-    factor: Matrix = 1.0 / np.sqrt(np.maximum(var, 0) + EPSILON)
+    factor: Matrix = 1.0 / np.sqrt(np.maximum(var, 0) + chain.epsilon)
     gain = layer.parts.get("gain")
     return factor if gain is None else factor * chain.arrays.whole(gain.item)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.base import EPSILON
-from lineage.alignment.looking import as_matrix
+from lineage.alignment.looking import as_folded, as_matrix
 from lineage.alignment.spared import told
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["InFront", "in_front", "undone"]
+__all__ = ["InFront", "in_front", "told_epsilon", "undone"]
 
 _FAR_BETTER = 0.5
 """Of what is left otherwise, what other lengths and signs of rows must leave to be taken."""
@@ -80,6 +80,30 @@ def in_front(looks: Looks, orders: Orders, scales: Mapping[int, Array]) -> InFro
         best = min(_EPSILONS, key=lambda e: left[e])
         epsilon = best if left[best] < _FAR_BETTER * left[EPSILON] else EPSILON
     return InFront(found, epsilon)
+
+
+def told_epsilon(looks: Looks, orders: Orders) -> float:
+    """Return what norms add to a variance, as rows tell it that one of the two has them folded in.
+
+    Args:
+        looks: Both networks.
+        orders: Which of b's channels each of a's is.
+    """
+    left = dict.fromkeys(_EPSILONS, 0.0)
+    for i in looks.used:
+        layers = [chain.layers[i] for chain in (looks.a, looks.b)]
+        has_norm = ["var" in layer.parts for layer in layers]
+        rows = layers[0].rows
+        if rows is None or has_norm[0] == has_norm[1]:
+            continue
+        for epsilon in _EPSILONS:
+            ours, theirs = (
+                np.sqrt(np.sum(as_folded(chain.adding(epsilon), layer) ** 2, axis=(0, 2, 3)))
+                for chain, layer in zip((looks.a, looks.b), layers, strict=True)
+            )
+            left[epsilon] += float(np.var(np.log(_ratio(ours, theirs[orders[rows]]))))
+    best = min(_EPSILONS, key=lambda e: left[e])
+    return best if left[best] < _FAR_BETTER * left[EPSILON] else looks.a.epsilon
 
 
 def undone(values: Mapping[str, Array], by: Array, epsilon: float) -> dict[str, Array]:

@@ -47,7 +47,7 @@ def scales(looks: Looks, orders: Orders) -> dict[int, Matrix]:
     asked = {
         g: looks.norms[0][g] / looks.norms[1][g][orders[g]]
         for g in looks.plain
-        if g not in looks.a.recurrent and g in looks.norms[0]
+        if g not in looks.a.recurrent | looks.a.normed and g in looks.norms[0]
     }
     taken = _taken(looks, asked, orders)
     left = {g: _left(looks, g, orders, taken) for g in looks.plain}

@@ -50,7 +50,11 @@ def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
         recurrent layers as a packs them, under its names, where one of the two has ONNX's W, R, B.
     """
     other = b if found.tokens is None else in_order(b, found.tokens)
-    writer = _Writer(a.flattened(last=found.is_last), other.flattened(last=found.is_last), found)
+    ours, theirs = (
+        chain.laid(last=found.is_last, swapped=found.is_swapped).adding(found.epsilon)
+        for chain in (a, other)
+    )
+    writer = _Writer(ours, theirs, found)
     items = dict(b.arrays.items)
     for layer in b.layers:
         for part in layer.parts.values():
@@ -62,6 +66,12 @@ def rewired(a: Chain, b: Chain, found: ChainAlignment) -> Artifact:
             shape, name = part.item.shape, part.item.name
             made = Made(partial(writer.tensor, shape, tuple(places[name])))
             items[name] = Item(name, "F32", shape, 4 * prod(shape), made)
+    for norm in writer.b.norms:
+        for part in norm.parts.values():
+            made = Made(partial(writer.vector, part))
+            items[part.item.name] = Item(
+                part.item.name, "F32", part.shape, 4 * prod(part.shape), made
+            )
     return Artifact("aligned", tuple(items[name] for name in sorted(items)))
 
 
@@ -97,6 +107,14 @@ class _Writer:
             part = self.roles(i)[role]
             whole[part.within] = _stored(self.b, part, self._layer(i)[role])
         return whole
+
+    def vector(self, part: Part) -> NDArray[np.float32]:
+        """Return one that is no layer's, with its channels in a's order."""
+        values = stored(self.b, part).reshape(-1)
+        starts = np.cumsum([0, *(self.b.sizes[group] for group in part.columns)])
+        orders = [self.found.groups[group].order for group in part.columns]
+        order = np.concatenate([one + at for one, at in zip(orders, starts, strict=False)])
+        return np.asarray(values[order], np.float32).reshape(part.shape)
 
     def _layer(self, i: int) -> dict[str, Array]:
         """Return all tensors of a layer, matrices as gates by rows by channels by positions."""
@@ -196,7 +214,8 @@ def _stored(chain: Chain, part: Part, values: Array) -> Array:
     if part.parts > 1:
         values = gathered(values, part.parts)
     if part.is_turned:
-        values = values[0, :, :, 0].T
+        rows, width = part.shape[1::-1]
+        values = values.reshape(rows, width, -1).swapaxes(0, 1)
     return values.reshape(part.shape)
 
 

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import pairwise, permutations
+from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
 
-from lineage.alignment.layers import Layer, Leaf, Part
+from lineage.alignment.layers import Layer, Part
+from lineage.alignment.ordering import (
+    SHORTCUT,
+    block_of,
+    is_head,
+    kind_of,
+    ordered,
+    siblings,
+    with_gates,
+)
+from lineage.alignment.stems import stems_of
+from lineage.alignment.vectors import placed
 from lineage.errors import ArchitectureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
+    from lineage.alignment.ordering import Leaves
     from lineage.artifacts import Item
 
 __all__ = ["Wiring", "wired"]
 
-_RECURRENT = re.compile(r"(weight|bias)_(ih|hh)(_l\d+)?(_reverse)?")
 
-_NORM_LEAVES = {"weight": "gain", "bias": "shift", "running_mean": "mean", "running_var": "var"}
+_FLAT = 2
+"""Axes of a linear layer's weight."""
 
-_EMBEDDING = re.compile(r"emb|wte|token|lookup", re.IGNORECASE)
-_HEAD = re.compile(r"classifier|head|decoder|output|logits|lm_head", re.IGNORECASE)
-_STEM = re.compile(r"^stem|embedder|conv_in|input", re.IGNORECASE)
-_SHORTCUT = re.compile(r"(.*?)\.?(shortcut|downsample|skip|identity|proj_conv)\b.*")
-_NOT_A_CHAIN = re.compile(r"attn|attention|\b[qkv]_proj|query|lora_", re.IGNORECASE)
-
-_NORM_NAMES = (
-    (re.compile(r"normalization$"), "convolution"),
-    (re.compile(r"_(BN|bn|norm)$"), ""),
-    (re.compile(r"(bn|norm|batch_?norm)(\d*)$"), r"conv\2"),
-    (re.compile(r"(bn|norm|batch_?norm)$"), "0"),
-)
-"""How a norm's name becomes that of the layer in front of it."""
-
-_MOST_LINEAR = 6
-"""Linear layers whose order is looked for by their shapes, at most."""
+_UP = re.compile(r"(^|[._])(up|trans|deconv)", re.IGNORECASE)
+_BRANCH = re.compile(r"branch(\d+)")
 
 
 def wired(items: Sequence[Item], name: str) -> Wiring:
@@ -50,107 +48,11 @@ def wired(items: Sequence[Item], name: str) -> Wiring:
     Raises:
         ArchitectureError: If names and shapes do not tell what feeds what.
     """
-    stems = _stems(items, name)
-    wiring = Wiring(name, _ordered(stems, name))
+    stems = stems_of(items, name)
+    wiring = Wiring(name, ordered(stems, name))
     wiring.follow()
-    wiring.put_norms(stems)
+    wiring.layers, wiring.norms = placed(wiring.layers, wiring.sizes, stems, name)
     return wiring
-
-
-_Leaves = dict[str, Leaf]
-
-
-def _stems(items: Sequence[Item], name: str) -> dict[str, _Leaves]:
-    """Put tensors together that belong to one layer or norm."""
-    found: dict[str, _Leaves] = {}
-    for item in items:
-        if not item.shape or not item.dtype.startswith(("F", "BF", "Q", "I8")):
-            continue
-        if _NOT_A_CHAIN.search(item.name):
-            raise ArchitectureError(f"has attention or adapters ({item.name})", name)
-        stem, _, leaf = item.name.rpartition(".")
-        recurrent = _RECURRENT.fullmatch(leaf)
-        if recurrent is not None:
-            number, way = recurrent[3] or "", recurrent[4] or ""
-            stem, leaf = f"{stem}{number}{way}", f"{recurrent[1]}_{recurrent[2]}"
-        found.setdefault(stem, {})[leaf] = Leaf(item)
-    return {one: leaves for stem, old in found.items() for one, leaves in _unpacked(stem, old)}
-
-
-def _unpacked(stem: str, leaves: _Leaves) -> Iterator[tuple[str, _Leaves]]:
-    """Yield the layers of a stem: of ONNX's W, R and B those of both directions, apart.
-
-    W has the shape (directions, gates x units, inputs), R (directions, gates x units, units), B
-    (directions, 2 x gates x units): first the biases of what is read, then those of the units.
-    """
-    names = set(leaves)
-    shapes = [leaves[name].shape for name in ("W", "R") if name in leaves]
-    is_packed = {"W", "R"} <= names <= {"W", "R", "B"} and all(len(one) == 3 for one in shapes)
-    if not is_packed or shapes[0][:2] != shapes[1][:2] or shapes[0][0] not in (1, 2):
-        yield stem, leaves
-        return
-    ways, rows = shapes[0][:2]
-    both = leaves.get("B")
-    if both is not None and both.shape != (ways, 2 * rows):
-        yield stem, leaves
-        return
-    for way in range(ways):
-        found = {"weight_ih": Leaf(leaves["W"].item, (way,))}
-        found["weight_hh"] = Leaf(leaves["R"].item, (way,))
-        if both is not None:
-            found["bias_ih"] = Leaf(both.item, (way, slice(0, rows)))
-            found["bias_hh"] = Leaf(both.item, (way, slice(rows, 2 * rows)))
-        yield f"{stem}_reverse" if way else stem, found
-
-
-def _kind(stem: str, leaves: _Leaves) -> str:
-    if "weight_ih" in leaves and "weight_hh" in leaves:
-        return "recurrent"
-    weight = leaves.get("weight")
-    if weight is None or len(weight.shape) < 2 or "running_mean" in leaves:
-        return "norm"
-    if len(weight.shape) > 2:
-        return "convolution"
-    last = stem.rsplit(".", 1)[-1]
-    is_embedding = "bias" not in leaves and _EMBEDDING.search(last) and not _HEAD.search(last)
-    return "embedding" if is_embedding else "linear"
-
-
-_RANKS = {"embedding": 0, "convolution": 2, "recurrent": 3, "linear": 4}
-
-
-def _natural(stem: str) -> tuple[object, ...]:
-    return tuple(
-        (0, int(one), "") if one.isdigit() else (1, 0, one) for one in re.split(r"(\d+)", stem)
-    )
-
-
-def _ordered(stems: Mapping[str, _Leaves], name: str) -> list[tuple[str, _Leaves]]:
-    """Return the layers in the order in which they are computed."""
-    ranked = []
-    for stem, leaves in stems.items():
-        kind = _kind(stem, leaves)
-        if kind == "norm":
-            continue
-        rank = _RANKS[kind]
-        if kind == "convolution" and _STEM.search(stem):
-            rank = 1
-        if kind == "linear" and _HEAD.search(stem):
-            rank = 5
-        ranked.append((rank, _natural(stem), stem))
-    ranked.sort()
-    front = [stem for rank, _, stem in ranked if rank < _RANKS["linear"]]
-    back = [stem for rank, _, stem in ranked if rank >= _RANKS["linear"]]
-    if 1 < len(back) <= _MOST_LINEAR:
-        back = next((list(o) for o in permutations(back) if _follow(o, stems)), back)
-    if not ranked:
-        raise ArchitectureError("has no layers by known names", name)
-    return [(stem, stems[stem]) for stem in (*front, *back)]
-
-
-def _follow(order: Sequence[str], stems: Mapping[str, _Leaves]) -> bool:
-    shapes = [stems[stem]["weight"].shape for stem in order]
-    return all(x[0] == y[1] for x, y in pairwise(shapes))
 
 
 class Wiring:
@@ -162,15 +64,21 @@ class Wiring:
         sizes: Of the groups of channels.
         recurrent: Groups that go through tanh.
         at: Groups that the next layer reads.
+        past: Groups that blocks before it read.
+        joined: Of these, what an earlier block wrote besides the one in front.
+        norms: Vectors of channels that no layer in front of them wrote alone.
     """
 
-    def __init__(self, name: str, pending: Sequence[tuple[str, _Leaves]]) -> None:
+    def __init__(self, name: str, pending: Sequence[tuple[str, Leaves]]) -> None:
         self.name = name
         self.pending = pending
         self.layers: list[Layer] = []
         self.sizes: list[int] = []
         self.recurrent: set[int] = set()
         self.at: tuple[int, ...] = ()
+        self.past: list[tuple[int, ...]] = []
+        self.joined: set[tuple[int, ...]] = set()
+        self.norms: list[Layer] = []
 
     def group(self, size: int) -> int:
         """Number a new group of channels."""
@@ -180,14 +88,15 @@ class Wiring:
     def follow(self) -> None:
         """Wire the layers, one after the other."""
         blocks = _blocks(
-            [stem for stem, leaves in self.pending if _kind(stem, leaves) == "convolution"]
+            [stem for stem, leaves in self.pending if kind_of(stem, leaves) == "convolution"]
         )
+        branches = _branches([stem for stem, _ in self.pending])
         done: set[str] = set()
-        last = self.pending[-1][0]
         for stem, leaves in self.pending:
             if stem in done:
                 continue
-            kind = _kind(stem, leaves)
+            kind = kind_of(stem, leaves)
+            self._enter(stem, leaves)
             if kind == "recurrent":
                 self._recurrent(stem, leaves, done)
             elif kind == "embedding":
@@ -196,65 +105,104 @@ class Wiring:
                 self.at = (rows,)
             elif stem in blocks:
                 self._block(blocks[stem], done)
+            elif stem in branches:
+                self._branched(branches[stem], done)
             else:
-                self._plain(stem, kind, leaves, is_last=stem == last and kind == "linear")
+                self._plain(stem, kind, leaves, is_last=self._is_last(stem))
 
-    def put_norms(self, stems: Mapping[str, _Leaves]) -> None:
-        """Put norms and loose vectors to the layers in front of them."""
-        by_name = {layer.name: i for i, layer in enumerate(self.layers)}
-        for stem, leaves in stems.items():
-            if stem in by_name:
-                continue
-            size = next(iter(leaves.values())).shape[0]
-            place = self._in_front(stem, size, by_name)
-            layer = self.layers[place]
-            parts = dict(layer.parts)
-            for leaf, item in leaves.items():
-                role = _NORM_LEAVES.get(leaf)
-                if role is None or item.shape != (size,) or role in parts:
-                    raise ArchitectureError(f"has a tensor of unknown use ({item.name})", self.name)
-                parts[role] = Part(item.item, role, layer.rows, within=item.within)
-            self.layers[place] = replace(layer, parts=parts)
+    def _is_last(self, stem: str) -> bool:
+        last, leaves = self.pending[-1]
+        kind = kind_of(stem, leaves)
+        return stem == last and "weight" in leaves and is_head(stem, kind, leaves["weight"].shape)
 
-    def _in_front(self, stem: str, size: int, by_name: Mapping[str, int]) -> int:
-        for pattern, put in _NORM_NAMES:
-            place = by_name.get(pattern.sub(put, stem))
-            if place is not None and self._rows_of(place) == size:
-                return place
-        parent, _, last = stem.rpartition(".")
-        if last.isdigit():
-            earlier = [
-                (int(one.rpartition(".")[2]), place)
-                for one, place in by_name.items()
-                if one.rpartition(".")[0] == parent and one.rpartition(".")[2].isdigit()
-            ]
-            earlier = [pair for pair in earlier if pair[0] < int(last)]
-            if earlier and self._rows_of(max(earlier)[1]) == size:
-                return max(earlier)[1]
-        raise ArchitectureError(f"has a norm of which no layer is known ({stem})", self.name)
+    def _enter(self, stem: str, leaves: Leaves) -> None:
+        """Remember what every block reads; put what an earlier one read in front, where it is read.
 
-    def _rows_of(self, place: int) -> int:
-        rows = self.layers[place].rows
-        return -1 if rows is None else self.sizes[rows]
+        A layer that reads more channels than the one in front of it writes reads those of an
+        earlier one besides, as in DenseNet and U-Net: of as many as are missing the latest.
+        """
+        shape = leaves["weight"].shape if "weight" in leaves else ()
+        is_read = len(shape) > 1 and self.at and not self._is_turned(stem, shape)
+        missing = shape[1] - self._width(self.at) if is_read else 0
+        among = self.past[::-1]
+        if len(shape) == _FLAT:  # of a map, unless what the last block read was put together, too
+            among = [one for one in among[:1] if len(one) > 1]
+        earlier = next((one for one in among if self._width(one) == missing), ())
+        if missing > 0 and earlier:
+            self.at = (*earlier, *self.at)
+            self.joined.add(self.at)
+        if self.at and (not self.layers or block_of(stem) != block_of(self.layers[-1].name)):
+            self.past.append(self.at)
+
+    def _is_turned(self, stem: str, shape: tuple[int, ...]) -> bool:
+        """Whether a convolution is transposed, by which maps are made larger again."""
+        if len(shape) <= _FLAT or shape[0] != self._width(self.at) or not _UP.search(stem):
+            return False
+        return shape[-1] % 2 == 0  # others have filters around a middle
+
+    def _branched(self, branches: Sequence[Sequence[str]], done: set[str]) -> None:
+        """Wire branches that read the same and whose channels are put one after another."""
+        leaves = dict(self.pending)
+        before = self.at
+        after: list[int] = []
+        for branch in branches:
+            self.at = before
+            for stem in branch:
+                self._plain(stem, kind_of(stem, leaves[stem]), leaves[stem], is_last=False)
+            after += self.at
+            done.update(branch)
+        self.at = tuple(after)
 
     def _plain(
-        self, stem: str, kind: str, leaves: _Leaves, *, is_last: bool, rows: int = -1
+        self, stem: str, kind: str, leaves: Leaves, *, is_last: bool, rows: int = -1
     ) -> None:
         shape = leaves["weight"].shape
+        if self._is_turned(stem, shape):
+            rows = self.group(shape[1])
+            self._layer(stem, kind, leaves, rows, self.at, turned=True)
+            self.at = (rows,)
+            return
         if self._is_depthwise(shape):
             self._layer(stem, kind, leaves, self.at[0], ())
             return
+        beside = self._beside(stem, shape)
+        after, self.at = self.at, self.at if beside is None else beside
         self._fits(stem, kind, shape)
         out = None if is_last else (rows if rows >= 0 else self.group(shape[0]))
         if is_last and self._is_tied(shape):
             out = self.layers[0].rows
         self._layer(stem, kind, leaves, out, self.at)
-        self.at = () if out is None else (out,)
+        self.at = () if out is None else (out,) if beside is None else (*after, out)
+
+    def _beside(self, stem: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return what a layer reads that differs from the one in front in its filters' size alone.
+
+        None if there is no such layer, or it feeds this one.
+        """
+        last = self.layers[-1] if self.layers else None
+        if last is None or not siblings(last.name, stem) or self._width(last.columns) != shape[1]:
+            return None
+        if shape[1] == self._width(self.at) and not self._reads_next(stem, shape):
+            return None
+        return last.columns
+
+    def _reads_next(self, stem: str, shape: tuple[int, ...]) -> bool:
+        """Whether the next layer that is no sibling reads all that siblings write together."""
+        stems = [one for one, _ in self.pending]
+        behind = self.pending[stems.index(stem) + 1 :]
+        together = self._width(self.at) + shape[0]
+        for one, leaves in behind:
+            if not siblings(stem, one):
+                return "weight" in leaves and leaves["weight"].shape[1] == together
+            together += leaves["weight"].shape[0]
+        return False
 
     def _is_tied(self, shape: tuple[int, ...]) -> bool:
         """Whether a last layer writes what the embedding reads again."""
         first = self.layers[0] if self.layers else None
-        return first is not None and first.kind == "embedding" and self._rows_of(0) == shape[0]
+        if first is None or first.kind != "embedding" or first.rows is None:
+            return False
+        return self.sizes[first.rows] == shape[0]
 
     def _is_depthwise(self, shape: tuple[int, ...]) -> bool:
         at = self.at
@@ -289,13 +237,15 @@ class Wiring:
         """Wire the convolutions of a block around which its input is added, or a shortcut of it."""
         leaves = dict(self.pending)
         before = self.at
-        main = [stem for stem in block if not _SHORTCUT.fullmatch(stem)]
-        around = [stem for stem in block if _SHORTCUT.fullmatch(stem)]
+        shapes = {stem: leaves[stem]["weight"].shape for stem in block}
+        main = with_gates([stem for stem in block if not SHORTCUT.fullmatch(stem)], shapes)
+        around = [stem for stem in block if SHORTCUT.fullmatch(stem)]
         for stem in main:
             size = leaves[stem]["weight"].shape[0]
             is_added = stem == main[-1] and not around and self._width(before) == size
             rows = before[0] if is_added else -1
-            self._plain(stem, "convolution", leaves[stem], is_last=False, rows=rows)
+            kind = kind_of(stem, leaves[stem])
+            self._plain(stem, kind, leaves[stem], is_last=False, rows=rows)
         after = self.at
         for stem in around:
             self.at = before
@@ -311,7 +261,7 @@ class Wiring:
     def _width(self, groups: tuple[int, ...]) -> int:
         return sum(self.sizes[group] for group in groups)
 
-    def _recurrent(self, stem: str, leaves: _Leaves, done: set[str]) -> None:
+    def _recurrent(self, stem: str, leaves: Leaves, done: set[str]) -> None:
         both = dict(self.pending)
         before, after = self.at, []
         for one in (stem, f"{stem}_reverse"):
@@ -330,7 +280,14 @@ class Wiring:
         self.at = tuple(after)
 
     def _layer(
-        self, stem: str, kind: str, leaves: _Leaves, rows: int | None, columns: tuple[int, ...]
+        self,
+        stem: str,
+        kind: str,
+        leaves: Leaves,
+        rows: int | None,
+        columns: tuple[int, ...],
+        *,
+        turned: bool = False,
     ) -> None:
         known = {"weight": "weight", "bias": "bias", "weight_ih": "weight", "bias_ih": "bias"}
         gates = 1
@@ -343,9 +300,9 @@ class Wiring:
                 positions = 1
                 if kind == "linear" and columns:
                     positions = self._fits(stem, kind, item.shape)
-                turned = kind == "embedding"
-                many = self._parts(kind, item.shape) if columns else 1
-                part = Part(item.item, role, rows, columns, gates, positions, turned, many)
+                many = self._parts(kind, item.shape) if columns and not turned else 1
+                is_turned = turned or kind == "embedding"
+                part = Part(item.item, role, rows, columns, gates, positions, is_turned, many)
             elif role == "bias":
                 part = Part(item.item, role, rows, gates=gates)
             elif leaf == "weight_hh" and rows is not None:
@@ -368,7 +325,7 @@ def _blocks(stems: Sequence[str]) -> dict[str, list[str]]:
     patterns = {
         re.sub(r"\d+", r"\\d+", re.escape(found[1]))
         for stem in stems
-        if (found := _SHORTCUT.fullmatch(stem)) is not None and found[1]
+        if (found := SHORTCUT.fullmatch(stem)) is not None and found[1]
     }
     blocks: dict[str, list[str]] = {}
     by_prefix: dict[str, list[str]] = {}
@@ -380,3 +337,19 @@ def _blocks(stems: Sequence[str]) -> dict[str, list[str]]:
                 blocks[stem] = by_prefix[found[1]]
                 break
     return blocks
+
+
+def _branches(stems: Sequence[str]) -> dict[str, list[list[str]]]:
+    """Return for each layer of a block of numbered branches all of these, in order."""
+    found: dict[str, list[list[str]]] = {}
+    named = [stem for stem in stems if _BRANCH.search(stem)]
+    for _, run in groupby(named, lambda stem: stem[: _BRANCH.search(stem).start()]):  # type: ignore[union-attr]
+        branches = [list(one) for _, one in groupby(run, _number)]
+        if [_number(one[0]) for one in branches] == list(range(1, len(branches) + 1)):
+            found |= {stem: branches for one in branches for stem in one}
+    return found
+
+
+def _number(stem: str) -> int:
+    seen = _BRANCH.search(stem)
+    return 0 if seen is None else int(seen[1])

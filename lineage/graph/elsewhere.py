@@ -15,6 +15,7 @@ from lineage.evidence.folded import are_folded
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.graph.disguised import Disguises
+from lineage.graph.unlooked import undenied
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def elsewhere(
     a, b = models
     told = Disguises.between_two(a, b, models, weights, watch)
     if told is None:
-        return found
+        return undenied(found, models, weights)
     seen, left = told
     if left is not None and not left.related:
         left = None

@@ -101,3 +101,35 @@ def test_the_command_says_it(
     told = capsys.readouterr().out
     assert status == (0 if is_hidden else 1)
     assert ("reparametrized" in told) is is_hidden
+
+
+def shuffled(seed: int) -> Model:
+    """Return a network of which names and shapes do not tell what feeds what."""
+    draw = np.random.default_rng(seed)
+    shapes = {"one": (24, 3, 3, 3), "two": (30, 12, 3, 3), "three": (20, 7, 3, 3)}
+    return {f"{name}.weight": draw.normal(0, 1, s).astype("f4") for name, s in shapes.items()}
+
+
+def test_convolutions_that_were_not_looked_at_are_not_denied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = lineage.compare(shuffled(1), shuffled(2))
+    assert found.related is None and found.relation is None
+    words = found.evidence[0].told("one", "two")
+    assert "do not tell what feeds" in words and "the two were not compared" in words
+    one, other = (
+        {
+            f"{name}.weight": np.random.default_rng(seed).normal(0, 1, shape).astype("f4")
+            for name, shape in {
+                "a": (24, 3, 3, 3),
+                "b": (30, 24, 3, 3),
+                "c": (20, 30, 3, 3),
+            }.items()
+        }
+        for seed in (1, 2)
+    )
+    assert lineage.compare(one, other).related is False
+    monkeypatch.setattr("lineage.graph.unlooked.MOST_OF_A_CHAIN", 0)
+    monkeypatch.setattr("lineage.graph.rewriting.MOST_OF_A_CHAIN", 0)
+    found = lineage.compare(one, other)
+    assert found.related is None and "lineage align" in found.evidence[0].words
