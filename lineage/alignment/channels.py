@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.base import ChainAlignment, Group
+from lineage.alignment.cosines import Fit
 from lineage.alignment.labelled import folded, in_order, order_of_tokens, told_tokens, turned
-from lineage.alignment.looking import NOTHING, Fit, Looks, as_matrix
+from lineage.alignment.looking import NOTHING, Looks
+from lineage.alignment.matrices import as_matrix
 from lineage.alignment.normed import InFront, in_front, told_epsilon
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.alignment.chain import Chain
+    from lineage.alignment.cosines import Look, Matrix, Orders
     from lineage.alignment.labelled import Folded
-    from lineage.alignment.looking import Look, Matrix, Orders, Tensor
+    from lineage.alignment.looking import Tensor
 
     Order = NDArray[np.intp]
     _Seen = dict[tuple[int, bool], Agreement]

@@ -19,8 +19,8 @@ from scipy.linalg import solve_sylvester
 from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.applied import Made
-from lineage.alignment.looking import as_matrix
 from lineage.alignment.maps import sharper
+from lineage.alignment.matrices import as_matrix
 from lineage.artifacts import Item
 from lineage.artifacts.tokens import shared_tokens
 from lineage.fingerprints.agreement import Agreement

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.base import EPSILON
-from lineage.alignment.looking import as_folded, as_matrix
+from lineage.alignment.matrices import as_folded, as_matrix
 from lineage.alignment.spared import told
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.looking import Looks, Orders
+    from lineage.alignment.cosines import Orders
+    from lineage.alignment.looking import Looks
 
     Array = NDArray[np.float64]
 

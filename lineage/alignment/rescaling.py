@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.alignment.looking import NOTHING, as_folded, as_matrix
+from lineage.alignment.looking import NOTHING
+from lineage.alignment.matrices import as_folded, as_matrix
 from lineage.alignment.spared import told
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.looking import Looks, Orders
+    from lineage.alignment.cosines import Orders
+    from lineage.alignment.looking import Looks
 
     Matrix = NDArray[np.float64]
     Order = NDArray[np.intp]

@@ -15,7 +15,7 @@ import numpy as np
 
 from lineage.alignment.applied import Made
 from lineage.alignment.labelled import in_order
-from lineage.alignment.looking import as_matrix, folding, gathered, stored
+from lineage.alignment.matrices import as_matrix, folding, gathered, stored
 from lineage.alignment.normed import undone
 from lineage.artifacts import Artifact, Item
 
