@@ -141,6 +141,7 @@ def _inverse(rows: Matrix) -> Matrix:
 
 
 def unit(rows: Matrix) -> Matrix:
+    """Return rows of norm 1; those of nothing but zeros as they are."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     found: Matrix = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return found
