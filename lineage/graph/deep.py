@@ -48,6 +48,9 @@ _PROBES, _GLANCE, _SOME = 6, (128, 256), 3
 """Models of which a matrix is looked at first, and rows and values of each; and rows in common from
 which it is looked at in others."""
 
+_LEAST_KEPT = 0.02
+"""Of a masked merge's values, those that are its base's to the bit, at least."""
+
 _MISPLACED, _FEWER = 0.01, 0.2
 """Of a pruned model's zeros, those that are not among a source's least weights, at most; and of
 what the next best has, at most."""
@@ -162,6 +165,21 @@ class Deep:
         away = self._panel.pairs.squared[child]
         near = sorted(others, key=lambda place: (away[place], place))[:_NEAREST]
         return masked_merge(values, child, family.starts_of(near, len(near)))
+
+    def has_no_mask(self, child: int) -> bool:
+        """Whether a model has hardly a value of any other, as what a mask left alone would be.
+
+        TIES and DARE leave most of a base's values as they were.
+
+        Args:
+            child: Place of what may be such a merge.
+        """
+        values = self._values
+        if values is None or np.isnan(values.numbers[child]).any():
+            return False
+        kept = values.kept(child).mean(axis=1)
+        kept[child] = 0
+        return bool(kept.max() < _LEAST_KEPT)
 
     def pruned_from(self, child: int, others: Sequence[int]) -> list[int]:
         """Return the models whose weights of least magnitude are zero in a child.

@@ -352,13 +352,17 @@ class Family:
             del merges[likely]  # a start lies amid its children too
         if start is not None:
             merges.pop(start, None)
-        for child, merge in merges.items():
+        for child, merge in list(merges.items()):
+            is_guessed = merge.how in {"ties", "dare"} and not merge.is_seen
+            if is_guessed and deep is not None and deep.has_no_mask(child):
+                del merges[child]
+                continue
+            sure = LIKELY if is_guessed else CERTAIN
             for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
                 if parent == merge.base and merge.how in {"ties", "dare"}:
                     continue  # which of a base and its lightest children it was is not sure
                 ends = members[parent], members[child]
-                edge = Edge(*ends, Relation.MERGE, merge.how, coefficient, CERTAIN)
-                self.edges.append(edge)
+                self.edges.append(Edge(*ends, Relation.MERGE, merge.how, coefficient, sure))
         return merges
 
 

@@ -20,10 +20,12 @@ from lineage.cli import run
 from lineage.errors import FormatError
 from lineage.evidence.explained import explain
 from lineage.evidence.pairing import ROUNDING_RMS
+from lineage.evidence.panel import Panel
 from lineage.evidence.untouched import apart, decayed, in_common
 from lineage.evidence.weights import Weights, some_rows
 from lineage.fingerprints import save
 from lineage.fingerprints.lattice import ROUNDING
+from lineage.graph.deep import Deep
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -378,3 +380,17 @@ def test_zeros_by_another_rule_name_nobody() -> None:
     models["child"] = pruned_and_trained(by_rows=True, like=sibling)
     (edge,) = infer(models, deep=True).parents("child")
     assert edge.probability == 0.6
+
+
+# Masks
+
+
+def test_what_has_no_value_of_another_is_no_masked_merge() -> None:
+    models = {"base": BASE, **PARTS}
+    models["merge"] = dropped([0.5, 0.5], 0.4, BASE, PARTS["a"], PARTS["b"])
+    models["trained"] = tuned(BASE, 14, 0.1)
+    paths = list(models)
+    panel = Panel([fingerprint(model) for model in models.values()])
+    deep = Deep(Weights.of(models), paths, panel)
+    assert not deep.has_no_mask(paths.index("merge"))
+    assert deep.has_no_mask(paths.index("trained"))
