@@ -14,6 +14,7 @@ _BUSY = 0.5
 """A load average above which figures are no results."""
 
 _MAPPED = """
+import sys
 from lineage.fingerprints import fingerprint
 fingerprint(sys.argv[1])
 with open("/proc/self/maps") as maps:

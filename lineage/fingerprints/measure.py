@@ -6,25 +6,37 @@ prints an identity should not wait for it.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from lineage.artifacts.base import BITS, BLOCKS
 from lineage.artifacts.opened import Region
 from lineage.errors import FormatError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.identity import ContentHasher, content_digest
 from lineage.fingerprints.lattice import NO_LATTICE, Lattice, lattice
-from lineage.fingerprints.narrowing import ROUNDED, TRIED, Narrower
+from lineage.fingerprints.narrowing import LOOK, ROUNDED, TRIED, Narrower, narrow
+from lineage.fingerprints.pieces import (
+    PIECE,
+    SMALL,
+    WINDOW,
+    Pieces,
+    Room,
+    bunches,
+    cores,
+    is_mapped,
+    start_of,
+    tasks,
+    unit,
+)
 from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection
 
     import numpy as np
     from numpy.typing import NDArray
@@ -35,15 +47,8 @@ if TYPE_CHECKING:
     from lineage.fingerprints.sketch import Sketch
     from lineage.fingerprints.small import Glance
 
-PIECE = 1 << 20
-"""Bytes read at once: they stay in a core's cache while they are hashed and sketched."""
-
-_WINDOW = 16 << 20
-"""Bytes of a file mapped at once by a thread: reading through a mapping saves a copy, and windows
-keep what is resident small. Where there are more than four cores they share four windows' worth."""
-
-_SMALL = 1 << 18
-"""Neighbours in a file that are smaller than this are read together."""
+_PIECES = {"full": 4 * PIECE, "fast": 4 * PIECE}
+"""Bytes read at once: where an eighth is sketched little is read again, and calls are fewer."""
 
 _KEEP_EVERY = 30.0
 """Seconds between two savings of what a long pass has measured."""
@@ -74,7 +79,7 @@ class Pass:
     def over(self, artifact: Artifact) -> Fingerprint:
         """Fingerprint an open artifact with one thread per core, biggest tensors first.
 
-        Memory is bounded by the pieces in flight (a few MiB a thread), never by a tensor's size.
+        Memory is bounded by the windows in flight (100 MiB in all), never by a tensor's size.
 
         Raises:
             FormatError: If the bytes cannot be read, or the file changed meanwhile.
@@ -86,9 +91,8 @@ class Pass:
         left = [item for item in artifact.items if item.name not in self.done]
         if self.progress is not None:
             self.progress(artifact.size_bytes - sum(item.size_bytes for item in left))
-        tasks = deque(sorted(_grouped(left), key=lambda items: -sum(i.size_bytes for i in items)))
         try:
-            self._run(tasks, min(_cores(), len(tasks)))
+            self._run(deque(tasks(left)))
         except BaseException:
             if self.keep is not None:
                 with suppress(FormatError):  # the first error says more
@@ -100,20 +104,20 @@ class Pass:
         tensors = tuple(self.done[item.name] for item in artifact.items)
         return Fingerprint(tensors, TIERS[self.tier], artifact.size_bytes)
 
-    def _run(self, tasks: deque[list[Item]], count: int) -> None:
-        """Work through the tasks with some threads; the first error of any ends all."""
+    def _run(self, left: deque[list[Item]]) -> None:
+        """Work through tasks with a thread a core; the first error of any ends all."""
         errors: list[BaseException] = []
 
         def work() -> None:
             try:
-                room = memoryview(bytearray(PIECE)), memoryview(bytearray(2 * PIECE))
-                while not self._stop.is_set() and (task := _next(tasks)):
-                    self._task(task, *room)
+                room = Room(memoryview(bytearray(PIECE)), memoryview(bytearray(2 * PIECE)))
+                while not self._stop.is_set() and (task := _next(left)):
+                    self._task(task, room)
             except BaseException as error:  # noqa: BLE001  (raised again below)
                 errors.append(error)
                 self._stop.set()
 
-        threads = [Thread(target=work) for _ in range(count)]
+        threads = [Thread(target=work) for _ in range(min(cores(), len(left)))]
         for thread in threads:
             thread.start()
         try:
@@ -130,29 +134,35 @@ class Pass:
         if errors:
             raise errors[0]
 
-    def _task(self, items: list[Item], scratch: memoryview, narrowed: memoryview) -> None:
-        if len(items) == 1:
-            item = items[0]
-            self.done[item.name] = self._tensor(item, _Pieces(item, scratch), narrowed)
+    def _task(self, items: list[Item], room: Room) -> None:
+        first, last = items[0], items[-1]
+        if not is_mapped(first):
+            self.done[first.name] = self._tensor(Pieces(first, room.read), room)
             return
-        base, end = _start(items[0]), _start(items[-1]) + items[-1].size_bytes
-        assert isinstance(items[0].source, Region)
-        with items[0].source.window(0, end - base) as both:
-            for some in _within(items, PIECE):
-                self._neighbours([(item, _start(item) - base) for item in some], both, narrowed)
+        assert isinstance(first.source, Region)
+        base = start_of(first)
+        with first.source.window(0, start_of(last) + last.size_bytes - base) as window:
+            for is_small, some in groupby(items, key=lambda item: item.size_bytes < SMALL):
+                placed = [(item, start_of(item) - base) for item in some]
+                for bunch in bunches(placed) if is_small else [placed]:
+                    glances = self._glances(bunch, window) if is_small else {}
+                    self._mapped(bunch, glances, window, room)
 
-    def _neighbours(
-        self, placed: list[tuple[Item, int]], both: memoryview, narrowed: memoryview
+    def _mapped(
+        self,
+        placed: list[tuple[Item, int]],
+        glances: dict[str, Glance],
+        window: memoryview,
+        room: Room,
     ) -> None:
-        """Measure small tensors, few enough to stay in a core's cache."""
-        glances = self._glances(placed, both)
+        """Measure tensors whose bytes are at hand."""
         for item, at in placed:
-            with both[at : at + item.size_bytes] as piece:
+            with window[at : at + item.size_bytes] as whole:
                 glance = glances.get(item.name)
                 if glance is None:
-                    self.done[item.name] = self._tensor(item, [(0, piece)], narrowed)
+                    self.done[item.name] = self._tensor(Pieces(item, whole, is_all=True), room)
                 else:
-                    self.done[item.name] = self._small(item, piece, glance, narrowed)
+                    self.done[item.name] = self._small(item, whole, glance, room)
         if glances and self.progress is not None:
             self.progress(sum(item.size_bytes for item, _ in placed if item.name in glances))
 
@@ -168,22 +178,20 @@ class Pass:
                 plain = [one for one in plain if not parts.sketchers(one[0], every)]
         return small.glances(plain, data, every) if plain else {}
 
-    def _small(
-        self, item: Item, piece: memoryview, glance: Glance, narrowed: memoryview
-    ) -> TensorPrint:
+    def _small(self, item: Item, piece: memoryview, glance: Glance, room: Room) -> TensorPrint:
         """Hash a tensor that was looked at already."""
         if self._stop.is_set():
             raise FormatError("interrupted", file=item.file, tensor=item.name)
         digest = content_digest(item.dtype, item.shape, piece)
         narrower = self._narrowers(item, glance.held)
         for one in narrower:
-            one.update(piece, narrowed)
+            one.update(piece, room.narrowed)
         found = NO_LATTICE
         if glance.has_steps and not glance.left_out:
             found = lattice(piece, Layout.of(item.shape), item.dtype)
         return _print(item, digest, narrower, glance.sketch, glance.left_out, found)
 
-    def _narrowers(self, item: Item, held: Iterable[str]) -> list[Narrower]:
+    def _narrowers(self, item: Item, held: Collection[str]) -> list[Narrower]:
         """Return one for each dtype that may hold a tensor's values, or whose digest is kept."""
         tried = TRIED.get(item.dtype, ())
         rounded = ROUNDED.get(item.dtype, ()) if self.tier == "full" else ()
@@ -195,12 +203,11 @@ class Pass:
             if to in held or to in rounded
         ]
 
-    def _tensor(
-        self, item: Item, pieces: Iterable[tuple[int, memoryview]], narrowed: memoryview
-    ) -> TensorPrint:
+    def _tensor(self, pieces: Pieces, room: Room) -> TensorPrint:
         """Hash and sketch one tensor."""
+        item = pieces.item
         content = ContentHasher(item.dtype, item.shape)
-        narrower = self._narrowers(item, TRIED.get(item.dtype, ()))
+        narrower = self._narrowers(item, _may_hold(pieces, room))
         layout = Layout.of(item.shape)
         sketcher: Sketcher | None = None
         parts: list[PartSketcher] = []
@@ -210,7 +217,9 @@ class Pass:
             every = 8 if self.tier == "fast" else 1
             sketcher, parts = Sketcher(layout, every), parts_of(item, every)
         found = NO_LATTICE
-        width, size = _unit(item.dtype)
+        width, size = unit(item.dtype)
+        at_most = WINDOW if sketcher is None else _PIECES[self.tier]
+        pieces.most = PIECE if narrower else at_most
         for start, piece in pieces:
             if self._stop.is_set():
                 raise FormatError("interrupted", file=item.file, tensor=item.name)
@@ -223,10 +232,10 @@ class Pass:
                 if start == 0 and not sketcher.left_out:
                     found = lattice(piece, layout, item.dtype)
             for one in narrower:
-                one.update(piece, narrowed)
+                one.update(piece, room.narrowed)
             narrower = [one for one in narrower if one.is_wanted]
-            if sketcher is None and not narrower and isinstance(pieces, _Pieces):
-                pieces.most = _WINDOW
+            if not narrower:
+                pieces.most = at_most
             content.update(piece)
             if self.progress is not None:
                 self.progress(len(piece))
@@ -272,6 +281,16 @@ def _print(
     )
 
 
+def _may_hold(pieces: Pieces, room: Room) -> Collection[str]:
+    """Return the dtypes that may hold a tensor's values in less, as far as its first values say."""
+    dtype = pieces.item.dtype
+    tried = TRIED.get(dtype, ())
+    if not pieces.is_all:
+        return tried
+    with pieces.memory[:LOOK] as head:
+        return [to for to in tried if narrow(head, dtype, to, room.narrowed, only_exact=True)]
+
+
 def _next(tasks: deque[list[Item]]) -> list[Item] | None:
     try:
         return tasks.popleft()
@@ -281,89 +300,3 @@ def _next(tasks: deque[list[Item]]) -> list[Item] | None:
 
 def _may_be_scaled(item: Item) -> bool:
     return item.affine is not None or item.dtype in {"I8", "F8_E4M3", "F8_E5M2"}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _unit(dtype: str) -> tuple[int, int]:
-    """Return the values and bytes that a piece must be a whole number of."""
-    if dtype in BLOCKS:
-        return BLOCKS[dtype]
-    return (1, BITS[dtype] // 8) if BITS[dtype] >= 8 else (8 // BITS[dtype], 1)
-
-
-class _Pieces:
-    """Yields (first byte, bytes) of a tensor, in order; each is good until the next is asked for.
-
-    Attributes:
-        most: Bytes of the next pieces. May be raised when they are only hashed.
-    """
-
-    def __init__(self, item: Item, scratch: memoryview) -> None:
-        self.most = PIECE
-        self._item, self._scratch = item, scratch
-        self._unit = _unit(item.dtype)[1]
-
-    def __iter__(self) -> Iterator[tuple[int, memoryview]]:
-        """Yield from mapped windows of a large tensor in a file, or else from copies."""
-        item, end = self._item, self._item.size_bytes
-        if isinstance(item.source, Region) and end >= 2 * PIECE:
-            reach = _reach() // self._unit * self._unit
-            for start in range(0, end, reach):
-                count = min(reach, end - start)
-                with item.source.window(start, count) as window:
-                    at = 0
-                    while at < count:
-                        size = self.most // self._unit * self._unit
-                        with window[at : at + size] as piece:
-                            yield start + at, piece
-                        at += size
-            return
-        step = PIECE // self._unit * self._unit
-        for start in range(0, end, step):
-            yield start, item.source.piece(start, min(step, end - start), self._scratch)
-
-
-def _start(item: Item) -> int:
-    assert isinstance(item.source, Region)
-    return item.source.start
-
-
-def _grouped(items: list[Item]) -> list[list[Item]]:
-    """Put small tensors that lie next to each other in one file together, up to a window.
-
-    Windows are so large because all threads wait while one is unmapped.
-    """
-    tasks: list[list[Item]] = []
-    small: list[Item] = []
-    for item in items:
-        if item.size_bytes < _SMALL and isinstance(item.source, Region):
-            small.append(item)
-        else:
-            tasks.append([item])
-    share = sum(item.size_bytes for item in small) // (8 * _cores())  # so that none is left over
-    placed = sorted(small, key=lambda item: (item.file or "", _start(item)))
-    return tasks + _within(placed, max(PIECE, min(_reach(), share)))
-
-
-def _within(placed: Iterable[Item], most: int) -> list[list[Item]]:
-    """Cut small tensors, in the order of their places, into runs without gaps of `most` bytes."""
-    runs: list[list[Item]] = []
-    run: list[Item] = []
-    where, base, end = None, 0, 0
-    for item in placed:
-        start = _start(item)
-        after = start + item.size_bytes
-        if not run or item.file != where or start != end or after - base > most:
-            run, where, base = [], item.file, start
-            runs.append(run)
-        run.append(item)
-        end = after
-    return runs
-
-
-def _reach() -> int:
-    """Return the bytes of a window."""
-    return _WINDOW * min(4, _cores()) // _cores()

@@ -25,7 +25,7 @@ TRIED = {
 ROUNDED = {"F64": ("BF16", "F16", "F32"), "F32": ("BF16", "F16"), "F16": ("BF16",)}
 """The casts that people make, whose digests are kept although they lose something."""
 
-_LOOK = 8192
+LOOK = 8192
 """Bytes looked at first, where only an exact result is wanted: most tensors need no more."""
 
 
@@ -80,7 +80,7 @@ def narrow(piece: memoryview, dtype: str, to: str, out: memoryview, *, only_exac
         return bool(compiled.narrow(piece, KINDS[dtype], KINDS[to], out, only_exact))
     from lineage.fingerprints.values import rounded
 
-    if only_exact and len(piece) > _LOOK and not rounded(piece[:_LOOK], dtype, to)[1]:
+    if only_exact and len(piece) > LOOK and not rounded(piece[:LOOK], dtype, to)[1]:
         return False
     narrowed, exact = rounded(piece, dtype, to)
     out[: len(narrowed)] = narrowed

@@ -145,7 +145,7 @@ def test_a_long_pass_saves_as_it_goes(
     tmp_path: Path, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "_KEEP_EVERY", 0.01)
-    monkeypatch.setattr(measure, "_cores", lambda: 1)
+    monkeypatch.setattr(measure, "cores", lambda: 1)
     path = settled(write_model(tmp_path / "a.safetensors", MODEL))
     seen = []
 

@@ -267,7 +267,7 @@ def test_small_neighbours_are_measured_as_each_alone(tier: str, salt: str, seed:
         path = write_model(Path(folder) / "m.safetensors", model)
         together = fingerprint(path, tier=tier)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(measure, "_SMALL", 0)
+            patched.setattr(measure, "SMALL", 0)
             alone = fingerprint(path, tier=tier)
     assert to_bytes(together) == to_bytes(alone)
 
