@@ -135,11 +135,12 @@ def _write(value: Any, out: Any, depth: int) -> None:
 
 
 def _write_object(value: dict[Any, Any], out: Any, depth: int) -> None:
-    names = [name for name, item in value.items() if item is not None]
-    if not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) for name in value):
         raise FormatError("an object with a name that is no string")
-    if not all(map(str.isascii, names)):
+    names = [name for name, item in value.items() if item is not None]
+    if not all(map(str.isascii, value)):
         try:
+            "".join(value).encode()  # with those of what is null
             names.sort(key=lambda name: name.encode("utf-16-be"))
         except UnicodeEncodeError:
             raise FormatError("a name holds half of a surrogate pair") from None

@@ -60,6 +60,7 @@ LINES = {
     "-Infinity": (b"[-Infinity]", "-Infinity is not JSON"),
     "half a pair": (b'{"a": "\\ud800"}', "half of a surrogate pair"),
     "half a pair in a key": (b'{"\\udfff": 1}', "half of a surrogate pair"),
+    "half a pair in a key of null": (b'{"\\ud800d": null}', "half of a surrogate pair"),
     "deep": (b"[" * 130 + b"]" * 130, "nested more than 128 deep"),
     "very deep": (b"[" * 200_000, "nested more than 128 deep"),
     "a control character": (b'"a\tb"', "not JSON"),
