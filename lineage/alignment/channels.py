@@ -1,8 +1,6 @@
 """Finds which channels of two networks without a stream are the same, and how sure that is.
 
-Channels are matched from both ends. Forwards, a layer's rows are matched by what they read, once
-the channels it reads are known; backwards, its columns by what reads them, from the classes on.
-From there on all tensors decide together who is whose.
+Channels are matched from both ends (`partners`).
 
 How sure that is, each tensor says that had no part in it: everything is matched without it, and
 counted is how often it names the same partner for a channel as the others did. Strangers agree by
@@ -10,16 +8,13 @@ chance as often as this says, unless data have told both alike what a channel is
 the ends, where columns are tokens, classes or places of an image; so what is counted of a group are
 tensors inside, from channels to channels, if it has any.
 
-Source: matching weights layer by layer, and again until nothing changes, Ainsworth et al., "Git
-Re-Basin" (2023); own code. That no tensor is scored by what it was fitted to is ours, after Zhu et
-al., "Independence Tests for Language Models" (2025).
+Source: that no tensor is scored by what it was fitted to is ours, after Zhu et al., "Independence
+Tests for Language Models" (2025).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
-from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,9 +22,10 @@ import numpy as np
 from lineage.alignment.base import ChainAlignment, Group
 from lineage.alignment.cosines import Fit
 from lineage.alignment.labelled import folded, in_order, order_of_tokens, told_tokens, turned
-from lineage.alignment.looking import NOTHING, Looks
+from lineage.alignment.looking import NOTHING
 from lineage.alignment.matrices import as_matrix
 from lineage.alignment.normed import InFront, in_front, told_epsilon
+from lineage.alignment.partners import Matcher
 from lineage.alignment.rescaling import scales as rescaled
 from lineage.errors import ArchitectureError
 from lineage.fingerprints.agreement import LEAST_SHARE, Agreement
@@ -63,14 +59,8 @@ _FIRST, _MANY, _FAINT = 3, 256, LEAST_SHARE / 2
 """Turns after which strangers are let go, channels that must have been looked at by then, and the
 share that agrees under which they are."""
 
-_FITS_BETTER = 1.02
-"""Times as well as the gate that names tell for the candidate another must fit to be taken."""
-
 _LARGE = 1 << 21
 """Values of a network from which it matters how soon strangers are let go."""
-
-_ROUNDS = 6
-"""How often all groups are assigned again, at most; it ends when nothing changes."""
 
 
 def solved(a: Chain, b: Chain, like: ChainAlignment | None = None) -> ChainAlignment:
@@ -133,7 +123,7 @@ def _whole(
         name, values, order = b.label(g), b.values(g), np.arange(a.sizes[g])
         group = Group(name, order, None, Agreement(0, 0, 0.0), values, False, None, of_tokens=True)
         if found.related:
-            blind = solver.without(frozenset((n, "weight") for n in readers)) or fit
+            blind = solver.match.without(frozenset((n, "weight") for n in readers)) or fit
             seen = told_tokens(a, b, place, solver.read(a, b, pair, readers, blind))
             group = replace(group, agreement=seen, is_found=seen.share >= _LEAST_GROUP)
         if group.is_found:
@@ -174,19 +164,18 @@ class _Solver:
 
     def __init__(self, a: Chain, b: Chain, used: Sequence[int]) -> None:
         self.a, self.b, self.used = a, b, used
-        self.look = Looks(a, b, used)
-        self.plain = {g: np.arange(size) for g, size in enumerate(a.sizes)}
+        self.match = Matcher(a, b, used)
+        self.look, self.plain, self.looks = self.match.look, self.match.plain, self.match.looks
         self.still = Fit(dict(self.plain))
-        self.looks = [(i, role) for i in used for role in self.look.ours[i]]
 
     def alignment(self) -> ChainAlignment:
         """Match, unless nothing was moved."""
         same = _inside(self._counted((look, self.still) for look in self.looks))
-        for i in self.used:
-            if self.a.layers[i].kind == "recurrent" and i not in self.look.gates:
-                self._find_gates(i, self._started(NOTHING))
+        self.match.find_gates()
         total_same = _sum(same.values())
-        are_gates_moved = self._gate_order() is not None  # by one that was not cells look still
+        are_gates_moved = (
+            self.match.gate_order() is not None
+        )  # by one that was not cells look still
         is_clear = total_same.tells() and total_same.share > _CLEAR
         if is_clear and not are_gates_moved:
             return self._result(self.still, same)
@@ -199,7 +188,7 @@ class _Solver:
         if not total.tells():
             self.look.gates = {}
             return self._result(self.still, seen)
-        return self._result(self._fitted(NOTHING), seen)
+        return self._result(self.match.fitted(NOTHING), seen)
 
     def known(self, groups: Sequence[Group]) -> ChainAlignment:
         """Return the alignment where channels' partners are known, and how sure these are."""
@@ -216,7 +205,7 @@ class _Solver:
         first = [turns[n * len(turns) // _FIRST] for n in range(min(_FIRST, len(turns)))]
         seen = self._counted(())
         for n, left_out in enumerate(dict.fromkeys([*first, *turns]), 1):
-            fit = self._fitted(left_out)
+            fit = self.match.fitted(left_out)
             for at, one in self._counted((look, fit) for look in left_out).items():
                 seen[at] += one
             total = _sum(_inside(seen).values())
@@ -239,35 +228,15 @@ class _Solver:
         pending = list(self.looks)
         while pending:
             turn = frozenset([pending.pop(0)])
-            if not self._is_reached(turn):
+            if not self.match.is_reached(turn):
                 found.append(frozenset((i, "half") for i, _ in turn))
                 continue
             for look in list(pending):
-                if len(turn) < most and self._is_reached(turn | {look}):
+                if len(turn) < most and self.match.is_reached(turn | {look}):
                     turn |= {look}
                     pending.remove(look)
             found.append(turn)
         return found
-
-    def _is_reached(self, left_out: frozenset[Tensor]) -> bool:
-        """Whether every group can be matched, from the inputs or the classes on."""
-        known: set[int] = set()
-        size = -1
-        while len(known) > size:
-            size = len(known)
-            for i in self.used:
-                layer = self.a.layers[i]
-                if (i, "weight") in left_out:
-                    continue
-                if layer.rows is not None and known.issuperset(layer.columns):
-                    known.add(layer.rows)
-                if layer.rows is None or layer.rows in known:
-                    known.update(layer.columns)
-        return len(known) == len(self.plain)
-
-    def without(self, left_out: frozenset[Tensor]) -> Fit | None:
-        """Match all channels without looking at some tensors; None if they cannot be."""
-        return self._fitted(left_out) if self._is_reached(left_out) else None
 
     def signs(self, found: ChainAlignment) -> dict[int, Matrix]:
         """Return the signs of groups that have a channel whose sign changed."""
@@ -298,11 +267,6 @@ class _Solver:
                 to.append(np.moveaxis(one, 2, 3).reshape(-1, one.shape[2]))
         ours, theirs = (np.concatenate(one) for one in found)
         return ours, theirs
-
-    def _fitted(self, left_out: frozenset[Tensor]) -> Fit:
-        """Match all channels without looking at some tensors."""
-        start = self._started(left_out)
-        return self._refined(Fit({**self.plain, **start.orders}, start.signs), left_out)
 
     def _counted(self, fits: Iterable[tuple[Tensor, Fit]]) -> _Seen:
         """Count the channels whose partner a tensor tells as others did.
@@ -373,7 +337,7 @@ class _Solver:
         )
         return ChainAlignment(
             groups,
-            self._gate_order(),
+            self.match.gate_order(),
             total,
             is_folded=is_folded,
             before=front.scales,
@@ -392,10 +356,6 @@ class _Solver:
                     return False
         return True
 
-    def _gate_order(self) -> tuple[int, ...] | None:
-        orders = {order for order in self.look.gates.values() if order != tuple(range(len(order)))}
-        return next(iter(orders)) if orders else None
-
     def _candidate(self, fit: Fit) -> int | None:
         """Return which of a's gates is no share but what is remembered."""
         several = [
@@ -404,109 +364,6 @@ class _Solver:
         if len(set(several)) > 1 and self.a.recurrent & fit.signs.keys():
             raise ArchitectureError("has recurrent layers of several makes", "b")
         return several[0] if several else None
-
-    def _started(self, left_out: frozenset[Tensor]) -> Fit:
-        """Match from the inputs on by what is read, then from the classes by what reads."""
-        fit = Fit({})
-        for i in self.used:
-            group = self.a.layers[i].rows
-            if group is None or group in fit.orders:
-                continue
-            writers = [
-                k
-                for k in self.look.writers(group, left_out)
-                if fit.orders.keys() >= set(self.a.layers[k].columns)
-            ]
-            if writers:
-                look = self.look.look(group)
-                for k in writers:
-                    half = 0 if (k, "half") in left_out else None
-                    look += self.look.incoming([k], group, fit, half)
-                fit.put(group, *look.assigned())
-        for i in reversed(self.used):
-            for group in self.a.layers[i].columns:
-                if group in fit.orders:
-                    continue
-                readers = [k for k in self.look.readers(group, left_out) if self._is_known(k, fit)]
-                if readers:
-                    fit.put(group, *self.look.outgoing(readers, group, fit).assigned())
-        return fit
-
-    def _is_known(self, layer: int, fit: Fit) -> bool:
-        rows = self.a.layers[layer].rows
-        return rows is None or rows in fit.orders
-
-    def _find_gates(self, layer: int, fit: Fit) -> None:
-        """Find in which order a recurrent layer has its gates, and which is the candidate.
-
-        It is what fits best; but for the candidate the one that names tell, unless another fits far
-        better: where no sign was changed, all do.
-        """
-        count = len(self.look.ours[layer]["weight"])
-        group = self.a.layers[layer].rows
-        assert group is not None
-        known = [order for order in self.look.gates.values() if len(order) == count]
-        if known:
-            self.look.gates[layer] = known[0]
-            return
-        each = self.look.gate_by_gate(layer, fit)
-        own = self.look.candidates[layer]
-        found: dict[int, tuple[float, tuple[int, ...]]] = {}
-        for order in permutations(range(count)):
-            whole = np.sum([each[to][came] for to, came in enumerate(order)], axis=0)
-            for gate in range(count) if group in self.look.flips else (own,):
-                part = each[gate][order[gate]]
-                best = whole if group not in self.look.flips else whole - part + np.abs(part)
-                seen = float(best.max(axis=0).sum())
-                if gate not in found or seen > found[gate][0]:
-                    found[gate] = seen, order
-        gate = max(found, key=lambda one: found[one][0])
-        if found[gate][0] < _FITS_BETTER * found[own][0]:
-            gate = own
-        for i in self.look.candidates:
-            if len(self.look.ours[i]["weight"]) == count:
-                self.look.candidates[i] = gate
-        self.look.gates[layer] = found[gate][1]
-
-    def _refined(self, fit: Fit, left_out: frozenset[Tensor]) -> Fit:
-        """Assign every group again by all tensors but some, until nothing changes."""
-        settled: set[int] = set()  # groups that would be assigned as they are
-        for _ in range(_ROUNDS):
-            for g in self.plain:
-                if g in settled:
-                    continue
-                found = self._assigned(g, fit, left_out)
-                settled.add(g)
-                if not fit.is_same(g, *found):
-                    fit.put(g, *found)
-                    settled -= self._touching[g]
-            if len(settled) == len(self.plain):
-                break
-        return fit
-
-    def _assigned(
-        self, group: int, fit: Fit, left_out: frozenset[Tensor]
-    ) -> tuple[Order, Matrix | None]:
-        """Match a group's channels by all tensors but some, as the others are matched."""
-        look = self.look.outgoing(self.look.readers(group, left_out), group, fit, left_out)
-        for i in self.look.writers(group, NOTHING):
-            if (i, "recurrent") in self.looks and (i, "recurrent") not in left_out:
-                look += self.look.own(group, fit, [i])
-            if (i, "weight") not in left_out:
-                half = 0 if (i, "half") in left_out else None
-                look += self.look.incoming([i], group, fit, half)
-        return look.assigned()
-
-    @cached_property
-    def _touching(self) -> dict[int, set[int]]:
-        """Group -> those that a tensor has besides it; itself, as a tensor may be seen by half."""
-        found = {group: {group} for group in self.plain}
-        for i in self.used:
-            layer = self.a.layers[i]
-            groups = {*layer.columns, *([] if layer.rows is None else [layer.rows])}
-            for group in groups:
-                found[group] |= groups
-        return found
 
 
 def _agreed(one: Order, other: Order, units: int) -> Agreement:
