@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.alignment.rows import BY_HEAD, IN_HEADS, Rows
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
 from lineage.errors import ArchitectureError
-from lineage.fingerprints.fused import FUSED, Layout
 from lineage.fingerprints.roles import AFTER
 from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS, alike
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.base import Alignment, BlockMatch
+    from lineage.alignment.base import Alignment
     from lineage.fingerprints.places import Place
     from lineage.fingerprints.stream import Stream
 
@@ -109,7 +109,7 @@ class _Writer:
     def __init__(self, a: Stream, b: Stream, found: Alignment) -> None:
         self.a, self.b, self.found = a, b, found
         self.turn = found.turn
-        self.blocks = {block.b: block for block in found.blocks}
+        self.rows = Rows(b, found)
         self._gains: dict[str, tuple[Array, Array] | None] = {}
 
     def tensor(self, item: Item, roles: list[tuple[str, Place]]) -> NDArray[np.float32]:
@@ -117,7 +117,7 @@ class _Writer:
         whole: NDArray[np.floating] = np.array(self.b.arrays.whole(item))
         for role, place in roles:
             stem, _, leaf = role.rpartition(".")
-            made = self._made(self._source(stem) or role, leaf)
+            made = self._made(self.rows.source(stem) or role, leaf)
             if made is None:
                 continue
             at = whole if place.layer is None else whole[place.layer]
@@ -129,26 +129,6 @@ class _Writer:
                 at[:, place.start : place.stop] = made
         single: NDArray[np.float32] = whole.astype(np.float32)
         return single
-
-    def _source(self, stem: str) -> str:
-        """Return the role of what is written where b has this one: that of another expert's."""
-        one = layered(stem)
-        if one is None or ".expert." not in stem:
-            return stem
-        label = one.role.split(".")[1]
-        order = self._experts(one.stack, one.number)
-        came = next((b for a, b in order if a == label), label)
-        return f"{one.stack}.{one.number}.expert.{came}.{one.role.rpartition('.')[2]}"
-
-    def _experts(self, stack: str, number: int) -> list[tuple[str, str]]:
-        """Return a's experts and b's that they are, where these are as many; nothing otherwise."""
-        match = self.blocks.get((stack, number))
-        if match is None or match.a is None:
-            return []
-        pairs = [(mlp.a, mlp.b) for mlp in match.mlps if mlp.a.isdigit() and mlp.b.isdigit()]
-        both = [sorted(labels) for labels in zip(*pairs, strict=True)]
-        is_order = bool(both) and both[0] == both[1] and len(set(both[0])) == len(pairs)
-        return sorted(pairs, key=lambda one: int(one[0])) if is_order else []
 
     def _made(self, stem: str, leaf: str) -> Array | None:
         """Return what has this role (`blk.0.ffn_up`, `weight`) as stored; None if unchanged."""
@@ -164,8 +144,8 @@ class _Writer:
 
     def _in_place(self, stem: str, last: str, leaf: str) -> Array | None:
         """Return the same with its rows in their old places."""
-        if last in _BY_HEAD or leaf in _BY_HEAD:
-            return self._by_head(stem, leaf)
+        if last in BY_HEAD or leaf in BY_HEAD:
+            return self.rows.by_head(stem, leaf)
         if last in _STREAM_LAST or any(stem.endswith(norm) for norm in _STREAM_NORMS):
             return self._of_stream(stem, last, leaf)
         if last.endswith("norm"):
@@ -230,42 +210,14 @@ class _Writer:
 
     def _norm(self, stem: str, leaf: str) -> Array | None:
         """A norm in front of something; one inside heads keeps what it has for every head."""
-        if stem.rsplit(".", 1)[-1] in _IN_HEADS:
-            return self._in_heads(stem, leaf)
+        if stem.rsplit(".", 1)[-1] in IN_HEADS:
+            return self.rows.in_heads(stem, leaf)
         if f"{stem}.{leaf}" not in self.b.places or stem.rsplit(".", 1)[-1] not in FED_BY.values():
             return None
         gauge = self._gauge(stem)
         if gauge is None:
             return None
         return gauge[0] - self.b.one if leaf == "weight" else gauge[1]
-
-    def _by_head(self, stem: str, leaf: str) -> Array | None:
-        """What has a number for each head: along its last axis these go in the order of heads."""
-        one = layered(stem)
-        match = None if one is None else self.blocks.get((one.stack, one.number))
-        if match is None or match.heads is None or match.heads.outer is None:
-            return None
-        stored = self.b.arrays.whole(self.b.places[f"{stem}.{leaf}"].item)
-        size, rest = divmod(self._rows_of_heads(match, "q"), stored.shape[-1])
-        rows = np.repeat(np.arange(stored.shape[-1]), size)
-        if rest or len(rows) % len(match.heads.outer):
-            return None
-        order = rows.reshape(len(match.heads.outer), -1)[match.heads.outer].reshape(-1, size)
-        return stored[..., order[:, 0]] if (order == order[:, :1]).all() else None
-
-    def _in_heads(self, stem: str, leaf: str) -> Array | None:
-        """A norm over all queries or keys: in the order of heads."""
-        one = layered(stem)
-        match = None if one is None else self.blocks.get((one.stack, one.number))
-        place = self.b.places.get(f"{stem}.{leaf}")
-        if match is None or match.a is None or match.heads is None or place is None:
-            return None
-        role = _IN_HEADS[stem.rsplit(".", 1)[-1]]
-        if place.size != self._rows_of_heads(match, role):
-            return None
-        rows = self.b.arrays.part(place).astype(np.float64)[:, None]
-        moved: Array = np.abs(match.heads.applied(role, rows))[:, 0]
-        return moved if leaf == "weight" and np.all(rows >= 0) else None
 
     def _gauge(self, norm: str) -> tuple[Array, Array] | None:
         """Return gain and bias that a norm is given; None where it keeps what it has."""
@@ -318,7 +270,7 @@ class _Writer:
             there = theirs[: -len(norm.rsplit(".", 1)[-1])] + stem.rsplit(".", 1)[-1]
             if f"{there}.weight" not in self.a.places:
                 continue
-            folded = self._rows(stem, self.turn.apply(self.b.folded(stem)))
+            folded = self.rows.ordered(stem, self.turn.apply(self.b.folded(stem)))
             target = self.a.read(there)
             if folded.shape != target.shape:
                 continue
@@ -332,7 +284,7 @@ class _Writer:
         one = layered(role)
         if one is None:
             return role if f"{role}.weight" in self.a.places else None
-        match = self.blocks.get((one.stack, one.number))
+        match = self.rows.block(role)
         if match is None or match.a is None:
             return None
         stack, number = match.a
@@ -348,7 +300,7 @@ class _Writer:
                 return self._one(self.b.arrays.part(place), f"{stem}.bias")
             return self._read_bias(stem)
         if last in WRITERS:
-            rows = self._rows(
+            rows = self.rows.ordered(
                 stem, self.turn.apply(self.b.read(stem)) * np.float32(self.found.scale)
             )
             rows = self._levelled(rows, f"{stem}.weight")
@@ -361,13 +313,13 @@ class _Writer:
         """Return what reads the stream: turned, its rows in order, under the gain it is given."""
         gauge = None if self.b.is_post else self._gauge(self.b.norm_of(stem))
         if gauge is None:
-            return self._rows(stem, self.turn.apply(self.b.read(stem)))
+            return self.rows.ordered(stem, self.turn.apply(self.b.read(stem)))
         own = self.b.gain(self.b.norm_of(stem))
         if own is not None:
             moved = self.turn.moved(own / self._tied(self.b.norm_of(stem)), is_signed=False)
             if moved is not None and np.array_equal(moved, gauge[0]):  # its own gain: no division
-                return self._rows(stem, self.turn.apply(self.b.read(stem)))
-        rows = self._rows(stem, self.turn.apply(self.b.folded(stem)))
+                return self.rows.ordered(stem, self.turn.apply(self.b.read(stem)))
+        rows = self.rows.ordered(stem, self.turn.apply(self.b.folded(stem)))
         levelled = self._levelled(rows, f"{stem}.weight", gauge[0], is_folded=True)
         found: Array = levelled / gauge[0].astype(levelled.dtype)
         return found
@@ -381,66 +333,11 @@ class _Writer:
         if gauge is not None and f"{self.b.norm_of(stem)}.bias" in self.b.places:
             whole = self.b.bias(stem)
             assert whole is not None
-            rows = self._rows(stem, whole[:, None].astype(np.float64))[:, 0]
+            rows = self.rows.ordered(stem, whole[:, None].astype(np.float64))[:, 0]
             found: Array = rows - self._reader(stem) @ gauge[1]
             return found
-        ordered: Array = self._rows(stem, own[:, None])[:, 0]
+        ordered: Array = self.rows.ordered(stem, own[:, None])[:, 0]
         return ordered
-
-    def _rows(self, stem: str, rows: Array) -> Array:
-        """Put the rows of a block's matrix in a's order: units, or heads."""
-        one = layered(stem)
-        match = None if one is None else self.blocks.get((one.stack, one.number))
-        if match is None or match.a is None:
-            return rows
-        last = stem.rsplit(".", 1)[-1]
-        if last == FUSED:
-            return self._fused(match, rows)
-        if last.startswith("attn"):
-            return self._heads(match, last, rows)
-        if last == _ROUTER:
-            order = self._experts(*match.b)
-            return rows[[int(b) for _, b in order]] if len(order) == len(rows) else rows
-        if last not in _OF_UNITS:
-            return rows
-        label = stem.rsplit(".", 2)[-2] if ".expert." in stem else ""
-        for mlp in match.mlps:
-            if mlp.b == label and not mlp.units.is_same and len(mlp.units.b) == len(rows):
-                moved = rows[mlp.units.b]
-                scales = mlp.units.scales
-                if scales is not None and last != "ffn_gate":
-                    by = scales if last == "ffn_up" else 1 / scales
-                    moved = moved * by.astype(moved.dtype)[:, None]
-                return moved
-        return rows
-
-    def _heads(self, match: BlockMatch, last: str, rows: Array) -> Array:
-        found = match.heads
-        if found is None:
-            return rows
-        return found.applied(_HEADS[last], rows)
-
-    def _fused(self, match: BlockMatch, rows: Array) -> Array:
-        """Put the rows of queries, keys and values in a's order where one matrix holds all."""
-        found = match.heads
-        if found is None or found.inner is None:
-            return rows
-        if found.way is None or found.size is None:
-            return rows
-        queries = self._rows_of_heads(match, "q")
-        parts = Layout(found.way, found.size).rows(queries, (len(rows) - queries) // 2)
-        moved = rows.copy()
-        for at, role in zip(parts, "qkv", strict=True):
-            moved[at] = found.applied(role, rows[at])
-        return moved
-
-    def _rows_of_heads(self, match: BlockMatch, role: str) -> int:
-        """Return how many rows a block's queries, or its keys, have: what heads write says it."""
-        found = match.heads
-        count = self.b.places[f"{self.b.output(*match.b)}.weight"].size // self.b.width
-        if role == "q" or found is None or found.inner is None or found.outer is None:
-            return count
-        return count * len(found.inner) // len(found.outer)
 
     def _other(self, stem: str, leaf: str) -> Array | None:
         """What no table knows: by its shape it reads the stream, unless a says otherwise.
@@ -499,17 +396,6 @@ def _off(made: NDArray[np.floating], target: NDArray[np.floating]) -> float:
 
 
 _STREAM_LAST = frozenset(ANCHORS)
-
-_ROUTER, _OF_UNITS = "ffn_gate_inp", frozenset({"ffn_gate", "ffn_up", "ffn_down"})
-"""What has a row for each expert, and what has one for each unit."""
-
-_HEADS = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o"}
-
-_IN_HEADS = {"attn_q_norm": "q", "attn_k_norm": "k"}
-"""Norms inside attention, and what they are of."""
-
-_BY_HEAD = frozenset({"relative_attention_bias", "sinks"})
-"""What has a number for each head, in the order of queries."""
 
 _BY_TOKEN = frozenset({"token_embd", "output"})
 """What has a row a token."""
