@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lineage.alignment import Aligned, Alignment, ChainAlignment
     from lineage.evidence import Comparison
     from lineage.evidence.base import Copied
+    from lineage.fingerprints import Fingerprint
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -84,7 +86,7 @@ def align(
                 check(found, one, other, file=given)
             if found.related and can_be_written(one, other):
                 moved = aligned(one, other, found)
-                left = compare_fingerprints(print_a, Pass("full").over(moved))
+                left = _left(print_a, Pass("full").over(moved))
                 shares = left.shares
                 if shares is not None and _is_turned(found):
                     shares = shares.inside()
@@ -101,6 +103,19 @@ def align(
     document = {"a": a, "b": b, **to_json(found, left, shares)}
     say.result(document, lambda: _text(a, b, document), as_json=as_json)
     return 0 if found.related or document["shares"] is not None else 3
+
+
+def _left(near: Fingerprint, moved: Fingerprint) -> Comparison:
+    """Say what a model still is to another in that other's coordinates; roundings are nothing."""
+    from lineage.evidence import compare_fingerprints
+    from lineage.graph.rewriting import snapped
+    from lineage.relation import Relation
+
+    found = compare_fingerprints(near, moved)
+    without = compare_fingerprints(near, snapped(moved, near))
+    if without.relation is not Relation.IDENTICAL:
+        return found
+    return replace(without, change=found.change, shares=found.shares)
 
 
 @contextmanager

@@ -732,6 +732,7 @@ def test_the_command_says_what_was_undone(
     jsonschema.validate(document, {**SCHEMA, "$ref": "#/$defs/align"})
     assert document["stream"]["kind"] == "rotated"
     assert document["left"]["change"] < 1e-5
+    assert document["left"]["relation"] == "identical"
 
 
 def test_a_few_blocks_decide_and_nothing_else_is_looked_at(
