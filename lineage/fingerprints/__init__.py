@@ -89,9 +89,12 @@ def fingerprint(
 def _with_delta(made: Fingerprint, artifact: Artifact, source: Any, base: Any) -> Fingerprint:
     """Add what an adapter changes, if it is one."""
     from lineage.adapters import adapter_of
-    from lineage.adapters.base import Adapter
 
     adapter = adapter_of(artifact, source, base)
+    if adapter is None:
+        return made
+    from lineage.adapters.base import Adapter
+
     if not isinstance(adapter, Adapter):
         return made
     from lineage.fingerprints.delta import delta_of

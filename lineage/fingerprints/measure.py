@@ -110,7 +110,7 @@ class Pass:
 
         def work() -> None:
             try:
-                room = Room(memoryview(bytearray(PIECE)), memoryview(bytearray(2 * PIECE)))
+                room = Room.new()
                 while not self._stop.is_set() and (task := _next(left)):
                     self._task(task, room)
             except BaseException as error:  # noqa: BLE001  (raised again below)

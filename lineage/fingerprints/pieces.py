@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from lineage.artifacts.base import BITS, BLOCKS
 from lineage.artifacts.opened import Region
@@ -88,6 +89,11 @@ class Room(NamedTuple):
 
     read: memoryview
     narrowed: memoryview
+
+    @classmethod
+    def new(cls) -> Self:
+        """Take memory that costs nothing until it is written to."""
+        return cls(memoryview(mmap.mmap(-1, PIECE)), memoryview(mmap.mmap(-1, 2 * PIECE)))
 
 
 class Pieces:
