@@ -141,8 +141,9 @@ def _value_sizes(values: Any) -> Any:
     types, kind = pa.types, values.type
     if types.is_string_view(kind) or types.is_binary_view(kind):
         words = 4 * (values.offset + len(values))  # the first of a view's four is its length
-        views = pa.Array.from_buffers(pa.int32(), words, [None, values.buffers()[1]])
-        return views.cast(pa.int64())[4 * values.offset :: 4]
+        views = columns.unviewed(values).buffers()[1]
+        lengths = pa.Array.from_buffers(pa.int32(), words, [None, views])
+        return lengths.cast(pa.int64())[4 * values.offset :: 4]
     if _is_text(kind):
         return pa.compute.binary_length(values).cast(pa.int64())
     if types.is_primitive(kind):

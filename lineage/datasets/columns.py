@@ -209,7 +209,7 @@ def _values(column: Any) -> Spelled:
     if types.is_floating(kind):
         return Spelled("", _floats(column.cast(pa.float64())), "")
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return Spelled('"', _escaped(column.cast(pa.large_string())), '"')
+        return Spelled('"', _escaped(unviewed(column).cast(pa.large_string())), '"')
     if (
         types.is_binary(kind)
         or types.is_large_binary(kind)
@@ -273,11 +273,32 @@ def _filled(column: Any) -> Any:
 def _hashes(column: Any) -> Any:
     """Return the BLAKE3 of binary values, in hexadecimal digits."""
     pa = library()
-    held = column.cast(pa.large_binary())
+    held = unviewed(column).cast(pa.large_binary())
     data, places = _data(held), _offsets(held).tolist()
     rows = zip(held.is_valid().to_pylist(), places, places[1:], strict=False)
     texts = [blake3(data[start:stop]).hexdigest() if valid else None for valid, start, stop in rows]
     return pa.array(texts, pa.large_string())
+
+
+def unviewed(column: Any) -> Any:
+    """Return a column of views whose nulls are views of nothing; any other column as it is.
+
+    A null's view may be anything, and is followed by Arrow as any other.
+    """
+    pa = library()
+    is_view = pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type)
+    if not is_view or not column.null_count:
+        return column
+    rows = column.offset + len(column)
+    validity, views, *data = column.buffers()
+    held = np.frombuffer(views, np.uint8, rows * _VIEW).reshape(rows, _VIEW).copy()
+    held[column.offset :][~column.is_valid().to_numpy(zero_copy_only=False)] = 0
+    buffers = [validity, pa.py_buffer(held), *data]
+    return pa.Array.from_buffers(column.type, len(column), buffers, offset=column.offset)
+
+
+_VIEW = 16
+"""Bytes of a view: the length of a text, and the text or where it is."""
 
 
 def _decimals(column: Any) -> Any:

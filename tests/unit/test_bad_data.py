@@ -258,6 +258,20 @@ def test_broken_tables_in_memory_are_refused(name: str, kind: str) -> None:
         build([value])
 
 
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.binary_view()])
+def test_what_the_view_of_a_null_leads_to_is_not_read(kind: pa.DataType) -> None:
+    views = struct.pack("<i12s4i", 3, b"abc", -5, 0, 0, 0)
+    buffers = [pa.py_buffer(b"\1"), pa.py_buffer(views), pa.py_buffer(b"x" * 20)]
+    for column in (
+        pa.Array.from_buffers(kind, 2, buffers),
+        pa.Array.from_buffers(kind, 1, buffers, offset=1),
+    ):
+        told = pa.array([None] if column.offset else [b"abc", None], kind)
+        tables = [pa.table({"c": one}) for one in (column, told)]
+        found, expected = (build([one]).header.head.root for one in tables)
+        assert found == expected
+
+
 class Batches:
     """What has batches, as a table does."""
 
