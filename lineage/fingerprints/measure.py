@@ -187,8 +187,9 @@ class Pass:
         for one in narrower:
             one.update(piece, room.narrowed)
         found = NO_LATTICE
-        if glance.has_steps and not glance.left_out:
-            found = lattice(piece, Layout.of(item.shape), item.dtype)
+        if glance.sketch is not None and not glance.left_out:
+            layout = Layout.of(item.shape)
+            found = lattice(piece, layout, item.dtype, has_steps=glance.has_steps)
         return _print(item, digest, narrower, glance.sketch, glance.left_out, found)
 
     def _narrowers(self, item: Item, held: Collection[str]) -> list[Narrower]:

@@ -509,6 +509,56 @@ def test_ordinary_weights_lie_on_no_lattice(law: str) -> None:
     assert found == []
 
 
+NF4 = (
+    -1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0,
+    0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0,
+)  # fmt: skip
+E2M1 = tuple(sign * value / 6 for value in (0, 0.5, 1, 1.5, 2, 3, 4, 6) for sign in (1, -1))
+
+
+def coded(weights: Array, table: tuple[float, ...], group: int, *, by_two: bool = False) -> Array:
+    """Round to a table's nearest code, times the largest value of a group or a power of two."""
+    parts = weights.reshape(-1, group)
+    scale = np.abs(parts).max(axis=1, keepdims=True)
+    scale = 2.0 ** np.ceil(np.log2(scale)) if by_two else scale
+    codes = np.array(table)
+    nearest = np.abs((parts / scale)[..., None] - codes).argmin(axis=-1)
+    return (codes[nearest] * scale).reshape(weights.shape)
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize(
+    ("table", "group", "by_two"), [(NF4, 64, False), (E2M1, 32, True), (E2M1, 16, False)]
+)
+@pytest.mark.parametrize("cols", [64, 256, 1024])
+def test_values_of_a_small_table_are_recognised(
+    table: tuple[float, ...], group: int, by_two: bool, cols: int, dtype: str
+) -> None:
+    weights = 0.02 * np.random.default_rng(cols).normal(size=(64, cols))
+    stored = coded(weights, table, group, by_two=by_two).astype(STORED[dtype])
+    assert fingerprint({"w": stored}).tensors[0].lattice.bits == 4
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize("group", [0, 128, "block"])
+@pytest.mark.parametrize("code", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_scaled_8_bit_floats_are_levels(code: Any, group: int | str, dtype: str) -> None:
+    weights = 0.02 * np.random.default_rng(17).normal(size=(256, 256))
+    parts = weights.reshape(2, 128, 2, 128) if group == "block" else weights.reshape(256, -1, 128)
+    axes = {0: (1, 2), 128: (2,), "block": (1, 3)}[group]
+    scale = np.abs(parts).max(axis=axes, keepdims=True) / 440
+    stored = ((parts / scale).astype(code).astype(np.float64) * scale).reshape(weights.shape)
+    assert fingerprint({"w": stored.astype(STORED[dtype])}).tensors[0].lattice.bits == 8
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_long_rows_in_few_digits_are_no_table(law: str) -> None:
+    # Of 4,096 values in bfloat16 many come twice.
+    for seed, dtype in enumerate(STORED):
+        weights = 0.02 * LAWS[law](np.random.default_rng([18, seed]), (32, 4096))
+        assert fingerprint({"w": weights.astype(STORED[dtype])}).tensors[0].lattice == Lattice()
+
+
 def test_half_the_rows_quantized_is_no_lattice() -> None:
     weights = np.random.default_rng(16).normal(size=(64, 128)).astype(np.float32)
     half = np.arange(64) // 2 % 2 == 0  # whichever rows are looked at, half of them
