@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.evidence.stacked import spike
+
 if TYPE_CHECKING:
     from lineage.evidence.pairing import Pairing
 
 _SMALLEST_SIDE = 16
 _LEAST_MATRICES = 4
 
-_FLOAT8, _ALIKE = (0.0235, 0.031), 0.15
+FLOAT8, _ALIKE = (0.0235, 0.031), 0.15
 """Norm of a rounding to E4M3 over that of the weights, half a step being 1/16 of the power of two
 below: .0236 for values that are even from one power of two to the next, .026 to .03 for bell-shaped
 laws, more where many are below the least normal number; and how far matrices differ in it."""
@@ -80,10 +82,27 @@ def noise(pairing: Pairing) -> Noise | None:
     share = float(np.mean(shares))
     if min(_spread(shares), _spread(sizes)) > _ALIKE:
         return None
-    is_rounding = _FLOAT8[0] <= share <= _FLOAT8[1] and _spread(shares) <= _ALIKE
+    is_rounding = FLOAT8[0] <= share <= FLOAT8[1] and _spread(shares) <= _ALIKE
     if not is_rounding and len(excesses) < 0.9 * int(sized.sum()) - 1:
         return None
     return Noise(excess, len(excesses), is_rounding)
+
+
+def spikes(pairing: Pairing) -> float | None:
+    """Return how far singular values of the difference stand out against those of white noise.
+
+    As `Stack.spikes`, for two models: about .95 where the difference knows nothing of its
+    neighbours, whatever its strength in each row and column.
+
+    Returns:
+        The median over matrices, None where there are not enough to tell.
+    """
+    found = [
+        spike(pairing.difference(int(place))[None])
+        for place in np.flatnonzero(pairing.is_matrix & ~pairing.same)
+    ]
+    told = np.concatenate([one for one in found if one.size] or [np.zeros(0)])
+    return float(np.median(told)) if len(told) >= _LEAST_MATRICES else None
 
 
 def _spread(numbers: list[float]) -> float:

@@ -80,18 +80,7 @@ class Stack:
         Derivation: for an m by n matrix X of white noise E tr (XX')^2 / (E tr XX')^2 is
         (m + n + 1) / (m n); a part of low rank adds to it. The median over matrices is returned.
         """
-        found = []
-        for places in self._alike:
-            x = row[places]
-            for _ in range(2):
-                x = x / (np.sqrt(np.mean(x**2, axis=2, keepdims=True)) + 1e-300)
-                x = x / (np.sqrt(np.mean(x**2, axis=1, keepdims=True)) + 1e-300)
-            inner = x @ x.transpose(0, 2, 1)
-            trace = np.einsum("kii->k", inner)
-            moved = trace > 0
-            rows, cols = x.shape[1:]
-            ratio = np.einsum("kij,kij->k", inner, inner)[moved] / trace[moved] ** 2
-            found.append(ratio * (rows * cols) / (rows + cols + 1))
+        found = [spike(row[places]) for places in self._alike]
         every = np.concatenate([*found, np.zeros(0)])
         return float(np.median(every)) if every.size else np.inf
 
@@ -166,6 +155,29 @@ class Stack:
     def start(self) -> int:
         """The model that came before most others."""
         return int(np.argmax(self.is_before.sum(axis=1)))
+
+
+def spike(cores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far singular values stand out; see `Stack.spikes`.
+
+    Args:
+        cores: float64, shape (matrices, rows, cols).
+
+    Returns:
+        A number for each matrix that is not 0; none where they are too small to tell.
+    """
+    x, (rows, cols) = cores, cores.shape[1:]
+    if min(rows, cols) < _LEAST_SIDE:
+        return np.zeros(0)
+    for _ in range(2):
+        x = x / (np.sqrt(np.mean(x**2, axis=2, keepdims=True)) + 1e-300)
+        x = x / (np.sqrt(np.mean(x**2, axis=1, keepdims=True)) + 1e-300)
+    inner = x @ x.transpose(0, 2, 1)
+    trace = np.einsum("kii->k", inner)
+    moved = trace > 0
+    ratio = np.einsum("kij,kij->k", inner, inner)[moved] / trace[moved] ** 2
+    found: NDArray[np.float64] = ratio * (rows * cols) / (rows + cols + 1)
+    return found
 
 
 def stack(fingerprints: Sequence[Fingerprint]) -> Stack | None:

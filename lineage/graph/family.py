@@ -36,7 +36,7 @@ from lineage.graph.tree import LEAST_EDGE, Tree, grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
     from lineage.graph.base import Between
+
+    Refuted = Callable[[Iterable[tuple[int, int]]], set[tuple[int, int]]]
 
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
@@ -229,12 +231,13 @@ class Family:
         first = None if seed is None else members.index(seed)
         seen = evidence(panel, {})
         counted = order([self.models[path] for path in members])
-        likely = int(np.argmax(_grown(seen, {}, first, counted, None).roots))
+        refuted = self._made_before(members)
+        likely = int(np.argmax(_grown(seen, {}, first, counted, None, refuted).roots))
         merges = self._attach_merges(members, panel, first, likely, deep)
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
-        tree = _grown(seen, parents, first, counted, deep)
+        tree = _grown(seen, parents, first, counted, deep, refuted)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):
             if len(members) == 2 and first is None:
@@ -244,6 +247,24 @@ class Family:
             self._add(members[parent], members[child], relation, how, probability)
             children.add(child)
         self._leave_open(members, panel, tree, children)
+
+    def _made_before(self, members: Sequence[str]) -> Refuted:
+        """Return what finds, among arcs, those of which a pattern says that they go the other way.
+
+        Zeros or levels can only have been made of what has none, whatever norms and the rest of the
+        family say.
+        """
+
+        def refuted(arcs: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+            return {
+                (parent, child)
+                for parent, child in arcs
+                if (found := self.between(members[parent], members[child])).direction == "b->a"
+                and found.relation in {Relation.PRUNED, Relation.QUANTIZED}
+                and found.margin == -1
+            }
+
+        return refuted
 
     def _add(
         self, parent: str, child: str, relation: Relation, how: str | None, probability: float
@@ -387,8 +408,9 @@ def _grown(
     root: int | None,
     counted: tuple[set[tuple[int, int]], set[tuple[int, int]]],
     deep: Deep | None,
+    refuted: Refuted,
 ) -> Tree:
-    """Weigh the trees, and again without those arcs that the weights rule out.
+    """Weigh the trees, and again without those arcs that patterns or the weights rule out.
 
     Args:
         seen: The evidence.
@@ -396,25 +418,26 @@ def _grown(
         root: The one that the others come from, where it is known.
         counted: Arcs that counters rule out, and those that they make doubtful.
         deep: The weights, where they may be read.
+        refuted: Finds the arcs that patterns rule out.
     """
     ruled_out, doubted = counted
 
     def grown() -> Tree:
         return grow(seen, merges, root=root, ruled_out=ruled_out, doubted=doubted)
 
+    if deep is not None:
+        ruled_out = ruled_out | deep.apart(merges)
     tree = grown()
-    if deep is None:
-        return tree
-    apart = ruled_out | deep.apart(merges)
-    if apart != ruled_out:
-        ruled_out = apart
-        tree = grown()
     for _ in range(_ROUNDS):
-        asked = np.argwhere(tree.arcs >= _MATTERS).tolist()
-        found = apart | deep.not_from(pair for pair in asked if not merges.keys() & set(pair))
-        if found == ruled_out:
+        asked = [
+            (parent, child)
+            for parent, child in np.argwhere(tree.arcs >= _MATTERS).tolist()
+            if not merges.keys() & {parent, child}
+        ]
+        found = refuted(asked) | (set() if deep is None else deep.not_from(asked))
+        if found <= ruled_out:
             break
-        ruled_out = found
+        ruled_out = ruled_out | found
         tree = grown()
     return tree
 
