@@ -10,6 +10,8 @@ import numpy as np
 from lineage.evidence.stacked import spike
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lineage.evidence.pairing import Pairing
 
 _SMALLEST_SIDE = 16
@@ -88,19 +90,20 @@ def noise(pairing: Pairing) -> Noise | None:
     return Noise(excess, len(excesses), is_rounding)
 
 
-def spikes(pairing: Pairing) -> float | None:
+def spikes(pairing: Pairing, use: NDArray[np.bool_]) -> float | None:
     """Return how far singular values of the difference stand out against those of white noise.
 
     As `Stack.spikes`, for two models: about .95 where the difference knows nothing of its
     neighbours, whatever its strength in each row and column.
 
+    Args:
+        pairing: Of two models.
+        use: Which tensors of it are looked at.
+
     Returns:
         The median over matrices, None where there are not enough to tell.
     """
-    found = [
-        spike(pairing.difference(int(place))[None])
-        for place in np.flatnonzero(pairing.is_matrix & ~pairing.same)
-    ]
+    found = [spike(pairing.difference(int(place))[None]) for place in np.flatnonzero(use)]
     told = np.concatenate([one for one in found if one.size] or [np.zeros(0)])
     return float(np.median(told)) if len(told) >= _LEAST_MATRICES else None
 

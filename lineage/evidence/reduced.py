@@ -126,7 +126,9 @@ def quantized(pairing: Pairing, *, least: float = _LEAST) -> Reduction | None:
         return None
     if float(d[on].sum()) < (least / 2**commonest) ** 2 * float(energy[on].sum()):
         return None
-    if commonest >= _WHITE_BITS and (spikes(pairing) or 0.0) > _WHITE:
+    used = np.zeros(len(use), np.bool_)
+    used[np.flatnonzero(use)[on]] = True
+    if commonest >= _WHITE_BITS and (spikes(pairing, used) or 0.0) > _WHITE:
         return None
     words = f"{child}'s values lie on at most {2**commonest} levels, next to the other's values"
     evidence = Evidence("lattice-v1", words, statistic=float(max(share_a, share_b)))
@@ -190,7 +192,7 @@ def pruned(pairing: Pairing, *, slack: float = 0.1) -> Reduction | None:
     change = float(np.sqrt(d / parent))
     share, became = abs(added), f"{abs(added):.0%} of {name}'s values became zero and"
     is_step = share < _MANY_ZEROS and _STEPS[0] * share <= change <= _STEPS[1] * share
-    if is_step and (spikes(pairing) or np.inf) <= _WHITE:
+    if is_step and (spikes(pairing, use) or np.inf) <= _WHITE:
         words = f"{became} the others moved as rounding to steps would move them"
         bits = int(np.clip(np.rint(np.log2(_USUAL / change)), 1, _FLOAT8_BITS))
         evidence = Evidence("steps-v1", words, statistic=change / share)

@@ -731,3 +731,48 @@ def test_light_full_finetunes_in_bfloat16_have_no_low_rank(size: float) -> None:
 
         child = cast(changed(cast(base, np.float32), step), ml_dtypes.bfloat16)
         assert both_ways(base, child).how != "low_rank"
+
+
+def weighed_anew(shares: Array, models: list[Model]) -> Model:
+    """Sum models with weights of their own in each matrix, of shape (matrices, models)."""
+    rows = dict(zip(matrices(models[0]), shares, strict=True))
+    child = {}
+    for name, first in models[0].items():
+        row = rows.get(name, shares.mean(axis=0))
+        wide = sum(s * model[name].astype(np.float64) for s, model in zip(row, models, strict=True))
+        child[name] = np.asarray(wide).astype(first.dtype)
+    return child
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_merges_with_weights_of_their_own_in_each_matrix(count: int, dtype: Any) -> None:
+    base = network(0, blocks=3)
+    models = [
+        cast(m, dtype) for m in (base, *(tuned(base, s, 0.1, grain=0.3) for s in range(1, 4)))
+    ]
+    rng = np.random.default_rng(count)
+    shares = rng.dirichlet(np.full(count, 2.0), len(matrices(base)))
+    child = weighed_anew(shares, models[:count])
+    family = stack([fingerprint(model) for model in (*models, child)])
+    assert family is not None
+    found = find_merges(family)
+    assert set(found) == {4}
+    assert found[4].parents == tuple(range(count))
+    assert found[4].how == "linear"
+    away = [
+        np.linalg.norm(models[1][n].astype(float) - models[0][n].astype(float))
+        for n in matrices(base)
+    ]
+    expected = np.average(shares, axis=0, weights=np.square(away))
+    assert found[4].coefficients == pytest.approx(expected, abs=0.05)
+
+
+def test_what_was_trained_on_from_such_a_merge_is_none() -> None:
+    base = network(0, blocks=3)
+    models = [base, *(tuned(base, seed, 0.1, grain=0.3) for seed in (1, 2, 3))]
+    shares = np.random.default_rng(1).dirichlet(np.full(4, 2.0), len(matrices(base)))
+    onward = tuned(weighed_anew(shares, models), 9, 0.03, grain=0.3)
+    family = stack([fingerprint(model) for model in (*models, onward)])
+    assert family is not None
+    assert find_merges(family) == {}
