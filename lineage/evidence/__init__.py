@@ -28,6 +28,7 @@ from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
+from lineage.evidence.packed import PACKED, hides_most, packed_copy
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import Reduction, pruned, quantized
 from lineage.evidence.vocabulary import vocabulary
@@ -106,12 +107,16 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
         return found
     pairing = pair(a, b)
     # 2. Rounded, digest for digest, or laid out anew.
-    found = rounded_copy(pairing) or converted(pairing) or underflowed(pairing)
+    found = (
+        rounded_copy(pairing) or converted(pairing) or underflowed(pairing) or packed_copy(pairing)
+    )
     if found is not None:
         return found
     # 3. Related at all?
     kin = kinship(pairing)
     base = _as_kin(pairing, kin)
+    if hides_most(pairing.first) or hides_most(pairing.second):
+        return _hidden(base)
     shares = copied(pairing) if may_be_parts(pairing) else None
     if shares is not None and shares.parts:
         if _is_in_parts(pairing, shares):
@@ -148,6 +153,12 @@ def _as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
         score=max(0.0, min(1.0, kin.cosine)),
         evidence=(_kinship_evidence(kin),),
     )
+
+
+def _hidden(base: Comparison) -> Comparison:
+    """Say no more than that two models are kin where most of one is packed, and so not read."""
+    words = "most of the weights of one are packed integers, which are not read"
+    return replace(base, evidence=(Evidence(PACKED, words), *base.evidence))
 
 
 def _is_in_parts(pairing: Pairing, shares: Copied) -> bool:

@@ -21,10 +21,10 @@ _BITS = {8: "int8", 7: "int8", 6: "int8", 5: "int8", 4: "int4", 3: "int3", 2: "i
 _ZEROS = 0.05
 """Share of the values by which the zeros of a pruned model differ at least."""
 
-_MANY_ZEROS, _LEAST_LOST = 0.2, 0.03
+_MANY_ZEROS, _LOST = 0.2, (0.03, 0.8)
 """Share of zeros that no rounding to more than two bits leaves, and from which nothing else makes
-them; and what they lost at least, as a share of what as many values have on average: training that
-fills zeros changes less."""
+them; and what they lost, squared, as a share of what as many values have on average. Training that
+fills zeros changes less, and pruning leaves out little; two trainings are further apart."""
 
 _STEPS = 0.6, 1.8
 """What rounding to steps changes, as a share of the norm, over the share of zeros that it leaves:
@@ -204,7 +204,7 @@ def pruned(pairing: Pairing, *, slack: float = 0.1) -> Reduction | None:
         more = (zeros_b - zeros_a) * np.sign(added) >= _ZEROS * size
         if share < _MANY_ZEROS or size[more].sum() < 0.5 * size.sum():
             return None
-        if change**2 < _LEAST_LOST * share:
+        if not _LOST[0] * share <= change**2 <= _LOST[1] * share:
             return None
         words = f"{became} the others moved by less"
     evidence = Evidence("zeros-v1", words, statistic=share)

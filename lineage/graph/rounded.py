@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lineage.evidence.packed import PACKED
 from lineage.evidence.panel import structure
 from lineage.evidence.reduced import levels
 from lineage.graph.base import Edge
@@ -67,6 +68,8 @@ def hang(
         parent, sure = _source(child, near, models, between)
         found = between(parent, child)
         assert found.relation is not None
+        if found.evidence[0].detector == PACKED:
+            sure = UNSURE  # an adapter may have been merged into what was packed
         edges.append(Edge(parent, child, found.relation, found.how, None, sure))
     return rest, edges
 
