@@ -253,7 +253,8 @@ class Pass:
         if affine is None:
             return piece, item.dtype, None
         is_plain = all(1e-30 < abs(scale) < 1e9 for scale in affine.scales)
-        if affine.axis in {None, 0} and len(item.shape) > 1 and is_plain and not any(affine.zeros):
+        is_plain = is_plain and affine.block is None and not any(affine.zeros)
+        if affine.axis in {None, 0} and len(item.shape) > 1 and is_plain:
             return piece, item.dtype, array("f", affine.scales)
         from lineage.fingerprints import values
 

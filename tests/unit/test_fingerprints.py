@@ -336,6 +336,21 @@ def test_threads_and_pieces_never_change_a_sketch() -> None:
     assert all(to_bytes(fingerprint(model)) == stored for _ in range(3))
 
 
+def test_8_bit_floats_with_a_scale_a_block_have_the_sketch_of_their_values() -> None:
+    rng = np.random.default_rng(12)
+    weights = rng.normal(0, 0.02, (300, 200))
+    blocks = np.kron(rng.uniform(1e-4, 1e-3, (3, 2)), np.ones((128, 128)))[:300, :200]
+    codes = (weights / blocks).astype(ml_dtypes.float8_e4m3fn)
+    scale = blocks[::128, ::128].astype(np.float32)
+    made = fingerprint({"l.weight": codes, "l.weight_scale_inv": scale}).tensors[0]
+    wide = np.kron(scale, np.ones((128, 128), np.float32))[:300, :200]
+    want = sketch_of(codes.astype(np.float32) * wide)
+    assert made.sketch is not None
+    np.testing.assert_allclose(made.sketch.core, want.core, rtol=0, atol=1e-5 * want.energy**0.5)
+    assert made.sketch.energy == pytest.approx(want.energy, rel=1e-5)
+    assert made.content == content_of("F8_E4M3", codes)
+
+
 @pytest.mark.parametrize("layout", ["scale", "scale.flat", "scalar", "dotted", "SCB"])
 def test_scaled_integers_have_the_sketch_of_their_values(layout: str) -> None:
     rng = np.random.default_rng(11)
