@@ -12,6 +12,7 @@ from lineage.evidence.ancestry import evidence
 from lineage.evidence.counters import order
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
+from lineage.evidence.projected import PROJECTED
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
@@ -251,17 +252,15 @@ class Family:
     def _made_before(self, members: Sequence[str]) -> Refuted:
         """Return what finds, among arcs, those of which a pattern says that they go the other way.
 
-        Zeros or levels can only have been made of what has none, whatever norms and the rest of the
-        family say.
+        Zeros, levels or a direction with nothing along it can only have been made of what has none,
+        whatever norms and the rest of the family say.
         """
 
         def refuted(arcs: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
             return {
                 (parent, child)
                 for parent, child in arcs
-                if (found := self.between(members[parent], members[child])).direction == "b->a"
-                and found.relation in {Relation.PRUNED, Relation.QUANTIZED}
-                and found.margin == -1
+                if _is_made_of_its_child(self.between(members[parent], members[child]))
             }
 
         return refuted
@@ -440,6 +439,12 @@ def _grown(
         ruled_out = ruled_out | found
         tree = grown()
     return tree
+
+
+def _is_made_of_its_child(found: Comparison) -> bool:
+    """Whether a pattern, and no lean, says that the first of two models came from the second."""
+    is_reduced = found.relation in {Relation.PRUNED, Relation.QUANTIZED} and found.margin == -1
+    return found.direction == "b->a" and (is_reduced or found.evidence[0].detector == PROJECTED)
 
 
 def _energy(model: Fingerprint) -> float:

@@ -269,6 +269,33 @@ def test_masks_and_large_changes_are_no_noise() -> None:
     assert both_ways(BASE, dropped).relation != "noised"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_what_lost_a_direction_came_after_what_has_it(dtype: Any) -> None:
+    # As refusals are removed: the difference is orthogonal to the child, a LoRA's to its parent.
+    rng = np.random.default_rng(7)
+    base = network(0, blocks=4)
+    one = rng.normal(size=96)
+    one /= np.linalg.norm(one)
+
+    def taken_out(name: str, weights: Array) -> Array:
+        if ".k." in name or ".down." in name:
+            return weights - np.outer(one, one @ weights)
+        return weights
+
+    child = cast(changed(base, taken_out), dtype)
+    found = both_ways(cast(base, dtype), child)
+    assert kind(found) == (True, "finetune", "low_rank", "a->b")
+    assert found.evidence[0].detector == "projected-v1"
+    (edge,) = infer({"base": cast(base, dtype), "child": child}).edges
+    assert (edge.parent, edge.child) == ("base", "child")
+    each = {name: rng.normal(size=(96, 1)) @ rng.normal(size=(1, w.shape[1])) * 0.03
+            for name, w in base.items() if ".k." in name or ".down." in name}  # fmt: skip
+    adapted = changed(base, lambda name, weights: weights + each.get(name, 0))
+    found = both_ways(cast(base, dtype), cast(adapted, dtype))
+    assert kind(found) == (True, "finetune", "low_rank", "a->b")
+    assert found.evidence[0].detector != "projected-v1"
+
+
 def test_a_full_change_has_no_low_rank() -> None:
     for size in (0.02, 0.1, 0.3):
         found = both_ways(BASE, tuned(BASE, 2, size))
