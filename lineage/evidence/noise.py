@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.stacked import spike
+from lineage.evidence.pairing import FLOAT8
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from lineage.evidence.pairing import Pairing
 
 _SMALLEST_SIDE = 16
 _LEAST_MATRICES = 4
 
-FLOAT8, _ALIKE = (0.0235, 0.031), 0.15
-"""Norm of a rounding to E4M3 over that of the weights, half a step being 1/16 of the power of two
-below: .0236 for values that are even from one power of two to the next, .026 to .03 for bell-shaped
-laws, more where many are below the least normal number; and how far matrices differ in it."""
+_ALIKE = 0.15
+"""How far matrices differ at most in how much of their norm a rounding changed."""
 
 _LARGEST = 0.035
 """Share of the weights' norm above which nobody adds noise: nothing would be left of the model."""
@@ -88,24 +84,6 @@ def noise(pairing: Pairing) -> Noise | None:
     if not is_rounding and len(excesses) < 0.9 * int(sized.sum()) - 1:
         return None
     return Noise(excess, len(excesses), is_rounding)
-
-
-def spikes(pairing: Pairing, use: NDArray[np.bool_]) -> float | None:
-    """Return how far singular values of the difference stand out against those of white noise.
-
-    As `Stack.spikes`, for two models: about .95 where the difference knows nothing of its
-    neighbours, whatever its strength in each row and column.
-
-    Args:
-        pairing: Of two models.
-        use: Which tensors of it are looked at.
-
-    Returns:
-        The median over matrices, None where there are not enough to tell.
-    """
-    found = [spike(pairing.difference(int(place))[None]) for place in np.flatnonzero(use)]
-    told = np.concatenate([one for one in found if one.size] or [np.zeros(0)])
-    return float(np.median(told)) if len(told) >= _LEAST_MATRICES else None
 
 
 def _spread(numbers: list[float]) -> float:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.evidence.base import Evidence
-from lineage.evidence.noise import FLOAT8, spikes
+from lineage.evidence.pairing import FLOAT8
+from lineage.evidence.whiteness import spikes
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def pruned(pairing: Pairing, *, slack: float = 0.1) -> Reduction | None:
             return None
         if not _LOST[0] * share <= change**2 <= _LOST[1] * share:
             return None
+        if (spikes(pairing, use) or 0.0) > _WHITE:
+            return None  # something else lies between the two
         words = f"{became} the others moved by less"
     evidence = Evidence("zeros-v1", words, statistic=share)
     return Reduction(Relation.PRUNED, "unstructured", direction, evidence)

@@ -19,7 +19,7 @@ from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
 from lineage.graph.leaves import CERTAIN, LIKELY, noised, sparse
 from lineage.graph.remerged import remerged
-from lineage.graph.rounded import hang, past_noise
+from lineage.graph.rounded import hang, has_levels, past_noise
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
@@ -54,6 +54,9 @@ _MATTERS, _ROUNDS = 0.02, 4
 
 _BEGAN = 0.5
 """Probability of having no parent from which a model in coordinates of its own is no leaf."""
+
+_NO_SHARE = 0.05
+"""Share of a base below which a merge that was rounded is a sum of the others."""
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
@@ -374,9 +377,12 @@ class Family:
             merges.pop(start, None)
         for child, merge in list(merges.items()):
             is_guessed = merge.how in {"ties", "dare"} and not merge.is_seen
-            if is_guessed and deep is not None and deep.has_no_mask(child):
+            is_rounded = is_guessed and has_levels(self.models[members[child]])
+            if is_guessed and deep is not None and not is_rounded and deep.has_no_mask(child):
                 del merges[child]
                 continue
+            if is_rounded:
+                merge = _rounded_sum(merge)
             sure = LIKELY if is_guessed else CERTAIN
             for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
                 if parent == merge.base and merge.how in {"ties", "dare"}:
@@ -384,6 +390,17 @@ class Family:
                 ends = members[parent], members[child]
                 self.edges.append(Edge(*ends, Relation.MERGE, merge.how, coefficient, sure))
         return merges
+
+
+def _rounded_sum(merge: Merge) -> Merge:
+    """Take the white rest of a merge for the rounding that its values on levels tell of."""
+    shares = dict(zip(merge.parents, merge.coefficients, strict=True))
+    if merge.base is None or abs(shares[merge.base]) >= _NO_SHARE:
+        return replace(merge, how="task_arithmetic")
+    del shares[merge.base]
+    return replace(
+        merge, parents=tuple(shares), coefficients=tuple(shares.values()), how="linear", base=None
+    )
 
 
 def _begun(

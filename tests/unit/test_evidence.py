@@ -717,7 +717,7 @@ def test_pruning_that_moved_the_other_weights_too() -> None:
     # As second-order pruners do, to make up for what they took.
     for size in (0.1, 0.3):
         sparse = pruned(BASE, 0.5)
-        moved = tuned(sparse, 1, size)
+        moved = noisy(sparse, 1, size)
         child = {name: moved[name] * (sparse[name] != 0) for name in sparse}
         assert kind(both_ways(BASE, child)) == (True, "pruned", "unstructured", "a->b")
 

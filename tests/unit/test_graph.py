@@ -645,6 +645,21 @@ def test_what_was_rounded_is_a_copy_of_its_source_alone(families: Families, sour
         assert all(edge.parent != "rounded" for edge in graph.edges)
 
 
+def test_a_merge_that_was_rounded_is_a_sum_and_has_no_mask(families: Families) -> None:
+    family = families(1)
+    parents = ["base-sft-code", "base-sft-docs"]
+    one, other = (load_file(next((family.folder / p).glob("*.safetensors"))) for p in parents)
+    mean = {name: (one[name] + other[name]) / 2 for name in one}
+    child = {n: in_steps(w) if w.ndim == 2 and w.size % 16 == 0 else w for n, w in mean.items()}
+    prints = {name: family.prints[name] for name in ("base", "stranger", *parents)}
+    graph = infer_graph({**prints, "rounded": fingerprint(child)})
+    found = [edge for edge in graph.edges if edge.child == "rounded"]
+    assert not [edge for edge in found if edge.how in {"dare", "ties"}]
+    if any(edge.relation is Relation.MERGE for edge in found):
+        assert {edge.parent for edge in found} == set(parents)
+        assert {edge.how for edge in found} == {"linear"}
+
+
 def test_zeros_in_one_place_came_after_the_values(families: Families) -> None:
     # A head or a channel that was cut out: few zeros, which no training leaves.
     family = families(1)
