@@ -30,6 +30,7 @@ from lineage.errors import ContradictionError
 from lineage.evidence import compare_fingerprints
 from lineage.evidence.contained import contained
 from lineage.evidence.merging import linear_merge
+from lineage.evidence.packed import PACKED
 from lineage.evidence.stacked import stack
 from lineage.fingerprints import Fingerprint, fingerprint
 from lineage.fingerprints.delta import SCHEME
@@ -140,8 +141,9 @@ def _pairwise(child: Fingerprint, parent: Fingerprint, *, with_direction: bool) 
     # Two long trainings from one initialisation look, as a pair, like one very long training: that
     # contradicts nobody.
     is_open = seen.relation is Relation.SHARED_INIT
-    # Units that are the same in other coordinates do not tell what else was done.
-    is_known = seen.relation is not Relation.REPARAMETRIZED
+    # Units that are the same in other coordinates do not tell what else was done, nor does what is
+    # packed and so not read.
+    is_known = seen.relation is not Relation.REPARAMETRIZED and first.detector != PACKED
     is_sure = seen.is_exact or seen.relation in {Relation.QUANTIZED, Relation.PRUNED}
     tells = (with_direction or is_sure) and is_known and not is_open and not _leans_back(seen)
     measurement = Measurement(

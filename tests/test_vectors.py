@@ -213,11 +213,12 @@ def test_any_bits_are_measured_alike(data: bytes) -> None:
 @st.composite
 def scaled(draw: st.DrawFn) -> bytes:
     """Whole numbers or 8-bit floats beside tensors that are their scales, or are not."""
-    rows, cols = draw(st.integers(1, 50)), draw(st.integers(1, 5))
+    rows, cols = draw(st.integers(1, 50) | st.integers(127, 130)), draw(st.integers(1, 5))
     dtype = draw(st.sampled_from(["I8", "F8_E4M3", "F8_E5M2", "U8", "I16", "F16"]))
     model = {"x.weight": make_fingerprint.as_(dtype, rows, cols, times=30)}
-    shapes = [[], [1], [1, 1], [rows], [rows, 1], [cols], [1, rows]]
-    for name in draw(st.sets(st.sampled_from(["x.SCB", "x.weight.scale", "x.weight_scale"]))):
+    shapes = [[], [1], [1, 1], [2, 1], [rows], [rows, 1], [cols], [1, rows]]
+    names = ["x.SCB", "x.weight.scale", "x.weight_scale", "x.weight_scale_inv"]
+    for name in draw(st.sets(st.sampled_from(names))):
         shape, kind = (
             draw(st.sampled_from(shapes)),
             draw(st.sampled_from(["F16", "BF16", "F32", "F64"])),

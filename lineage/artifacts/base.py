@@ -58,14 +58,17 @@ class Affine:
     """How stored whole numbers stand for real ones: (stored - zero) * scale.
 
     Attributes:
-        scales: One, or one per place along `axis`.
+        scales: One, or one per place along `axis`, or one a block, row by row.
         zeros: As many as scales.
-        axis: The dimension the scales run along; None for one scale.
+        axis: The dimension the scales run along; None for one scale, and for blocks.
+        block: Rows and columns of the square blocks of a matrix that have a scale each, those at
+            its ends being less; None where there are none.
     """
 
     scales: tuple[float, ...]
     zeros: tuple[float, ...]
     axis: int | None = None
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

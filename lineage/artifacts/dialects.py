@@ -33,6 +33,9 @@ _WRAPPERS = _set(
 )
 """What is put before a model's own names, in any number and order."""
 
+_WRAPPED = _set("_orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module")
+"""What PyTorch puts around a module of any depth: compiled, sharded, or computed anew backwards."""
+
 _TOWERS = {
     "visual": "v", "vision_model": "v", "vision_tower": "v", "v": "v",
     "decoder": "dec", "dec": "dec",
@@ -179,7 +182,7 @@ def _words(name: str) -> tuple[list[str], str]:
     text = _JOINED_LEAVES.sub(r"\1.\2", text)
     words: list[str] = []
     for word in text.split("."):
-        if word and (not words or words[-1] != word or word.isdigit()):
+        if word and word not in _WRAPPED and (not words or words[-1] != word or word.isdigit()):
             words.append(word)
     words = _rejoined(words)
     if len(words) > 1 and words[-1] in _LEAVES:

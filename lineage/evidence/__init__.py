@@ -28,7 +28,9 @@ from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
+from lineage.evidence.packed import PACKED, hides_most, packed_copy
 from lineage.evidence.pairing import Pairing, pair
+from lineage.evidence.projected import PROJECTED, one_direction
 from lineage.evidence.reduced import Reduction, pruned, quantized
 from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
@@ -106,12 +108,16 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
         return found
     pairing = pair(a, b)
     # 2. Rounded, digest for digest, or laid out anew.
-    found = rounded_copy(pairing) or converted(pairing) or underflowed(pairing)
+    found = (
+        rounded_copy(pairing) or converted(pairing) or underflowed(pairing) or packed_copy(pairing)
+    )
     if found is not None:
         return found
     # 3. Related at all?
     kin = kinship(pairing)
     base = _as_kin(pairing, kin)
+    if hides_most(pairing.first) or hides_most(pairing.second):
+        return _hidden(base)
     shares = copied(pairing) if may_be_parts(pairing) else None
     if shares is not None and shares.parts:
         if _is_in_parts(pairing, shares):
@@ -148,6 +154,12 @@ def _as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
         score=max(0.0, min(1.0, kin.cosine)),
         evidence=(_kinship_evidence(kin),),
     )
+
+
+def _hidden(base: Comparison) -> Comparison:
+    """Say no more than that two models are kin where most of one is packed, and so not read."""
+    words = "most of the weights of one are packed integers, which are not read"
+    return replace(base, evidence=(Evidence(PACKED, words), *base.evidence))
 
 
 def _is_in_parts(pairing: Pairing, shares: Copied) -> bool:
@@ -272,6 +284,8 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= SIBLING_CHANGE:
         words = "the difference leans on both models: siblings, or several steps apart"
         return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
+    if adapter is not None and adapter.rank == 1 and (matrices := one_direction(pairing)):
+        return _projected(base, lean, matrices)
     direction: Direction | None = None
     is_clear = lean.is_clear(change, is_low_rank=adapter is not None)
     if is_clear and (adapter is not None or not is_against(pairing, lean)):
@@ -282,6 +296,27 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         how=base.step,
         direction=direction,
         rank=None if adapter is None else adapter.rank,
+    )
+
+
+def _projected(base: Comparison, lean: Orthogonality, matrices: int) -> Comparison:
+    """Name a direction that was taken out of all matrices; the child has nothing left along it."""
+    direction: Direction | None = None
+    if lean.is_clear(base.change or 0.0, is_low_rank=True):
+        direction = "b->a" if lean.margin > 0 else "a->b"
+    child = {"a->b": "{b}", "b->a": "{a}", None: "one of the two"}[direction]
+    words = (
+        f"the difference is along one direction in all {matrices} matrices, taken out of {child}"
+    )
+    return replace(
+        base,
+        relation=Relation.FINETUNE,
+        how=base.step,
+        direction=direction,
+        rank=1,
+        margin=-base.margin,
+        share=-base.share,
+        evidence=(Evidence(PROJECTED, words), *base.evidence),
     )
 
 

@@ -33,6 +33,7 @@ from lineage.evidence.kinship import RELATED, UNRELATED
 from lineage.evidence.low_rank import low_rank
 from lineage.evidence.noise import noise
 from lineage.evidence.pairing import ROUNDING_RMS, Pairing, pair
+from lineage.evidence.projected import PROJECTED
 from lineage.evidence.reduced import pruned, quantized
 from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
@@ -355,6 +356,8 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
     if found.direction is not None and abs(found.margin) == 1:
         child = "{b}" if found.direction == "a->b" else "{a}"
         return [f"by the pattern found above: it can only have made {child} of the other"]
+    if found.evidence[0].detector == PROJECTED:
+        return ["by a direction that one has nothing left along, where weights lean the other way"]
     if found.structure:
         return [
             "undetermined: each of the two has what the other lacks, or which is older is unseen"

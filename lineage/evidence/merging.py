@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lineage.evidence.affine import affine_merge, affine_merges
 from lineage.evidence.base import Merge
+from lineage.evidence.spanned import spanned_merge
 from lineage.evidence.sparsified import sparsified_merge
 from lineage.evidence.spherical import arc_of, plane_merge
 
@@ -33,7 +34,7 @@ def find_merges(family: Stack, by_value: Detector | None = None) -> dict[int, Me
     merges = affine_merges(family)
     merges |= {child: arc_of(family, child, merge) for child, merge in merges.items()}
     every = range(len(family.cores))
-    detectors = (by_value, plane_merge, sparsified_merge)
+    detectors = (by_value, plane_merge, spanned_merge, sparsified_merge)
     for detector in filter(None, detectors):
         found = {}
         for child in every:

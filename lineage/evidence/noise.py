@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.evidence.pairing import FLOAT8
+
 if TYPE_CHECKING:
     from lineage.evidence.pairing import Pairing
 
 _SMALLEST_SIDE = 16
 _LEAST_MATRICES = 4
 
-_FLOAT8, _ALIKE = (0.0235, 0.031), 0.15
-"""Norm of a rounding to E4M3 over that of the weights, half a step being 1/16 of the power of two
-below: .0236 for values that are even from one power of two to the next, .026 to .03 for bell-shaped
-laws, more where many are below the least normal number; and how far matrices differ in it."""
+_ALIKE = 0.15
+"""How far matrices differ at most in how much of their norm a rounding changed."""
 
 _LARGEST = 0.035
 """Share of the weights' norm above which nobody adds noise: nothing would be left of the model."""
@@ -80,7 +80,7 @@ def noise(pairing: Pairing) -> Noise | None:
     share = float(np.mean(shares))
     if min(_spread(shares), _spread(sizes)) > _ALIKE:
         return None
-    is_rounding = _FLOAT8[0] <= share <= _FLOAT8[1] and _spread(shares) <= _ALIKE
+    is_rounding = FLOAT8[0] <= share <= FLOAT8[1] and _spread(shares) <= _ALIKE
     if not is_rounding and len(excesses) < 0.9 * int(sized.sum()) - 1:
         return None
     return Noise(excess, len(excesses), is_rounding)

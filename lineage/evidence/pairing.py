@@ -25,6 +25,11 @@ ROUNDING_RMS = 0.41
 """Root mean square of a rounding error over its largest value, for values of any size: the error
 is uniform in half a unit in the last place, and that unit is between 1 and 1/2 of its largest."""
 
+FLOAT8 = 0.0235, 0.031
+"""Norm of a rounding to E4M3 over that of the weights, half a step being 1/16 of the power of two
+below: .0236 for values that are even from one power of two to the next, .026 to .03 for bell-shaped
+laws, more where many are below the least normal number."""
+
 SAME_WITHIN = 3e-6
 """Norm of the difference of two sketches over the norm of the weights, below which no digest is
 needed to call them one: where the same values are summed in another order, as in a transpose.

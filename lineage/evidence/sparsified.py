@@ -44,6 +44,12 @@ _PART = 0.004
 _EXPLAINED = 0.02
 """All parents together."""
 
+_PLAINLY, _PURE = 0.15, 1.0
+"""Of a child's distance to the nearest of all that it is made from, the share that they explain at
+least together; of less the rest must be white but for chance. A mask that keeps a tenth leaves pure
+noise. A training whose steps are white, as orthogonalized ones are, or that began at a rounding,
+leans a little on all that was trained on like data, and keeps some directions of its own."""
+
 _WHITE = 0.95
 """What `Stack.spikes` gives for white noise, whose rows and columns it has made even; a random mask
 leaves .93 to .97."""
@@ -256,6 +262,9 @@ class _Seen:
         left, whole = float(self.rest @ self.rest), float(self.goal @ self.goal)
         least = _OVER_ROUNDING * float(family.rounding[self.child])
         if not least <= left <= (1 - _EXPLAINED) * whole:
+            return None
+        near = family.distances[self.child, [*self.parents, self.base]]
+        if left > (1 - _PLAINLY) * float(near.min()) and self.spikes > _PURE:
             return None
         turned = list(self.parents)
         if 1 - weights.sum() > LEAST_COEFFICIENT:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lineage.evidence.matching import match, table
 from lineage.evidence.pairing import ROUNDING_RMS
+from lineage.evidence.whiteness import LEAST_SIDE, spike
 from lineage.fingerprints.lattice import ROUNDING
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from lineage.fingerprints import Fingerprint
 
-
-_LEAST_SIDE = 16
-"""Of a core whose singular values are looked at."""
 
 _BEYOND = 30.0
 """Squared distance over what rounding leaves, from which two models differ by something else."""
@@ -64,34 +62,17 @@ class Stack:
         """Where the numbers of all matrices of one core shape lie, shape (matrices, rows, cols)."""
         places: dict[tuple[int, int], list[NDArray[np.intp]]] = {}
         for start, shape in zip(self.starts, self.shapes, strict=True):
-            if min(shape) >= _LEAST_SIDE:
+            if min(shape) >= LEAST_SIDE:
                 place = start + np.arange(shape[0] * shape[1], dtype=np.intp)
                 places.setdefault(shape, []).append(place.reshape(shape))
         return [np.stack(found) for _, found in sorted(places.items())]
 
     def spikes(self, row: NDArray[np.float64]) -> float:
-        """How far the singular values of a row's matrices stand out, against those of white noise.
+        """Return the median of `whiteness.spike` over a row's matrices.
 
-        It is about 1 for noise that knows nothing of its neighbours (a rounding, a random mask, a
-        vote entry by entry), whatever its strength in each row and column, and more for anything
-        that training left, whose few strong directions the core keeps. Infinite where no core is
-        large enough to tell.
-
-        Derivation: for an m by n matrix X of white noise E tr (XX')^2 / (E tr XX')^2 is
-        (m + n + 1) / (m n); a part of low rank adds to it. The median over matrices is returned.
+        Infinite where no core is large enough to tell.
         """
-        found = []
-        for places in self._alike:
-            x = row[places]
-            for _ in range(2):
-                x = x / (np.sqrt(np.mean(x**2, axis=2, keepdims=True)) + 1e-300)
-                x = x / (np.sqrt(np.mean(x**2, axis=1, keepdims=True)) + 1e-300)
-            inner = x @ x.transpose(0, 2, 1)
-            trace = np.einsum("kii->k", inner)
-            moved = trace > 0
-            rows, cols = x.shape[1:]
-            ratio = np.einsum("kij,kij->k", inner, inner)[moved] / trace[moved] ** 2
-            found.append(ratio * (rows * cols) / (rows + cols + 1))
+        found = [spike(row[places]) for places in self._alike]
         every = np.concatenate([*found, np.zeros(0)])
         return float(np.median(every)) if every.size else np.inf
 

@@ -187,8 +187,9 @@ class Pass:
         for one in narrower:
             one.update(piece, room.narrowed)
         found = NO_LATTICE
-        if glance.has_steps and not glance.left_out:
-            found = lattice(piece, Layout.of(item.shape), item.dtype)
+        if glance.sketch is not None and not glance.left_out:
+            layout = Layout.of(item.shape)
+            found = lattice(piece, layout, item.dtype, has_steps=glance.has_steps)
         return _print(item, digest, narrower, glance.sketch, glance.left_out, found)
 
     def _narrowers(self, item: Item, held: Collection[str]) -> list[Narrower]:
@@ -252,7 +253,8 @@ class Pass:
         if affine is None:
             return piece, item.dtype, None
         is_plain = all(1e-30 < abs(scale) < 1e9 for scale in affine.scales)
-        if affine.axis in {None, 0} and len(item.shape) > 1 and is_plain and not any(affine.zeros):
+        is_plain = is_plain and affine.block is None and not any(affine.zeros)
+        if affine.axis in {None, 0} and len(item.shape) > 1 and is_plain:
             return piece, item.dtype, array("f", affine.scales)
         from lineage.fingerprints import values
 

@@ -98,6 +98,10 @@ _TARGETS = {
 }  # fmt: skip
 
 
+BLOCK = 128
+"""Rows and columns that share a factor where a matrix has one for each block."""
+
+
 def affine_of(items: tuple[Item, ...]) -> dict[str, Affine]:
     """Find what stored whole numbers and 8-bit floats stand for.
 
@@ -114,20 +118,25 @@ def affine_of(items: tuple[Item, ...]) -> dict[str, Affine]:
             continue
         if item.dtype not in {"I8", "F8_E4M3", "F8_E5M2"} or len(item.shape) != 2:
             continue
+        rows, cols = item.shape
         stem = item.name.removesuffix("weight")
-        for name, divisor in (
-            (f"{item.name}_scale", 1.0), (f"{item.name}.scale", 1.0), (f"{stem}SCB", 127.0),
+        of_rows = {(), (1,), (rows,), (rows, 1)}
+        of_blocks = {(-(-rows // BLOCK), -(-cols // BLOCK))}
+        for name, divisor, shapes in (
+            (f"{item.name}_scale_inv", 1.0, of_blocks), (f"{item.name}_scale", 1.0, of_rows),
+            (f"{item.name}.scale", 1.0, of_rows), (f"{stem}SCB", 127.0, of_rows),
         ):  # fmt: skip
             scale = by_name.get(name)
             if scale is None or scale.dtype not in {"F32", "F16", "BF16"}:
                 continue
-            if scale.shape not in {(), (1,), (item.shape[0],), (item.shape[0], 1)}:
+            if scale.shape not in shapes:
                 continue
             scratch = memoryview(bytearray(scale.size_bytes))
             raw = scale.source.piece(0, scale.size_bytes, scratch)
             scales = tuple((as_float32(raw, scale.dtype) / np.float32(divisor)).tolist())
-            axis = None if len(scales) == 1 else 0
-            found[item.name] = Affine(scales, (0.0,) * len(scales), axis)
+            block = BLOCK if shapes is of_blocks else None
+            axis = None if len(scales) == 1 or block else 0
+            found[item.name] = Affine(scales, (0.0,) * len(scales), axis, block)
     return found
 
 
@@ -137,9 +146,13 @@ def applied(
     """Turn stored whole numbers, from value `start` of a tensor on, into what they stand for."""
     scales = np.array(affine.scales, np.float32)
     zeros = np.array(affine.zeros, np.float32)
-    if affine.axis is not None:
-        places = np.arange(start, start + numbers.size) // prod(shape[affine.axis + 1 :])
-        places %= shape[affine.axis]
+    places = np.arange(start, start + numbers.size)
+    if affine.block is not None:
+        rows, cols = places // shape[1] // affine.block, places % shape[1] // affine.block
+        scales = scales[rows * -(-shape[1] // affine.block) + cols]
+        zeros = np.zeros(1, np.float32)
+    elif affine.axis is not None:
+        places = places // prod(shape[affine.axis + 1 :]) % shape[affine.axis]
         scales, zeros = scales[places], zeros[places]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         result: NDArray[np.float32] = (numbers - zeros) * scales

@@ -12,13 +12,14 @@ from lineage.evidence.ancestry import evidence
 from lineage.evidence.counters import order
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
+from lineage.evidence.projected import PROJECTED
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
 from lineage.graph.leaves import CERTAIN, LIKELY, noised, sparse
 from lineage.graph.remerged import remerged
-from lineage.graph.rounded import hang, past_noise
+from lineage.graph.rounded import hang, has_levels, past_noise
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
@@ -36,7 +37,7 @@ from lineage.graph.tree import LEAST_EDGE, Tree, grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -46,11 +47,16 @@ if TYPE_CHECKING:
     from lineage.fingerprints import Fingerprint
     from lineage.graph.base import Between
 
+    Refuted = Callable[[Iterable[tuple[int, int]]], set[tuple[int, int]]]
+
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
 _BEGAN = 0.5
 """Probability of having no parent from which a model in coordinates of its own is no leaf."""
+
+_NO_SHARE = 0.05
+"""Share of a base below which a merge that was rounded is a sum of the others."""
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
@@ -229,12 +235,13 @@ class Family:
         first = None if seed is None else members.index(seed)
         seen = evidence(panel, {})
         counted = order([self.models[path] for path in members])
-        likely = int(np.argmax(_grown(seen, {}, first, counted, None).roots))
+        refuted = self._made_before(members)
+        likely = int(np.argmax(_grown(seen, {}, first, counted, None, refuted).roots))
         merges = self._attach_merges(members, panel, first, likely, deep)
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
-        tree = _grown(seen, parents, first, counted, deep)
+        tree = _grown(seen, parents, first, counted, deep, refuted)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):
             if len(members) == 2 and first is None:
@@ -244,6 +251,22 @@ class Family:
             self._add(members[parent], members[child], relation, how, probability)
             children.add(child)
         self._leave_open(members, panel, tree, children)
+
+    def _made_before(self, members: Sequence[str]) -> Refuted:
+        """Return what finds, among arcs, those of which a pattern says that they go the other way.
+
+        Zeros, levels or a direction with nothing along it can only have been made of what has none,
+        whatever norms and the rest of the family say.
+        """
+
+        def refuted(arcs: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+            return {
+                (parent, child)
+                for parent, child in arcs
+                if _is_made_of_its_child(self.between(members[parent], members[child]))
+            }
+
+        return refuted
 
     def _add(
         self, parent: str, child: str, relation: Relation, how: str | None, probability: float
@@ -354,9 +377,12 @@ class Family:
             merges.pop(start, None)
         for child, merge in list(merges.items()):
             is_guessed = merge.how in {"ties", "dare"} and not merge.is_seen
-            if is_guessed and deep is not None and deep.has_no_mask(child):
+            is_rounded = is_guessed and has_levels(self.models[members[child]])
+            if is_guessed and deep is not None and not is_rounded and deep.has_no_mask(child):
                 del merges[child]
                 continue
+            if is_rounded:
+                merge = _rounded_sum(merge)
             sure = LIKELY if is_guessed else CERTAIN
             for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
                 if parent == merge.base and merge.how in {"ties", "dare"}:
@@ -364,6 +390,17 @@ class Family:
                 ends = members[parent], members[child]
                 self.edges.append(Edge(*ends, Relation.MERGE, merge.how, coefficient, sure))
         return merges
+
+
+def _rounded_sum(merge: Merge) -> Merge:
+    """Take the white rest of a merge for the rounding that its values on levels tell of."""
+    shares = dict(zip(merge.parents, merge.coefficients, strict=True))
+    if merge.base is None or abs(shares[merge.base]) >= _NO_SHARE:
+        return replace(merge, how="task_arithmetic")
+    del shares[merge.base]
+    return replace(
+        merge, parents=tuple(shares), coefficients=tuple(shares.values()), how="linear", base=None
+    )
 
 
 def _begun(
@@ -387,8 +424,9 @@ def _grown(
     root: int | None,
     counted: tuple[set[tuple[int, int]], set[tuple[int, int]]],
     deep: Deep | None,
+    refuted: Refuted,
 ) -> Tree:
-    """Weigh the trees, and again without those arcs that the weights rule out.
+    """Weigh the trees, and again without those arcs that patterns or the weights rule out.
 
     Args:
         seen: The evidence.
@@ -396,27 +434,34 @@ def _grown(
         root: The one that the others come from, where it is known.
         counted: Arcs that counters rule out, and those that they make doubtful.
         deep: The weights, where they may be read.
+        refuted: Finds the arcs that patterns rule out.
     """
     ruled_out, doubted = counted
 
     def grown() -> Tree:
         return grow(seen, merges, root=root, ruled_out=ruled_out, doubted=doubted)
 
+    if deep is not None:
+        ruled_out = ruled_out | deep.apart(merges)
     tree = grown()
-    if deep is None:
-        return tree
-    apart = ruled_out | deep.apart(merges)
-    if apart != ruled_out:
-        ruled_out = apart
-        tree = grown()
     for _ in range(_ROUNDS):
-        asked = np.argwhere(tree.arcs >= _MATTERS).tolist()
-        found = apart | deep.not_from(pair for pair in asked if not merges.keys() & set(pair))
-        if found == ruled_out:
+        asked = [
+            (parent, child)
+            for parent, child in np.argwhere(tree.arcs >= _MATTERS).tolist()
+            if not merges.keys() & {parent, child}
+        ]
+        found = refuted(asked) | (set() if deep is None else deep.not_from(asked))
+        if found <= ruled_out:
             break
-        ruled_out = found
+        ruled_out = ruled_out | found
         tree = grown()
     return tree
+
+
+def _is_made_of_its_child(found: Comparison) -> bool:
+    """Whether a pattern, and no lean, says that the first of two models came from the second."""
+    is_reduced = found.relation in {Relation.PRUNED, Relation.QUANTIZED} and found.margin == -1
+    return found.direction == "b->a" and (is_reduced or found.evidence[0].detector == PROJECTED)
 
 
 def _energy(model: Fingerprint) -> float:

@@ -42,6 +42,12 @@ _SPARSE, _SAME_ZEROS = 0.05, 0.01
 """Share of zeros above the family's least from which a model was pruned, and by how much those of
 two models with one mask differ at most."""
 
+_MANY = 0.2
+"""The same from which it was pruned whatever else was done to it."""
+
+_REDUCED = frozenset({Relation.PRUNED, Relation.QUANTIZED})
+"""What a model with more zeros is to its source."""
+
 _NOISES = frozenset({Relation.NOISED, Relation.QUANTIZED})
 """What a copy is to its source if all that they differ in is noise."""
 
@@ -73,6 +79,9 @@ def sparse(
     found = []
     for c in sorted(pruned, key=lambda i: (squared[i, full].min(), i)):
         source, sure = _source(c, full, panel, named)
+        seen = compare(members[source], members[c])
+        if seen.relation not in _REDUCED and zeros[c] < zeros.min() + _MANY:
+            continue  # rounding leaves a few as well, also of what is not at hand
         kept = [
             i
             for i in done
@@ -83,6 +92,8 @@ def sparse(
         if kept:
             relation, sure = Relation.FINETUNE, LIKELY
             how = compare(members[parent], members[c]).step or "full"
+        elif seen.relation is Relation.QUANTIZED and seen.how is not None:
+            relation, how = seen.relation, seen.how
         found.append(Edge(members[parent], members[c], relation, how, None, sure))
         done.append(c)
     return found

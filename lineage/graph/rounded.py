@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lineage.evidence.packed import PACKED
 from lineage.evidence.panel import structure
 from lineage.evidence.reduced import levels
 from lineage.graph.base import Edge
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Between = Callable[[str, str], Comparison]
 
-__all__ = ["hang", "past_noise"]
+__all__ = ["hang", "has_levels", "past_noise"]
 
 _UNTOLD = 0.03
 """Distance of two models, as a share of what rounding changed, below which sketches do not tell
@@ -67,6 +68,8 @@ def hang(
         parent, sure = _source(child, near, models, between)
         found = between(parent, child)
         assert found.relation is not None
+        if found.evidence[0].detector == PACKED:
+            sure = UNSURE  # an adapter may have been merged into what was packed
         edges.append(Edge(parent, child, found.relation, found.how, None, sure))
     return rest, edges
 
@@ -140,7 +143,7 @@ def _may_be_sources(
     others = [path for path in members if path != child]
     if child in hidden.prints:
         return [path for path in others if hidden.knows(path, child)]
-    if _has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
+    if has_levels(model) or any(tensor.dtype == "F16" for tensor in model.tensors):
         return others
     mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
     return [
@@ -150,7 +153,7 @@ def _may_be_sources(
     ]
 
 
-def _has_levels(model: Fingerprint) -> bool:
+def has_levels(model: Fingerprint) -> bool:
     """Whether the values of most matrices lie on a quantizer's levels."""
     sizes = [(t.size, levels(t) > 0) for t in model.tensors if len(t.shape) > 1]
     on = [size for size, has in sizes if has]

@@ -20,12 +20,13 @@ from lineage.evidence.course import SHORT_COURSE
 from lineage.evidence.direction import EVEN_SHARE
 from lineage.evidence.kinship import UNRELATED, verdicts
 from lineage.evidence.matching import is_matrix, table
+from lineage.evidence.packed import hides_most, rest_of
 from lineage.evidence.panel import Pairs, Panel, structure
 from lineage.fingerprints.search import search_vector
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -205,6 +206,10 @@ class Screen:
         if len(self.panels) < 2:
             return
         self._leave_open(group)
+        packed = [n for n, path in enumerate(self.paths) if hides_most(table(self._models[path]))]
+        hidden = np.isin(np.arange(len(self.paths)), packed)
+        hidden = (hidden[:, None] | hidden) & (group[:, None] != group)
+        self._related[hidden] = -1
         vectors = np.stack([search_vector(self._models[path]) for path in self.paths])
         near = np.abs(vectors @ vectors.T)
         near[group[:, None] == group] = 0
@@ -214,6 +219,7 @@ class Screen:
                 if near[i, j] >= _WORTH_A_LOOK:
                     chosen.add((min(i, int(j)), max(i, int(j))))
         chosen.update(self._sharing(group))
+        chosen.update(self._around(packed))
         rest = (near >= _WORTH_A_LOOK) & np.triu(np.ones(near.shape, bool))
         for i, j in np.argwhere(rest):
             if (int(i), int(j)) not in chosen:  # related through others, if at all
@@ -232,6 +238,21 @@ class Screen:
             if not forms[i] & forms[j]:
                 apart = (group[:, None] == i) & (group == j)
                 self._related[apart | apart.T] = -1
+
+    def _around(self, packed: Sequence[int]) -> set[tuple[int, int]]:
+        """Return pairs of a model that is mostly packed and one with the rest, as it is or rounded.
+
+        Where few models have so, as with tensors that they share.
+        """
+        found: set[tuple[int, int]] = set()
+        if not packed:
+            return found
+        rests = [rest_of(table(self._models[path])) for path in self.paths]
+        for i in packed:
+            mine = rests[i][0]
+            holders = [j for j, rest in enumerate(rests) if j != i and mine & (rest[0] | rest[1])]
+            found.update((min(i, j), max(i, j)) for j in holders[:_NEAREST])
+        return found
 
     def _sharing(self, group: np.ndarray) -> set[tuple[int, int]]:
         """Return pairs across structures with an equal matrix that few models have."""

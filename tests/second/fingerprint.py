@@ -137,7 +137,7 @@ def sketched_shape(shape: list[int]) -> tuple[int, int]:
 
 
 def scale_of(name: str, model: dict[str, Any]) -> Array | None:
-    """The scale of rule 12, one number or one a row."""
+    """The scale of rule 12: one number, one a row, or one for each value, of its block."""
     dtype, shape, _ = model[name]
     if dtype not in ("I8", "F8_E4M3", "F8_E5M2") or len(shape) != 2:
         return None
@@ -147,6 +147,10 @@ def scale_of(name: str, model: dict[str, Any]) -> Array | None:
         fits = extents in ([], [1], [shape[0]], [shape[0], 1])
         if kind in ("F16", "BF16", "F32") and fits:
             return values_of(kind, data).astype("<f4").reshape(-1, 1) / np.float32(unit)
+    kind, extents, data = model.get(name + "_scale_inv", ("", None, b""))
+    if kind in ("F16", "BF16", "F32") and extents == [-(-extent // 128) for extent in shape]:
+        blocks = values_of(kind, data).astype("<f4").reshape(extents)
+        return np.kron(blocks, np.ones((128, 128), "<f4"))[: shape[0], : shape[1]]
     return None
 
 

@@ -24,6 +24,9 @@ SAME = [
     "bert/embeddings/word_embeddings/embeddings:0 token_embd.weight",
     "base_model.model.model.layers.11.self_attn.q_proj.weight blk.11.attn_q.weight",
     "_orig_mod.module.layers.11.mlp.down_proj.weight blk.11.ffn_down.weight",
+    "_fsdp_wrapped_module.h.3._checkpoint_wrapped_module.mlp.up_proj.weight blk.3.ffn_up.weight",
+    "model.layers.3._fsdp_wrapped_module._checkpoint_wrapped_module.self_attn.q_proj.bias"
+    " blk.3.attn_q.bias",
     "layers.11.feed_forward.w2.weight blk.11.ffn_down.weight",
     "model.layers.layers.2.mlp.up_proj.weight blk.2.ffn_up.weight",
     "transformer.h.0.attn.c_attn.weight blk.0.attn_qkv.weight",

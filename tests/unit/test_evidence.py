@@ -15,7 +15,7 @@ from makers import Array
 from lineage import compare, fingerprint, infer
 from lineage.errors import SchemeError
 from lineage.evidence import Comparison, compare_fingerprints
-from lineage.evidence.merging import linear_merge
+from lineage.evidence.merging import find_merges, linear_merge
 from lineage.evidence.pairing import pair
 from lineage.evidence.stacked import stack
 from lineage.relation import Relation
@@ -267,6 +267,33 @@ def test_masks_and_large_changes_are_no_noise() -> None:
     moved = tuned(BASE, 1, 0.02)
     dropped = {n: np.where(rng.random(w.shape) < 0.5, w, BASE[n]) for n, w in moved.items()}
     assert both_ways(BASE, dropped).relation != "noised"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_what_lost_a_direction_came_after_what_has_it(dtype: Any) -> None:
+    # As refusals are removed: the difference is orthogonal to the child, a LoRA's to its parent.
+    rng = np.random.default_rng(7)
+    base = network(0, blocks=4)
+    one = rng.normal(size=96)
+    one /= np.linalg.norm(one)
+
+    def taken_out(name: str, weights: Array) -> Array:
+        if ".k." in name or ".down." in name:
+            return weights - np.outer(one, one @ weights)
+        return weights
+
+    child = cast(changed(base, taken_out), dtype)
+    found = both_ways(cast(base, dtype), child)
+    assert kind(found) == (True, "finetune", "low_rank", "a->b")
+    assert found.evidence[0].detector == "projected-v1"
+    (edge,) = infer({"base": cast(base, dtype), "child": child}).edges
+    assert (edge.parent, edge.child) == ("base", "child")
+    each = {name: rng.normal(size=(96, 1)) @ rng.normal(size=(1, w.shape[1])) * 0.03
+            for name, w in base.items() if ".k." in name or ".down." in name}  # fmt: skip
+    adapted = changed(base, lambda name, weights: weights + each.get(name, 0))
+    found = both_ways(cast(base, dtype), cast(adapted, dtype))
+    assert kind(found) == (True, "finetune", "low_rank", "a->b")
+    assert found.evidence[0].detector != "projected-v1"
 
 
 def test_a_full_change_has_no_low_rank() -> None:
@@ -566,6 +593,24 @@ def test_finetunes_are_no_merges() -> None:
         assert linear_merge(family, child, [n for n in range(5) if n != child]) is None
 
 
+@pytest.mark.parametrize(("own", "is_merge"), [(0.0, True), (0.3, False)])
+@pytest.mark.parametrize("lean", [0.1, 0.2])
+def test_a_little_of_others_and_noise_are_no_merge(own: float, lean: float, is_merge: bool) -> None:
+    # A mask that keeps few values leaves noise and nothing else. What began at a rounding and was
+    # trained on leans on what saw like data, and has directions of its own.
+    base = network(0, blocks=4)
+    one, other, third = (tuned(base, seed, 0.1, grain=0.2) for seed in (1, 2, 4))
+
+    def alter(name: str, weights: Array) -> Array:
+        steps = ((one, lean), (other, lean / 2), (third, own))
+        return weights + sum(share * (to[name] - base[name]) for to, share in steps)
+
+    child = noisy(changed(base, alter), 3, 0.05)
+    family = stack([fingerprint(model) for model in (base, one, other, child)])
+    assert family is not None
+    assert (3 in find_merges(family)) == is_merge
+
+
 def test_models_without_a_common_matrix_do_not_stack() -> None:
     assert stack([fingerprint(BASE), fingerprint({"b": np.zeros(3)})]) is None
 
@@ -613,6 +658,70 @@ def test_scaled_8_bit_floats_are_seen_where_some_matrices_are_left_out() -> None
     assert kind(both_ways(base, child))[:3] == (True, "quantized", "fp8")
 
 
+NF4 = np.array([
+    -1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0,
+    0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0,
+])  # fmt: skip
+
+
+def test_codes_of_a_table_are_quantized_and_not_pruned() -> None:
+    # Of NF4 a twelfth of the values is 0.
+    def to_codes(_: str, weights: Array) -> Array:
+        if weights.ndim < 2:
+            return weights
+        parts = weights.reshape(-1, 32).astype(np.float64)
+        scale = np.abs(parts).max(axis=1, keepdims=True)
+        nearest = np.abs((parts / scale)[..., None] - NF4).argmin(axis=-1)
+        return (NF4[nearest] * scale).reshape(weights.shape).astype(np.float32)
+
+    child = changed(BASE, to_codes)
+    assert kind(both_ways(BASE, child)) == (True, "quantized", "int4", "a->b")
+    assert kind(both_ways(network(9), child)) == (False, None, None, None)
+    onward = tuned(child, 1, 0.05, grain=0.3)  # by as much as rounding changes, but not as white
+    assert kind(both_ways(child, onward))[1:3] == ("finetune", "full")
+
+
+def test_scaled_8_bit_floats_come_after_what_they_round() -> None:
+    # Rounding to the nearest leaves no lean that would tell.
+    def to_float8(_: str, weights: Array) -> Array:
+        if weights.ndim < 2:
+            return weights
+        scale = np.abs(weights).max(axis=1, keepdims=True) / 448
+        return (weights / scale).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
+
+    for stored in (np.float32, ml_dtypes.bfloat16):
+        child = cast(changed(BASE, to_float8), stored)
+        assert kind(both_ways(BASE, child)) == (True, "quantized", "fp8", "a->b")
+
+
+def test_rounding_to_unseen_steps_is_no_pruning() -> None:
+    # As activation-aware quantizers leave it: every column has a scale of its own, taken out again.
+    rng = np.random.default_rng(5)
+
+    def scaled(_: str, weights: Array) -> Array:
+        if weights.ndim < 2:
+            return weights
+        columns = rng.lognormal(0, 0.2, weights.shape[1])
+        parts = (weights * columns).reshape(-1, 32)
+        step = np.abs(parts).max(axis=1, keepdims=True) / 7
+        levels = (np.rint(parts / step) * step).reshape(weights.shape)
+        return (levels / columns).astype(np.float32)
+
+    child = changed(BASE, scaled)
+    assert kind(both_ways(BASE, child)) == (True, "quantized", "int4", "a->b")
+    for share in (0.06, 0.1, 0.15):
+        assert kind(both_ways(BASE, pruned(BASE, share)))[1:3] == ("pruned", "unstructured")
+
+
+def test_pruning_that_moved_the_other_weights_too() -> None:
+    # As second-order pruners do, to make up for what they took.
+    for size in (0.1, 0.3):
+        sparse = pruned(BASE, 0.5)
+        moved = noisy(sparse, 1, size)
+        child = {name: moved[name] * (sparse[name] != 0) for name in sparse}
+        assert kind(both_ways(BASE, child)) == (True, "pruned", "unstructured", "a->b")
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_what_was_trained_on_from_levels_is_not_their_source(bits: int) -> None:
     base = quantized(BASE, bits)
@@ -649,3 +758,48 @@ def test_light_full_finetunes_in_bfloat16_have_no_low_rank(size: float) -> None:
 
         child = cast(changed(cast(base, np.float32), step), ml_dtypes.bfloat16)
         assert both_ways(base, child).how != "low_rank"
+
+
+def weighed_anew(shares: Array, models: list[Model]) -> Model:
+    """Sum models with weights of their own in each matrix, of shape (matrices, models)."""
+    rows = dict(zip(matrices(models[0]), shares, strict=True))
+    child = {}
+    for name, first in models[0].items():
+        row = rows.get(name, shares.mean(axis=0))
+        wide = sum(s * model[name].astype(np.float64) for s, model in zip(row, models, strict=True))
+        child[name] = np.asarray(wide).astype(first.dtype)
+    return child
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_merges_with_weights_of_their_own_in_each_matrix(count: int, dtype: Any) -> None:
+    base = network(0, blocks=3)
+    models = [
+        cast(m, dtype) for m in (base, *(tuned(base, s, 0.1, grain=0.3) for s in range(1, 4)))
+    ]
+    rng = np.random.default_rng(count)
+    shares = rng.dirichlet(np.full(count, 2.0), len(matrices(base)))
+    child = weighed_anew(shares, models[:count])
+    family = stack([fingerprint(model) for model in (*models, child)])
+    assert family is not None
+    found = find_merges(family)
+    assert set(found) == {4}
+    assert found[4].parents == tuple(range(count))
+    assert found[4].how == "linear"
+    away = [
+        np.linalg.norm(models[1][n].astype(float) - models[0][n].astype(float))
+        for n in matrices(base)
+    ]
+    expected = np.average(shares, axis=0, weights=np.square(away))
+    assert found[4].coefficients == pytest.approx(expected, abs=0.05)
+
+
+def test_what_was_trained_on_from_such_a_merge_is_none() -> None:
+    base = network(0, blocks=3)
+    models = [base, *(tuned(base, seed, 0.1, grain=0.3) for seed in (1, 2, 3))]
+    shares = np.random.default_rng(1).dirichlet(np.full(4, 2.0), len(matrices(base)))
+    onward = tuned(weighed_anew(shares, models), 9, 0.03, grain=0.3)
+    family = stack([fingerprint(model) for model in (*models, onward)])
+    assert family is not None
+    assert find_merges(family) == {}

@@ -336,6 +336,21 @@ def test_threads_and_pieces_never_change_a_sketch() -> None:
     assert all(to_bytes(fingerprint(model)) == stored for _ in range(3))
 
 
+def test_8_bit_floats_with_a_scale_a_block_have_the_sketch_of_their_values() -> None:
+    rng = np.random.default_rng(12)
+    weights = rng.normal(0, 0.02, (300, 200))
+    blocks = np.kron(rng.uniform(1e-4, 1e-3, (3, 2)), np.ones((128, 128)))[:300, :200]
+    codes = (weights / blocks).astype(ml_dtypes.float8_e4m3fn)
+    scale = blocks[::128, ::128].astype(np.float32)
+    made = fingerprint({"l.weight": codes, "l.weight_scale_inv": scale}).tensors[0]
+    wide = np.kron(scale, np.ones((128, 128), np.float32))[:300, :200]
+    want = sketch_of(codes.astype(np.float32) * wide)
+    assert made.sketch is not None
+    np.testing.assert_allclose(made.sketch.core, want.core, rtol=0, atol=1e-5 * want.energy**0.5)
+    assert made.sketch.energy == pytest.approx(want.energy, rel=1e-5)
+    assert made.content == content_of("F8_E4M3", codes)
+
+
 @pytest.mark.parametrize("layout", ["scale", "scale.flat", "scalar", "dotted", "SCB"])
 def test_scaled_integers_have_the_sketch_of_their_values(layout: str) -> None:
     rng = np.random.default_rng(11)
@@ -507,6 +522,56 @@ def test_ordinary_weights_lie_on_no_lattice(law: str) -> None:
             if levels.lattice(rows[:24], dtype) != Lattice():
                 found.append((seed, shape, dtype))
     assert found == []
+
+
+NF4 = (
+    -1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0,
+    0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0,
+)  # fmt: skip
+E2M1 = tuple(sign * value / 6 for value in (0, 0.5, 1, 1.5, 2, 3, 4, 6) for sign in (1, -1))
+
+
+def coded(weights: Array, table: tuple[float, ...], group: int, *, by_two: bool = False) -> Array:
+    """Round to a table's nearest code, times the largest value of a group or a power of two."""
+    parts = weights.reshape(-1, group)
+    scale = np.abs(parts).max(axis=1, keepdims=True)
+    scale = 2.0 ** np.ceil(np.log2(scale)) if by_two else scale
+    codes = np.array(table)
+    nearest = np.abs((parts / scale)[..., None] - codes).argmin(axis=-1)
+    return (codes[nearest] * scale).reshape(weights.shape)
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize(
+    ("table", "group", "by_two"), [(NF4, 64, False), (E2M1, 32, True), (E2M1, 16, False)]
+)
+@pytest.mark.parametrize("cols", [64, 256, 1024])
+def test_values_of_a_small_table_are_recognised(
+    table: tuple[float, ...], group: int, by_two: bool, cols: int, dtype: str
+) -> None:
+    weights = 0.02 * np.random.default_rng(cols).normal(size=(64, cols))
+    stored = coded(weights, table, group, by_two=by_two).astype(STORED[dtype])
+    assert fingerprint({"w": stored}).tensors[0].lattice.bits == 4
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize("group", [0, 128, "block"])
+@pytest.mark.parametrize("code", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_scaled_8_bit_floats_are_levels(code: Any, group: int | str, dtype: str) -> None:
+    weights = 0.02 * np.random.default_rng(17).normal(size=(256, 256))
+    parts = weights.reshape(2, 128, 2, 128) if group == "block" else weights.reshape(256, -1, 128)
+    axes = {0: (1, 2), 128: (2,), "block": (1, 3)}[group]
+    scale = np.abs(parts).max(axis=axes, keepdims=True) / 440
+    stored = ((parts / scale).astype(code).astype(np.float64) * scale).reshape(weights.shape)
+    assert fingerprint({"w": stored.astype(STORED[dtype])}).tensors[0].lattice.bits == 8
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_long_rows_in_few_digits_are_no_table(law: str) -> None:
+    # Of 4,096 values in bfloat16 many come twice.
+    for seed, dtype in enumerate(STORED):
+        weights = 0.02 * LAWS[law](np.random.default_rng([18, seed]), (32, 4096))
+        assert fingerprint({"w": weights.astype(STORED[dtype])}).tensors[0].lattice == Lattice()
 
 
 def test_half_the_rows_quantized_is_no_lattice() -> None:

@@ -622,3 +622,52 @@ def test_an_adapter_that_made_the_norm_smaller_still_came_from_the_base() -> Non
     graph = infer({m: {n: w.astype(np.float32) for n, w in ws.items()} for m, ws in models.items()})
     found = {(e.parent, e.child): e.how for e in graph.edges if {e.parent, e.child} & {"adapted"}}
     assert found == {("base", "adapted"): "low_rank"}
+
+
+def in_steps(weights: Array) -> Array:
+    """Round to seven steps on either side of zero, a scale for 16 values."""
+    parts = weights.reshape(-1, 16)
+    step = np.abs(parts).max(axis=1, keepdims=True) / 7 + 1e-30
+    return np.asarray((np.rint(parts / step) * step).reshape(weights.shape), np.float32)
+
+
+@pytest.mark.parametrize("source", ["base-sft-code", "base-sft-docs"])
+def test_what_was_rounded_is_a_copy_of_its_source_alone(families: Families, source: str) -> None:
+    family = families(1)
+    weights = load_file(next((family.folder / source).glob("*.safetensors")))
+    matrices = {n: in_steps(w) for n, w in weights.items() if w.ndim == 2 and w.size % 16 == 0}
+    child = fingerprint({**weights, **matrices})
+    others = {name: family.prints[name] for name in ("base", "stranger")}
+    for sources in ({source: family.prints[source]}, {}):
+        graph = infer_graph({**others, **sources, "rounded": child})
+        copied = {e.parent for e in graph.edges if e.relation is Relation.QUANTIZED}
+        assert copied == set(sources)
+        assert all(edge.parent != "rounded" for edge in graph.edges)
+
+
+def test_a_merge_that_was_rounded_is_a_sum_and_has_no_mask(families: Families) -> None:
+    family = families(1)
+    parents = ["base-sft-code", "base-sft-docs"]
+    one, other = (load_file(next((family.folder / p).glob("*.safetensors"))) for p in parents)
+    mean = {name: (one[name] + other[name]) / 2 for name in one}
+    child = {n: in_steps(w) if w.ndim == 2 and w.size % 16 == 0 else w for n, w in mean.items()}
+    prints = {name: family.prints[name] for name in ("base", "stranger", *parents)}
+    graph = infer_graph({**prints, "rounded": fingerprint(child)})
+    found = [edge for edge in graph.edges if edge.child == "rounded"]
+    assert not [edge for edge in found if edge.how in {"dare", "ties"}]
+    if any(edge.relation is Relation.MERGE for edge in found):
+        assert {edge.parent for edge in found} == set(parents)
+        assert {edge.how for edge in found} == {"linear"}
+
+
+def test_zeros_in_one_place_came_after_the_values(families: Families) -> None:
+    # A head or a channel that was cut out: few zeros, which no training leaves.
+    family = families(1)
+    weights = load_file(next((family.folder / "base").glob("*.safetensors")))
+    name = max((n for n, w in weights.items() if w.ndim == 2), key=lambda n: weights[n].size)
+    cut = weights[name].copy()
+    cut[:, : cut.shape[1] // 4] = 0
+    graph = infer_graph({**family.prints, "cut": fingerprint({**weights, name: cut})})
+    assert not [edge for edge in graph.edges if edge.parent == "cut"]
+    (edge,) = (edge for edge in graph.edges if edge.child == "cut")
+    assert (edge.relation, edge.how) == (Relation.PRUNED, "unstructured")

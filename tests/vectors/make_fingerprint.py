@@ -133,6 +133,13 @@ CASES: dict[str, tuple[str, Model]] = {
             "bad": as_("I8", 5, 4, times=60), "bad_scale": tensor("F32", [1.0, 2, 3, 4]),
         },
     ),
+    "scaled_blocks": ("8-bit floats with a scale for each block of 128 by 128, the last ones narrow. The other has too few.",
+        {
+            "w": as_("F8_E4M3", 130, 140), "w_scale_inv": tensor("F32", [[0.5, 3], [0.25, 2]]),
+            "row": as_("I8", 129, 3, times=50), "row_scale_inv": tensor("BF16", [[0.75], [2]]),
+            "bad": as_("F8_E4M3", 130, 40), "bad_scale_inv": tensor("F32", [[1.0, 2]]),
+        },
+    ),
     "scaled_edges": ("Scales of 0, NaN, infinity and beyond 2^40: `zeros` and `nonfinite` are of what the numbers stand for.",
         {"w": tensor("I8", [[1, 2], [3, 0], [5, 6], [7, 8], [9, 1]]), "w_scale": tensor("F32", [0, 1, math.nan, math.inf, 2.0**60])},
     ),
