@@ -11,10 +11,17 @@ back.
 - *Each.* The same of each matrix for itself, and in how many the energy grew.
 - *Slope.* Gains of matrices over steps, each over the matrix's energy: decay takes the same share
   of each, whatever its step, so that it is in the constant and not in the slope.
+- *As energy, as steps.* How well gains go with energies, as decay does and what scales all weights
+  alike, and how well with steps. Either way both have a sign, and it is the two together that tell:
+  what falls with the energy has decayed, what falls with the step is looked at from its end.
 - *Spread* of rows' energies, of columns', and the kurtosis of values.
 
+All but the first and the last also of rows and of columns, in the buckets of the sketch: a matrix
+has many, and they are what tells where one rate of decay, or one growth, holds for all matrices.
+
 Source: the slope, and that it is 1, follows from |c|^2 = |(1 - w)p|^2 + |u|^2 for a step of decay w
-and an update u that is orthogonal to p.
+and an update u that is orthogonal to p. What is random in a gain is twice <p, u>, whose deviation
+goes with |p||u|: gains are weighed by the inverse of that.
 """
 
 from __future__ import annotations
@@ -24,8 +31,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     Square = NDArray[np.float64]
@@ -54,6 +59,10 @@ class Grown(NamedTuple):
         columns: The same of columns.
         kurtosis: Of kurtosis, from -1 to 1.
         kurtosis_sign: In what share of the matrices it grew, less that in which it fell.
+        as_energy: Cosine of matrices' gains with their energies, all over what is random in gains.
+        as_step: The same with their squared steps.
+        each_row, sign_row, as_energy_row, as_step_row: `each` and so on of buckets of rows.
+        each_column, sign_column, as_energy_column, as_step_column: The same of columns.
     """
 
     pooled: Square
@@ -64,6 +73,16 @@ class Grown(NamedTuple):
     columns: Square
     kurtosis: Square
     kurtosis_sign: Square
+    as_energy: Square
+    as_step: Square
+    each_row: Square
+    sign_row: Square
+    as_energy_row: Square
+    as_step_row: Square
+    each_column: Square
+    sign_column: Square
+    as_energy_column: Square
+    as_step_column: Square
 
 
 class Growth:
@@ -71,13 +90,15 @@ class Growth:
 
     def __init__(self, models: int) -> None:
         self._sums = {name: np.zeros((models, models)) for name in _SUMS}
+        self._matrices, self._rows, self._columns = (_Cells(models) for _ in range(3))
 
     def add(
         self,
         size: float,
         energy: Square,
         fourth: Square,
-        buckets: Iterable[NDArray[np.float32]],
+        buckets: tuple[NDArray[np.float32], NDArray[np.float32]],
+        cores: NDArray[np.float32],
         squared: Square,
     ) -> None:
         """Add one matrix of all models.
@@ -87,63 +108,138 @@ class Growth:
             energy: Squared norms, shape (models,).
             fourth: Sums of fourth powers, shape (models,).
             buckets: Squared norms of buckets of rows, shape (models, buckets), and of columns.
+            cores: The sketches, shape (models, row buckets, column buckets).
             squared: Squared norms of the differences, shape (models, models); 0 where it is equal.
         """
-        sums, root = self._sums, float(np.sqrt(size))
+        sums = self._sums
         moved = squared > 0
-        middle = np.maximum((energy[:, None] + energy) / 2, 1e-300)
-        gain = np.where(moved, energy - energy[:, None], 0)
-        each = np.divide(gain, squared, out=np.zeros_like(gain), where=moved)
-        inverse = np.divide(middle, squared, out=np.zeros_like(gain), where=moved)
         sums["moved"] += moved
-        sums["gain"] += gain
+        sums["gain"] += np.where(moved, energy - energy[:, None], 0)
         sums["step"] += squared
-        sums["weight"] += root * moved
-        sums["each"] += root * each.clip(-_MOST, _MOST)
-        sums["sign"] += root * np.sign(gain)
-        # Weighed by the root of the size over the step, in units of the energy: w, wx, wy, wxx, wxy
-        # with x the step and y the gain; wx is the weight above.
-        sums["w"] += root * inverse
-        sums["wy"] += root * each
-        sums["wxx"] += root * squared / middle
-        sums["wxy"] += root * gain / middle
+        self._matrices.add(size, energy[None], squared[None])
         kurtosis = size * fourth / np.maximum(energy, 1e-300) ** 2
         more = np.where(moved, kurtosis - kurtosis[:, None], 0)
         sums["kurtosis"] += more.clip(-_MOST, _MOST)
         sums["kurtosis_sign"] += np.sign(more)
-        for name, of in zip(("rows", "columns"), buckets, strict=True):
-            if of.shape[1] >= _BUCKETS:
-                spread = of.std(axis=1) / np.maximum(of.mean(axis=1), 1e-30)
-                sums[name] += np.where(moved, spread - spread[:, None], 0)
+        for name, cells, of, sides in zip(
+            ("rows", "columns"),
+            (self._rows, self._columns),
+            buckets,
+            (cores.transpose(1, 0, 2), cores.transpose(2, 0, 1)),
+            strict=True,
+        ):
+            count = of.shape[1]
+            if count < _BUCKETS:
+                continue
+            spread = of.std(axis=1) / np.maximum(of.mean(axis=1), 1e-30)
+            sums[name] += np.where(moved, spread - spread[:, None], 0)
+            some = max(1, _AT_ONCE // moved.size)
+            for first in range(0, count, some):
+                side = sides[first : first + some].astype(np.float64)
+                step = np.where(moved, _apart(side), 0)
+                cells.add(size / count, of.T[first : first + some].astype(np.float64), step)
 
     def finish(self) -> Grown:
         """Return what was summed up."""
-        sums = self._sums
-        over = _over(sums["wxx"] - _over(sums["weight"] ** 2, sums["w"]), sums["wxx"])
-        slope = sums["wxy"] - _over(sums["weight"] * sums["wy"], sums["w"])
-        is_flat = over < _FLAT
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = np.where(is_flat, 0, slope / np.where(is_flat, 1, over * sums["wxx"]))
+        sums, of = self._sums, self._matrices
         count = np.maximum(sums["moved"], 1)
         return Grown(
-            pooled=_over(sums["gain"], sums["step"]).clip(-_MOST, _MOST),
-            each=_over(sums["each"], sums["weight"]),
-            sign=_over(sums["sign"], sums["weight"]),
-            slope=slope.clip(-_MOST, _MOST),
-            rows=np.tanh(_SHARP * sums["rows"] / count),
-            columns=np.tanh(_SHARP * sums["columns"] / count),
-            kurtosis=np.tanh(sums["kurtosis"] / count),
-            kurtosis_sign=sums["kurtosis_sign"] / count,
+            _over(sums["gain"], sums["step"]).clip(-_MOST, _MOST),
+            of.each,
+            of.sign,
+            of.slope,
+            np.tanh(_SHARP * sums["rows"] / count),
+            np.tanh(_SHARP * sums["columns"] / count),
+            np.tanh(sums["kurtosis"] / count),
+            sums["kurtosis_sign"] / count,
+            *(of.as_energy, of.as_step),
+            *(self._rows.each, self._rows.sign, self._rows.as_energy, self._rows.as_step),
+            *(self._columns.each, self._columns.sign),
+            *(self._columns.as_energy, self._columns.as_step),
         )
+
+
+class _Cells:
+    """Sums over matrices, or over buckets of their rows or columns, of all pairs of models.
+
+    With x the squared step and y the gain of a cell, each over its energy, and the root of its
+    size for a weight: of 1, 1/x, x, y/x, y and y^2/x; and of y/x within bounds, and y's sign.
+    """
+
+    def __init__(self, models: int) -> None:
+        self._sums = np.zeros((8, models, models))
+
+    def add(self, size: float, energy: Square, squared: Square) -> None:
+        """Add cells.
+
+        Args:
+            size: Values in each of them.
+            energy: Shape (cells, models).
+            squared: Shape (cells, models, models); what did not move is in no sum.
+        """
+        middle = (energy[:, :, None] + energy[:, None]) / 2
+        use = squared > _STILL * middle
+        x = np.divide(squared, middle, out=np.ones_like(middle), where=use)
+        y = np.divide(energy[:, None] - energy[:, :, None], middle, out=middle, where=use)
+        y[~use] = 0
+        over = y / x
+        one = use.astype(np.float64)
+        for total, value in zip(
+            self._sums,
+            (one, one / x, one * x, over, y, y * over, over.clip(-_MOST, _MOST), np.sign(y)),
+            strict=True,
+        ):
+            total += np.sqrt(size) * value.sum(axis=0)
+
+    @property
+    def each(self) -> Square:
+        """Mean of the gain over the step."""
+        return _over(self._sums[6], self._sums[0])
+
+    @property
+    def sign(self) -> Square:
+        """Mean sign of the gain."""
+        return _over(self._sums[7], self._sums[0])
+
+    @property
+    def slope(self) -> Square:
+        """Of y over x, with a constant, by the weight over x."""
+        weight, inverse, steps, over, gain = self._sums[:5]
+        rest = _over(steps - _over(weight**2, inverse), steps)
+        top = gain - _over(weight * over, inverse)
+        is_flat = rest < _FLAT
+        slope = np.where(is_flat, 0, top) / np.where(is_flat, 1, rest * steps)
+        return slope.clip(-_MOST, _MOST)
+
+    @property
+    def as_energy(self) -> Square:
+        """Cosine of y with 1, by the weight over x."""
+        return _over(self._sums[3], np.sqrt(self._sums[1] * self._sums[5])).clip(-1, 1)
+
+    @property
+    def as_step(self) -> Square:
+        """Cosine of y with x, by the weight over x."""
+        return _over(self._sums[4], np.sqrt(self._sums[2] * self._sums[5])).clip(-1, 1)
+
+
+def _apart(of: Square) -> Square:
+    """Return squared distances within each of some sets, shape (sets, models, models)."""
+    inner = of @ of.transpose(0, 2, 1)
+    norm = np.diagonal(inner, axis1=1, axis2=2)
+    found: Square = np.maximum(norm[:, :, None] + norm[:, None] - 2 * inner, 0)
+    return found
 
 
 _FLAT = 1e-3
 """Share of the squared steps, weighed, that must be left of them around their mean for a slope."""
 
-_SUMS = (
-    "moved", "gain", "step", "weight", "each", "sign", "w", "wy", "wxx", "wxy", "kurtosis",
-    "kurtosis_sign", "rows", "columns",
-)  # fmt: skip
+_STILL = 1e-12
+"""Squared step over the energy, below which nothing moved."""
+
+_AT_ONCE = 1 << 21
+"""Numbers in an array over buckets and pairs, at most."""
+
+_SUMS = ("moved", "gain", "step", "kurtosis", "kurtosis_sign", "rows", "columns")
 
 
 def _over(top: Square, bottom: Square) -> Square:
