@@ -16,8 +16,8 @@ back.
   what falls with the energy has decayed, what falls with the step is looked at from its end.
 - *Spread* of rows' energies, of columns', and the kurtosis of values.
 
-All but the first and the last also of rows and of columns, in the buckets of the sketch: a matrix
-has many, and they are what tells where one rate of decay, or one growth, holds for all matrices.
+Each, and how gains go with energies and with steps, are also told of rows and of columns, in the
+buckets of the sketch: matrices are few, and decay may outweigh the step in every one of them.
 
 Source: the slope, and that it is 1, follows from |c|^2 = |(1 - w)p|^2 + |u|^2 for a step of decay w
 and an update u that is orthogonal to p. What is random in a gain is twice <p, u>, whose deviation
