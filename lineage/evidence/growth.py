@@ -116,7 +116,7 @@ class Growth:
         sums["moved"] += moved
         sums["gain"] += np.where(moved, energy - energy[:, None], 0)
         sums["step"] += squared
-        self._matrices.add(size, energy[None], squared[None])
+        self._matrices.add(size, energy[None], -squared[None] / 2, moved)
         kurtosis = size * fourth / np.maximum(energy, 1e-300) ** 2
         more = np.where(moved, kurtosis - kurtosis[:, None], 0)
         sums["kurtosis"] += more.clip(-_MOST, _MOST)
@@ -136,26 +136,27 @@ class Growth:
             some = max(1, _AT_ONCE // moved.size)
             for first in range(0, count, some):
                 side = sides[first : first + some].astype(np.float64)
-                step = np.where(moved, _apart(side), 0)
-                cells.add(size / count, of.T[first : first + some].astype(np.float64), step)
+                own = of.T[first : first + some].astype(np.float64)
+                cells.add(size / count, own, side @ side.transpose(0, 2, 1), moved)
 
     def finish(self) -> Grown:
         """Return what was summed up."""
-        sums, of = self._sums, self._matrices
-        count = np.maximum(sums["moved"], 1)
+        sums, count = self._sums, np.maximum(self._sums["moved"], 1)
+        each, sign, slope, *as_both = self._matrices.finish()
+        each_row, sign_row, _, *as_both_row = self._rows.finish()
+        each_column, sign_column, _, *as_both_column = self._columns.finish()
         return Grown(
             _over(sums["gain"], sums["step"]).clip(-_MOST, _MOST),
-            of.each,
-            of.sign,
-            of.slope,
+            each,
+            sign,
+            slope,
             np.tanh(_SHARP * sums["rows"] / count),
             np.tanh(_SHARP * sums["columns"] / count),
             np.tanh(sums["kurtosis"] / count),
             sums["kurtosis_sign"] / count,
-            *(of.as_energy, of.as_step),
-            *(self._rows.each, self._rows.sign, self._rows.as_energy, self._rows.as_step),
-            *(self._columns.each, self._columns.sign),
-            *(self._columns.as_energy, self._columns.as_step),
+            *as_both,
+            *(each_row, sign_row, *as_both_row),
+            *(each_column, sign_column, *as_both_column),
         )
 
 
@@ -163,71 +164,68 @@ class _Cells:
     """Sums over matrices, or over buckets of their rows or columns, of all pairs of models.
 
     With x the squared step and y the gain of a cell, each over its energy, and the root of its
-    size for a weight: of 1, 1/x, x, y/x, y and y^2/x; and of y/x within bounds, and y's sign.
+    size for a weight: of 1, 1/x, x and y^2/x, which are those of the way back, and of y/x, y, y/x
+    within bounds and y's sign, which are the negative there.
     """
 
     def __init__(self, models: int) -> None:
-        self._sums = np.zeros((8, models, models))
+        self._models = models
+        self._pairs = np.triu_indices(models, 1)
+        self._same, self._turned = np.zeros((2, 4, len(self._pairs[0])))
 
-    def add(self, size: float, energy: Square, squared: Square) -> None:
+    def add(self, size: float, energy: Square, inner: Square, moved: NDArray[np.bool_]) -> None:
         """Add cells.
 
         Args:
             size: Values in each of them.
             energy: Shape (cells, models).
-            squared: Shape (cells, models, models); what did not move is in no sum.
+            inner: Inner products of sketches, shape (cells, models, models), or whatever else leads
+                to the squared steps.
+            moved: Whether the matrix did, shape (models, models); if not, it is in no sum.
         """
-        middle = (energy[:, :, None] + energy[:, None]) / 2
-        use = squared > _STILL * middle
-        x = np.divide(squared, middle, out=np.ones_like(middle), where=use)
-        y = np.divide(energy[:, None] - energy[:, :, None], middle, out=middle, where=use)
-        y[~use] = 0
-        over = y / x
-        one = use.astype(np.float64)
-        for total, value in zip(
-            self._sums,
-            (one, one / x, one * x, over, y, y * over, over.clip(-_MOST, _MOST), np.sign(y)),
-            strict=True,
+        one, other = self._pairs
+        first, second = energy.take(one, axis=1), energy.take(other, axis=1)
+        middle = (first + second) / 2
+        norm = np.diagonal(inner, axis1=1, axis2=2)
+        step = inner.reshape(len(inner), -1).take(one * self._models + other, axis=1)
+        step = norm.take(one, axis=1) + norm.take(other, axis=1) - 2 * step
+        use = (step > _STILL * middle) & moved[one, other]
+        x = np.divide(step, middle, out=np.ones_like(step), where=use)
+        y = np.divide(second - first, middle, out=np.zeros_like(step), where=use)
+        over, weight = y / x, np.sqrt(size)
+        for sums, values in (
+            (self._same, (use, use / x, use * x, y * over)),
+            (self._turned, (over, y, over.clip(-_MOST, _MOST), np.sign(y))),
         ):
-            total += np.sqrt(size) * value.sum(axis=0)
+            for total, value in zip(sums, values, strict=True):
+                total += weight * value.sum(axis=0)
 
-    @property
-    def each(self) -> Square:
-        """Mean of the gain over the step."""
-        return _over(self._sums[6], self._sums[0])
+    def _all(self) -> tuple[Square, Square]:
+        """Return the sums of both ways, shape (4, models, models) each."""
+        one, other = self._pairs
+        same, turned = np.zeros((2, 4, self._models, self._models))
+        same[:, one, other] = same[:, other, one] = self._same
+        turned[:, one, other], turned[:, other, one] = self._turned, -self._turned
+        return same, turned
 
-    @property
-    def sign(self) -> Square:
-        """Mean sign of the gain."""
-        return _over(self._sums[7], self._sums[0])
+    def finish(self) -> tuple[Square, Square, Square, Square, Square]:
+        """Return each, sign, slope, and how gains go with energies and with steps; see `Grown`.
 
-    @property
-    def slope(self) -> Square:
-        """Of y over x, with a constant, by the weight over x."""
-        weight, inverse, steps, over, gain = self._sums[:5]
+        The slope is of y over x, with a constant, and the other two are the cosines of y with 1 and
+        with x, all by the weight over x.
+        """
+        (weight, inverse, steps, square), (over, gain, each, sign) = self._all()
         rest = _over(steps - _over(weight**2, inverse), steps)
         top = gain - _over(weight * over, inverse)
         is_flat = rest < _FLAT
         slope = np.where(is_flat, 0, top) / np.where(is_flat, 1, rest * steps)
-        return slope.clip(-_MOST, _MOST)
-
-    @property
-    def as_energy(self) -> Square:
-        """Cosine of y with 1, by the weight over x."""
-        return _over(self._sums[3], np.sqrt(self._sums[1] * self._sums[5])).clip(-1, 1)
-
-    @property
-    def as_step(self) -> Square:
-        """Cosine of y with x, by the weight over x."""
-        return _over(self._sums[4], np.sqrt(self._sums[2] * self._sums[5])).clip(-1, 1)
-
-
-def _apart(of: Square) -> Square:
-    """Return squared distances within each of some sets, shape (sets, models, models)."""
-    inner = of @ of.transpose(0, 2, 1)
-    norm = np.diagonal(inner, axis1=1, axis2=2)
-    found: Square = np.maximum(norm[:, :, None] + norm[:, None] - 2 * inner, 0)
-    return found
+        return (
+            _over(each, weight),
+            _over(sign, weight),
+            slope.clip(-_MOST, _MOST),
+            _over(over, np.sqrt(inverse * square)).clip(-1, 1),
+            _over(gain, np.sqrt(steps * square)).clip(-1, 1),
+        )
 
 
 _FLAT = 1e-3
