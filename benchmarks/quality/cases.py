@@ -172,7 +172,7 @@ def cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
 
 
 def small_cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
-    """Yield steps alone and by twos, runs and trees in part, and other small parts.
+    """Yield steps alone and by twos, runs with what came of them, and other small parts.
 
     With few models at hand it is what they gained that tells the order, so that nearly every step
     is a case of its own. A family of up to 30 is one of the cases too.
@@ -204,23 +204,6 @@ def _lots(family: Family, rng: np.random.Generator) -> Iterator[list[str]]:
         yield run
         after = [m for m in parents if set(parents[m]) & set(run) and m not in run]
         yield [*run, *map(str, rng.permutation(after)[:3])]
-    yield from _trees(family, rng)
-
-
-def _trees(family: Family, rng: np.random.Generator) -> Iterator[list[str]]:
-    """Yield models with some of all that came from them."""
-    below: dict[str, list[str]] = {model: [] for model in family.prints}
-    for model in below:
-        at = model
-        while len(above := family.truth[at]["parents"]) == 1:
-            (at,) = above
-            if at in below:
-                below[at].append(model)
-    for model, others in below.items():
-        few = min(len(others), 3)
-        for _ in range(0 if few < 2 else 1 if few < 3 else 2 if len(others) <= 8 else 6):
-            count = int(rng.integers(few, min(_SMALL, len(others)) + 1))
-            yield [model, *map(str, rng.choice(others, count, replace=False))]
 
 
 def _without_leaves(family: Family, rng: np.random.Generator) -> list[str]:
