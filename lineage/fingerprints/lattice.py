@@ -22,9 +22,10 @@ SAMPLED_ROWS, SAMPLED_VALUES = 24, 1 << 10
 LOOKED_ROWS = SAMPLED_ROWS // 2
 """How many the compiled loops look at first: most tensors have no lattice, which is soon seen."""
 
-LOOKED_VALUES, DIFFERENT = 32, 0.9
-"""Values at which one looks first for a table of them, and the share of these that may differ: of
-so many that are stored in bfloat16 one comes twice, of those of an 8-bit float six."""
+LOOKED_VALUES, OFTEN, MORE = 64, 3 / 496, 2
+"""Values at which one looks first for a table of them; thrice the chance that two weights stored in
+bfloat16 are the same; and how many more than that must come again: of 64 weights in bfloat16 four
+do, of those of an 8-bit float twenty."""
 
 MIN_VALUES = 16
 """In a row; fewer tell nothing."""
@@ -83,4 +84,5 @@ def _comes_again(piece: memoryview, cols: int, dtype: str) -> bool:
     """Whether values come again at the beginning of a matrix: few do where there is no table."""
     width = BITS[dtype] // 8
     with piece[: min(LOOKED_VALUES, cols) * width] as head, head.cast(_WORDS[width]) as words:
-        return len(set(words)) <= DIFFERENT * len(words)
+        count = len(words)
+        return count - len(set(words)) > MORE + OFTEN * count * (count - 1) / 2
