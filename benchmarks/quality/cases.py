@@ -99,7 +99,7 @@ def invented(number: int) -> Family:
     """Return a family whose steps are drawn: noise, with what siblings have of one signal.
 
     Trained networks are not all there is: these have exact right angles, many members, and steps of
-    any size. Their vectors, if they have any, go any way too.
+    any size.
     """
     rng = np.random.default_rng([77, number])
     shapes = {"a.weight": (96, 64), "b.weight": (64, 96), "c.weight": (128, 48)}
@@ -112,12 +112,6 @@ def invented(number: int) -> Family:
     made: dict[str, dict[str, Array]] = {"m000": base}
     truth: dict[str, dict[str, Any]] = {"m000": {"parents": [], "relation": None}}
     liking, hidden = {"m000": float(rng.choice([2.0, 6.0]))}, set()
-    vectors = np.random.default_rng([78, number])
-    course = 10 ** vectors.uniform(-2, 0.3)
-    base |= {
-        f"{k}.bias": float(vectors.integers(2)) + course * vectors.normal(size=size)
-        for k, size in enumerate(vectors.integers(16, 129, vectors.integers(5)))
-    }
     for k in range(1, count):
         model, parent = f"m{k:03}", str(rng.choice(list(liking), p=_shares(liking)))
         size, data = 10 ** rng.uniform(-2.5, 0), signals[rng.integers(3)]
@@ -125,8 +119,6 @@ def invented(number: int) -> Family:
         made[model] = {
             name: values
             if name == frozen
-            else values + size * course * vectors.normal(size=len(values))
-            if values.ndim == 1
             else (1 - decay * size) * values
             + size
             * (common**0.5 * data[name] + (1 - common) ** 0.5 * rng.normal(size=values.shape))
@@ -174,8 +166,8 @@ def cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
 def small_cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
     """Yield steps alone and by twos, runs with what came of them, and other small parts.
 
-    With few models at hand it is what they gained that tells the order, so that nearly every step
-    is a case of its own. A family of up to 30 is one of the cases too.
+    With few models at hand it is what they gained that tells the order. A family of up to 30 is
+    one of the cases too.
     """
     everyone = list(family.prints)
     found = {frozenset(lot): lot for lot in _lots(family, rng) if len(lot) < len(everyone)}
@@ -192,7 +184,7 @@ def _lots(family: Family, rng: np.random.Generator) -> Iterator[list[str]]:
     ]
     chains = [(a, b, c) for a, b in steps for parent, c in steps if parent == b]
     forks = [(a, b, c) for a, b in steps for parent, c in steps if parent == a and b < c]
-    for some, count in ((steps, 40), (chains, 8), (forks, 6)):
+    for some, count in ((steps, 6), (chains, 3), (forks, 2)):
         for number in rng.permutation(len(some))[:count]:
             yield list(some[number])
     for way in (_with_ancestors, _with_ancestors, _with_ancestors, _few, _few, _by_share):

@@ -30,9 +30,9 @@ from lineage.graph import odds
 from lineage.graph.odds import Look, Nets
 from lineage.graph.tree import LEAST_EDGE, marginals
 
-HIDDEN, GAINS_HIDDEN, NETS, FOLDS = 24, 16, 3, 3
-EPOCHS, GAINS_EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 40, 64, 0.01, 0.1, 0.1
-INVENTED, FEW_INVENTED = 90, 200
+HIDDEN, GAINS_HIDDEN, NETS, FOLDS = 24, 8, 3, 3
+EPOCHS, GAINS_EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 25, 64, 0.01, 0.1, 0.1
+INVENTED, FEW_INVENTED = 90, 30
 
 
 class Scorer(torch.nn.Module):

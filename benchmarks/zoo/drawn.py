@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -27,9 +26,6 @@ _IMAGES = (
 _GLYPH_PARTS = ("capitals", "small", "signs", "greek", "cyrillic")
 _FINE_TUNES = 20
 _DECAYS = (0.0, 0.01, 0.1)
-_WIDE = 110
-"""Families behind this number start from smaller and larger weights, decay more, train longer, and
-have the states of their base's run at hand."""
 
 
 def drawn(count: int) -> dict[str, Family]:
@@ -59,18 +55,12 @@ def _family(number: int) -> Family:
         clip=lot.choice((0.0, 1.0)) if kind != "resnet" else 5.0,
         beta2=lot.choice((0.95, 0.98, 0.999)),
     )
-    if number > _WIDE:
-        recipe = replace(
-            recipe, decay=recipe.decay * lot.choice((1, 3)), steps=lot.randrange(160, 560)
-        )
-        if "initializer_range" in settings:
-            settings = {**settings, "initializer_range": 10 ** lot.uniform(-2, -0.7)}
     tuning: dict[str, Any] = {"schedule": lot.choice(("linear", "cosine", "constant"))}
     if kind != "resnet":
         tuning["optimizer"] = "adamw"
     stored = lot.choice(("fp32", "fp32", "bf16"))
     name, seed = f"drawn-{number:02}", 700 + number
-    plan = tuple(_plan(lot, layers, has_run=number > _WIDE))
+    plan = tuple(_plan(lot, layers))
     return Family(
         name, "tuning", kind, seed, shape, settings, parts, recipe, plan, tuning, stored
     )  # fmt: skip
@@ -157,17 +147,12 @@ def _sizes(kind: str, layers: int, lot: random.Random) -> tuple[Shape, Mapping[s
 
 
 def _plan(
-    lot: random.Random,
-    layers: int,
-    decays: Sequence[float] = _DECAYS,
-    longer: int = 1,
-    *,
-    has_run: bool = False,
+    lot: random.Random, layers: int, decays: Sequence[float] = _DECAYS, longer: int = 1
 ) -> Iterator[Row]:
     """Yield a base and what was made of it; who gets a child is drawn, the base most often."""
     weight = {"base": 5.0}
-    if lot.random() < 0.5 or has_run:
-        early = [until for until in (0.4, 0.7) if lot.random() < 0.7 or has_run]
+    if lot.random() < 0.5:
+        early = [until for until in (0.4, 0.7) if lot.random() < 0.7]
         before: str | None = None
         for until in early:
             name = f"base-{round(until * 100)}"

@@ -125,8 +125,6 @@ class Steps(NamedTuple):
     Attributes:
         growth: Of the squared course, over the squared step: 1 where the step is orthogonal to the
             course of w, more where it goes on from there; of the step back it is the negative.
-            Where it would be mostly chance in a random step, as in few values or after a long
-            course, it is less.
         along: Mean cosine of the step with the course of w.
         size: Mean squared step over the two squared courses; 0 where nothing moved.
         length: Mean square of both courses, a value, of vectors that moved: near that of the
@@ -149,9 +147,7 @@ def steps(
             each vector that all models have.
         models: How many there are.
     """
-    grown, moved, along, weight, energies, values, chance = (
-        np.zeros((models, models)) for _ in range(7)
-    )
+    grown, moved, along, weight, energies, values = (np.zeros((models, models)) for _ in range(6))
     for size, cores, energy in vectors:
         course = _from_start(int(size), cores.astype(np.float64))
         inner = course @ course.T
@@ -165,14 +161,13 @@ def steps(
         over = np.divide(root, both, out=np.zeros_like(both), where=use)
         grown += over * more
         moved += over * step
-        chance += over**2 * 2 * both * step / size  # of 2 <p, u>, u in any direction
         lengths = np.sqrt(np.maximum(step * norm[:, None], 1e-300))
         along += root * ((inner - norm[:, None]) / lengths).clip(-1, 1)
         weight += root
         energies += use * both / 2
         values += use * size
     return Steps(
-        _share(grown, np.sqrt(moved**2 + chance)),
+        _share(grown, moved),
         _share(along, weight),
         _share(moved, weight),
         _share(energies, values),

@@ -30,9 +30,7 @@ _FAR = 5.0
 
 _NODE = (
     "pooled", "each", "sign", "slope", "rows", "columns", "kurtosis", "course", "along", "share",
-    "step", "course_step", "course_length", "as_energy", "as_step", "each_row", "sign_row",
-    "as_energy_row", "as_step_row", "each_column", "sign_column", "as_energy_column",
-    "as_step_column",
+    "step", "course_step", "course_length",
 )  # fmt: skip
 """Features whose mean over all others is one of a model that has no parent among them."""
 

@@ -11,17 +11,10 @@ back.
 - *Each.* The same of each matrix for itself, and in how many the energy grew.
 - *Slope.* Gains of matrices over steps, each over the matrix's energy: decay takes the same share
   of each, whatever its step, so that it is in the constant and not in the slope.
-- *As energy, as steps.* How well gains go with energies, as decay does and what scales all weights
-  alike, and how well with steps. Either way both have a sign, and it is the two together that tell:
-  what falls with the energy has decayed, what falls with the step is looked at from its end.
 - *Spread* of rows' energies, of columns', and the kurtosis of values.
 
-Each, and how gains go with energies and with steps, are also told of rows and of columns, in the
-buckets of the sketch: matrices are few, and decay may outweigh the step in every one of them.
-
 Source: the slope, and that it is 1, follows from |c|^2 = |(1 - w)p|^2 + |u|^2 for a step of decay w
-and an update u that is orthogonal to p. What is random in a gain is twice <p, u>, whose deviation
-goes with |p||u|: gains are weighed by the inverse of that.
+and an update u that is orthogonal to p.
 """
 
 from __future__ import annotations
@@ -31,6 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     Square = NDArray[np.float64]
@@ -59,10 +54,6 @@ class Grown(NamedTuple):
         columns: The same of columns.
         kurtosis: Of kurtosis, from -1 to 1.
         kurtosis_sign: In what share of the matrices it grew, less that in which it fell.
-        as_energy: Cosine of matrices' gains with their energies, all over what is random in gains.
-        as_step: The same with their squared steps.
-        each_row, sign_row, as_energy_row, as_step_row: `each` and so on of buckets of rows.
-        each_column, sign_column, as_energy_column, as_step_column: The same of columns.
     """
 
     pooled: Square
@@ -73,16 +64,6 @@ class Grown(NamedTuple):
     columns: Square
     kurtosis: Square
     kurtosis_sign: Square
-    as_energy: Square
-    as_step: Square
-    each_row: Square
-    sign_row: Square
-    as_energy_row: Square
-    as_step_row: Square
-    each_column: Square
-    sign_column: Square
-    as_energy_column: Square
-    as_step_column: Square
 
 
 class Growth:
@@ -90,15 +71,13 @@ class Growth:
 
     def __init__(self, models: int) -> None:
         self._sums = {name: np.zeros((models, models)) for name in _SUMS}
-        self._matrices, self._rows, self._columns = (_Cells(models) for _ in range(3))
 
     def add(
         self,
         size: float,
         energy: Square,
         fourth: Square,
-        buckets: tuple[NDArray[np.float32], NDArray[np.float32]],
-        cores: NDArray[np.float32],
+        buckets: Iterable[NDArray[np.float32]],
         squared: Square,
     ) -> None:
         """Add one matrix of all models.
@@ -108,136 +87,63 @@ class Growth:
             energy: Squared norms, shape (models,).
             fourth: Sums of fourth powers, shape (models,).
             buckets: Squared norms of buckets of rows, shape (models, buckets), and of columns.
-            cores: The sketches, shape (models, row buckets, column buckets).
             squared: Squared norms of the differences, shape (models, models); 0 where it is equal.
         """
-        sums = self._sums
+        sums, root = self._sums, float(np.sqrt(size))
         moved = squared > 0
+        middle = np.maximum((energy[:, None] + energy) / 2, 1e-300)
+        gain = np.where(moved, energy - energy[:, None], 0)
+        each = np.divide(gain, squared, out=np.zeros_like(gain), where=moved)
+        inverse = np.divide(middle, squared, out=np.zeros_like(gain), where=moved)
         sums["moved"] += moved
-        sums["gain"] += np.where(moved, energy - energy[:, None], 0)
+        sums["gain"] += gain
         sums["step"] += squared
-        self._matrices.add(size, energy[None], -squared[None] / 2, moved)
+        sums["weight"] += root * moved
+        sums["each"] += root * each.clip(-_MOST, _MOST)
+        sums["sign"] += root * np.sign(gain)
+        # Weighed by the root of the size over the step, in units of the energy: w, wx, wy, wxx, wxy
+        # with x the step and y the gain; wx is the weight above.
+        sums["w"] += root * inverse
+        sums["wy"] += root * each
+        sums["wxx"] += root * squared / middle
+        sums["wxy"] += root * gain / middle
         kurtosis = size * fourth / np.maximum(energy, 1e-300) ** 2
         more = np.where(moved, kurtosis - kurtosis[:, None], 0)
         sums["kurtosis"] += more.clip(-_MOST, _MOST)
         sums["kurtosis_sign"] += np.sign(more)
-        for name, cells, of, sides in zip(
-            ("rows", "columns"),
-            (self._rows, self._columns),
-            buckets,
-            (cores.transpose(1, 0, 2), cores.transpose(2, 0, 1)),
-            strict=True,
-        ):
-            count = of.shape[1]
-            if count < _BUCKETS:
-                continue
-            spread = of.std(axis=1) / np.maximum(of.mean(axis=1), 1e-30)
-            sums[name] += np.where(moved, spread - spread[:, None], 0)
-            some = max(1, _AT_ONCE // moved.size)
-            for first in range(0, count, some):
-                side = sides[first : first + some].astype(np.float64)
-                own = of.T[first : first + some].astype(np.float64)
-                cells.add(size / count, own, side @ side.transpose(0, 2, 1), moved)
+        for name, of in zip(("rows", "columns"), buckets, strict=True):
+            if of.shape[1] >= _BUCKETS:
+                spread = of.std(axis=1) / np.maximum(of.mean(axis=1), 1e-30)
+                sums[name] += np.where(moved, spread - spread[:, None], 0)
 
     def finish(self) -> Grown:
         """Return what was summed up."""
-        sums, count = self._sums, np.maximum(self._sums["moved"], 1)
-        each, sign, slope, *as_both = self._matrices.finish()
-        each_row, sign_row, _, *as_both_row = self._rows.finish()
-        each_column, sign_column, _, *as_both_column = self._columns.finish()
+        sums = self._sums
+        over = _over(sums["wxx"] - _over(sums["weight"] ** 2, sums["w"]), sums["wxx"])
+        slope = sums["wxy"] - _over(sums["weight"] * sums["wy"], sums["w"])
+        is_flat = over < _FLAT
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where(is_flat, 0, slope / np.where(is_flat, 1, over * sums["wxx"]))
+        count = np.maximum(sums["moved"], 1)
         return Grown(
-            _over(sums["gain"], sums["step"]).clip(-_MOST, _MOST),
-            each,
-            sign,
-            slope,
-            np.tanh(_SHARP * sums["rows"] / count),
-            np.tanh(_SHARP * sums["columns"] / count),
-            np.tanh(sums["kurtosis"] / count),
-            sums["kurtosis_sign"] / count,
-            *as_both,
-            *(each_row, sign_row, *as_both_row),
-            *(each_column, sign_column, *as_both_column),
-        )
-
-
-class _Cells:
-    """Sums over matrices, or over buckets of their rows or columns, of all pairs of models.
-
-    With x the squared step and y the gain of a cell, each over its energy, and the root of its
-    size for a weight: of 1, 1/x, x and y^2/x, which are those of the way back, and of y/x, y, y/x
-    within bounds and y's sign, which are the negative there.
-    """
-
-    def __init__(self, models: int) -> None:
-        self._models = models
-        self._pairs = np.triu_indices(models, 1)
-        self._same, self._turned = np.zeros((2, 4, len(self._pairs[0])))
-
-    def add(self, size: float, energy: Square, inner: Square, moved: NDArray[np.bool_]) -> None:
-        """Add cells.
-
-        Args:
-            size: Values in each of them.
-            energy: Shape (cells, models).
-            inner: Inner products of sketches, shape (cells, models, models), or whatever else leads
-                to the squared steps.
-            moved: Whether the matrix did, shape (models, models); if not, it is in no sum.
-        """
-        one, other = self._pairs
-        first, second = energy.take(one, axis=1), energy.take(other, axis=1)
-        middle = (first + second) / 2
-        norm = np.diagonal(inner, axis1=1, axis2=2)
-        step = inner.reshape(len(inner), -1).take(one * self._models + other, axis=1)
-        step = norm.take(one, axis=1) + norm.take(other, axis=1) - 2 * step
-        use = (step > _STILL * middle) & moved[one, other]
-        x = np.divide(step, middle, out=np.ones_like(step), where=use)
-        y = np.divide(second - first, middle, out=np.zeros_like(step), where=use)
-        over, weight = y / x, np.sqrt(size)
-        for sums, values in (
-            (self._same, (use, use / x, use * x, y * over)),
-            (self._turned, (over, y, over.clip(-_MOST, _MOST), np.sign(y))),
-        ):
-            for total, value in zip(sums, values, strict=True):
-                total += weight * value.sum(axis=0)
-
-    def _all(self) -> tuple[Square, Square]:
-        """Return the sums of both ways, shape (4, models, models) each."""
-        one, other = self._pairs
-        same, turned = np.zeros((2, 4, self._models, self._models))
-        same[:, one, other] = same[:, other, one] = self._same
-        turned[:, one, other], turned[:, other, one] = self._turned, -self._turned
-        return same, turned
-
-    def finish(self) -> tuple[Square, Square, Square, Square, Square]:
-        """Return each, sign, slope, and how gains go with energies and with steps; see `Grown`.
-
-        The slope is of y over x, with a constant, and the other two are the cosines of y with 1 and
-        with x, all by the weight over x.
-        """
-        (weight, inverse, steps, square), (over, gain, each, sign) = self._all()
-        rest = _over(steps - _over(weight**2, inverse), steps)
-        top = gain - _over(weight * over, inverse)
-        is_flat = rest < _FLAT
-        slope = np.where(is_flat, 0, top) / np.where(is_flat, 1, rest * steps)
-        return (
-            _over(each, weight),
-            _over(sign, weight),
-            slope.clip(-_MOST, _MOST),
-            _over(over, np.sqrt(inverse * square)).clip(-1, 1),
-            _over(gain, np.sqrt(steps * square)).clip(-1, 1),
+            pooled=_over(sums["gain"], sums["step"]).clip(-_MOST, _MOST),
+            each=_over(sums["each"], sums["weight"]),
+            sign=_over(sums["sign"], sums["weight"]),
+            slope=slope.clip(-_MOST, _MOST),
+            rows=np.tanh(_SHARP * sums["rows"] / count),
+            columns=np.tanh(_SHARP * sums["columns"] / count),
+            kurtosis=np.tanh(sums["kurtosis"] / count),
+            kurtosis_sign=sums["kurtosis_sign"] / count,
         )
 
 
 _FLAT = 1e-3
 """Share of the squared steps, weighed, that must be left of them around their mean for a slope."""
 
-_STILL = 1e-12
-"""Squared step over the energy, below which nothing moved."""
-
-_AT_ONCE = 1 << 21
-"""Numbers in an array over buckets and pairs, at most."""
-
-_SUMS = ("moved", "gain", "step", "kurtosis", "kurtosis_sign", "rows", "columns")
+_SUMS = (
+    "moved", "gain", "step", "weight", "each", "sign", "w", "wy", "wxx", "wxy", "kurtosis",
+    "kurtosis_sign", "rows", "columns",
+)  # fmt: skip
 
 
 def _over(top: Square, bottom: Square) -> Square:

@@ -249,8 +249,7 @@ def _pooled(panel: Panel) -> Pairs:
             margin += np.where(use, one.size * (with_second - with_first), 0)
             pure += np.where(use, one.size * np.sqrt(d / (d + least)), 0)
         moved += one.size * use
-        shaped = one.cores.reshape(n, one.rows.shape[1], one.cols.shape[1])
-        growth.add(one.size, one.energy, one.fourth, (one.rows, one.cols), shaped, d)
+        growth.add(one.size, one.energy, one.fourth, (one.rows, one.cols), d)
         own = share**2 * (1 / one.cells + 1 / one.size)
         variance += own
         variance_others += np.where(is_equal, 0, own)

@@ -197,7 +197,9 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one thread, so that i
 from test_hostile_files import change
 from lineage import fingerprint
 from lineage.errors import FormatError
+from lineage.fingerprints import pieces
 
+pieces.WINDOW = 16 << 20
 path, how = Path(sys.argv[1]), sys.argv[2]
 done = 0
 def progress(count):
