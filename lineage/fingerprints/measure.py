@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from lineage.fingerprints.sketch import Sketch
     from lineage.fingerprints.small import Glance
 
-_PIECES = {"full": 4 * PIECE, "fast": 4 * PIECE}
-"""Bytes read at once: where an eighth is sketched little is read again, and calls are fewer."""
+_SKETCHED = 4 * PIECE
+"""Bytes read at once where no other dtype is made of them: they stay near, and calls are fewer."""
 
 _KEEP_EVERY = 30.0
 """Seconds between two savings of what a long pass has measured."""
@@ -219,7 +219,7 @@ class Pass:
             sketcher, parts = Sketcher(layout, every), parts_of(item, every)
         found = NO_LATTICE
         width, size = unit(item.dtype)
-        at_most = WINDOW if sketcher is None else _PIECES[self.tier]
+        at_most = WINDOW if sketcher is None else _SKETCHED
         pieces.most = PIECE if narrower else at_most
         for start, piece in pieces:
             if self._stop.is_set():
