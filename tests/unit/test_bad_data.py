@@ -219,14 +219,74 @@ def test_rows_that_take_no_bytes_are_refused(tmp_path: Path, kind: str) -> None:
 BROKEN = Path(__file__).parent.parent / "data" / "broken"
 
 
+def refused_apart(path: Path) -> str:
+    """What a process of its own says of a file that might end it."""
+    code = "import sys; from lineage.cli import run\nsys.exit(run(['manifest', sys.argv[1]]))"
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    return done.stderr
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in BROKEN.iterdir()))
 def test_what_ends_a_process_that_trusts_it_is_refused(name: str) -> None:
     """Arrow files, each of which ended the process when its size was asked unchecked."""
-    code = "import sys; from lineage.cli import run\nsys.exit(run(['manifest', sys.argv[1]]))"
-    command = [sys.executable, "-c", code, str(BROKEN / name)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert re.fullmatch(rf"lineage: .*{re.escape(name)}: broken columns: .*\n", done.stderr)
+    words = refused_apart(BROKEN / name)
+    assert re.fullmatch(rf"lineage: .*{re.escape(name)}: broken columns: .*\n", words)
+
+
+def footed(table: pa.Table, *changes: tuple[bytes, bytes]) -> bytes:
+    """A Parquet file in whose footer some bytes, each there once, are others."""
+    out = pa.BufferOutputStream()
+    pa.parquet.write_table(table, out, store_schema=False, row_group_size=4)
+    data: bytes = out.getvalue().to_pybytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = data[start:-8]
+    for old, new in changes:
+        assert footer.count(old) == 1
+        footer = footer.replace(old, new)
+    return data[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def misfits() -> dict[str, tuple[bytes, str]]:
+    """Parquet files whose footer does not fit itself, and what is said of each."""
+    flat = pa.table({"aa": [1, 2, 3, None], "bb": [1, None, None, None]})
+    deep = pa.table({"aa": [{"x": 1, "y": [1, 2, 3]}, None]})
+    levels = b"<)\x06\x19&"  # no repetition levels (field 2), two definition levels (field 3)
+    orders = b"\x19,\x1c\x00\x00\x1c\x00\x00\x00"
+    root, lone = b"\x19<5\x00\x18\x06schema\x15\x04", b"\x19,5\x00\x18\x06schema\x15\x02"
+    return {
+        "too many levels": (
+            footed(flat, (levels + b"\x02\x06", levels[:-1] + b"6\x02\x06\x00")),
+            "Definition level histogram size mismatch, size: 3, expected: 2",
+        ),
+        "too many levels of the last": (
+            footed(flat, (levels + b"\x06\x02", levels[:-1] + b"6\x06\x02\x00")),
+            "Definition level histogram size mismatch, size: 3, expected: 2",
+        ),
+        "repeated though flat": (
+            footed(flat, (levels + b"\x02\x06", b"<)&\x02\x06\x19&\x02\x06")),
+            "Repetition level histogram size mismatch, size: 2, expected: 1",
+        ),
+        "too few levels inside": (
+            footed(deep, (b"\x19V\x02\x00\x00\x00\x06", b"\x19F\x02\x00\x00\x06")),
+            "Definition level histogram size mismatch, size: 4, expected: 5",
+        ),
+        "a column more than there are": (
+            footed(flat, (root, lone), (b"\x15\x04%\x02\x18\x02bb\x00", b""), (orders, b"\x00")),
+            "columns of row group 0: 2, not 1",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", misfits())
+def test_a_footer_that_does_not_fit_ends_no_process(tmp_path: Path, name: str) -> None:
+    """Asked for such a column, pyarrow throws what Python cannot catch."""
+    data, reason = misfits()[name]
+    (tmp_path / "a.parquet").write_bytes(data)
+    expected = f"a.parquet: broken or cut Parquet: {reason}"
+    words = refused_apart(tmp_path / "a.parquet")
+    assert re.fullmatch(rf"lineage: .*{re.escape(expected)}\n", words), words
 
 
 def lying() -> dict[str, pa.Array]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from lineage.datasets import batches, columns
 from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, WatchedFile
@@ -68,7 +70,7 @@ def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job |
                 if size > JOB_BYTES or spans > 1:
                     yield _digest, (file.path, held, near)
                     held, size = [], 0
-                    file.read_to(_end(group))
+                    file.read_to(_end(file.path, number))
         if held:
             yield _digest, (file.path, held, near)
     file.read_rest()
@@ -82,12 +84,10 @@ def size(path: Path) -> int:
     return ROW * int(found.num_rows) + sum(int(group.total_byte_size) for group in groups)
 
 
-def _end(group: Any) -> int:
+def _end(path: Path, number: int) -> int:
     """Return about where in its file a row group ends."""
-    if not group.num_columns:
-        return 0
-    last = group.column(group.num_columns - 1)
-    return int(last.data_page_offset + last.total_compressed_size)
+    parts = _parts(path, number)
+    return int(parts[-1].data_page_offset + parts[-1].total_compressed_size) if parts else 0
 
 
 def _digest(path: Path, spans: list[Span], near: Near | None) -> Done:
@@ -116,11 +116,11 @@ def _plan(path: Path, number: int) -> tuple[int, list[str]]:
     Returns:
         How many rows to read at once, and the columns to read as codes, which are not unpacked.
     """
+    parts = _parts(path, number)
     with _opened(path) as opened:
         found, schema = opened.metadata, opened.schema
     group = found.row_group(number)
     count = max(1, group.num_rows)
-    parts = [group.column(i) for i in range(group.num_columns)]
     fixed = sum(
         part.num_values * _WIDTHS.get(part.physical_type, max(0, schema.column(i).length or 0))
         for i, part in enumerate(parts)
@@ -144,6 +144,52 @@ def _plan(path: Path, number: int) -> tuple[int, list[str]]:
         else:  # codes would hold all of its values
             rows = min(rows, max(1, SHARED * count // (longest * part.num_values)))
     return rows, coded
+
+
+def _parts(path: Path, number: int) -> list[Any]:
+    """Return what a row group says of each of its columns.
+
+    Asked for what does not fit, such as histograms of levels that the column has not, Arrow ends
+    the process; where it sets out to read the same, that is an error.
+    """
+    with _opened(path, is_read=False) as opened:
+        found = opened.metadata
+        group = found.row_group(number)
+        if group.num_columns != found.num_columns:
+            reason = f"columns of row group {number}: {group.num_columns}, not {found.num_columns}"
+            raise FormatError(f"broken or cut Parquet: {reason}", file=path)
+        with suppress(_Looked):  # all columns were, before the first byte is asked for
+            next(opened.iter_batches(1, [number], use_threads=False), None)
+        return [group.column(i) for i in range(group.num_columns)]
+
+
+class _Looked(Exception):  # noqa: N818  (no error)
+    """Arrow has looked at what a file says of itself, and wants to read."""
+
+
+@final
+class _Unread(io.RawIOBase):
+    """A file that has its size, and from which nothing is read."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        raise _Looked
 
 
 def _longest(path: Path, number: int, part: Any, *, is_delta: bool) -> int:
@@ -180,12 +226,13 @@ def _metadata(path: Path, state: tuple[int, int, int]) -> Any:
 
 
 @contextmanager
-def _opened(path: Path, coded: list[str] | None = None) -> Iterator[Any]:
+def _opened(path: Path, coded: list[str] | None = None, *, is_read: bool = True) -> Iterator[Any]:
     """Open a file; whatever goes wrong with it is a FormatError.
 
     Args:
         path: The file.
         coded: Columns to read as codes.
+        is_read: Whether more is read than what the file says of itself.
     """
     try:
         pa = columns.library()
@@ -198,7 +245,11 @@ def _opened(path: Path, coded: list[str] | None = None) -> Iterator[Any]:
         known = _metadata(path, (found.st_size, found.st_mtime_ns, found.st_ino))
         # By default all of the file is read ahead into memory.
         with pyarrow.parquet.ParquetFile(
-            path, metadata=known, pre_buffer=False, buffer_size=1 << 20, read_dictionary=coded
+            path if is_read else _Unread(found.st_size),
+            metadata=known,
+            pre_buffer=False,
+            buffer_size=1 << 20 if is_read else 1,
+            read_dictionary=coded,
         ) as opened:
             yield opened
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
