@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import FIRST_EXCEPTION, Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING
 
 from lineage.artifacts.opened import OpenFile
+from lineage.cores import cores
 from lineage.errors import FormatError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def hash_all(
     """
     # A body is hashed beside the whole from the same piece. Those threads never wait for others, so
     # the first kind can wait for them.
-    with ThreadPoolExecutor(_cores()) as files, ThreadPoolExecutor(_cores()) as bodies:
+    with ThreadPoolExecutor(cores()) as files, ThreadPoolExecutor(cores()) as bodies:
         run = _Run(bodies, progress)
         ordered = sorted(tasks, key=lambda name: -tasks[name].size_bytes)
         futures = {name: files.submit(run.task, tasks[name]) for name in ordered}
@@ -119,7 +119,3 @@ def _raise_first(errors: Iterable[BaseException | None]) -> None:
     for error in errors:
         if error is not None:
             raise error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

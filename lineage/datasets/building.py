@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lineage import merkle
+from lineage.cores import cores
 from lineage.datasets import finding, hashing, resuming
 from lineage.datasets.readers import parquet, reader
 from lineage.datasets.readers.base import PIECE, Columns, Done, Near, Source, WatchedFile
@@ -126,7 +127,7 @@ def build(
         journal = stack.enter_context(resuming.journal(output, _settings(how), found.sources))
         folder = stack.enter_context(_spill(journal))
         pool = stack.enter_context(_workers(found.sources))
-        threads = stack.enter_context(ThreadPoolExecutor(_cores()))
+        threads = stack.enter_context(ThreadPoolExecutor(cores()))
         work = _Work(folder, journal, how, Sorter(folder, threads))
         for source in found.sources:
             _read(source, work, pool, progress)
@@ -166,16 +167,12 @@ def _spill(journal: Journal | None) -> Iterator[Path]:
     yield folder  # goes with the journal's
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _workers(sources: Iterable[Source]) -> Executor:
     """Return processes, if it is worth to start them; else threads."""
     if any(size > WORTH_PROCESSES for size in accumulate(map(_size, sources))):
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(_cores(), context, initializer=_prepare)
-    return ThreadPoolExecutor(_cores())
+        return ProcessPoolExecutor(cores(), context, initializer=_prepare)
+    return ThreadPoolExecutor(cores())
 
 
 def _size(source: Source) -> int:
@@ -276,8 +273,8 @@ class _Work:
             file = None if path is None else stack.enter_context(path.open("wb"))
             for depth, _, entries in self._sorter.parts():
                 distinct += len(entries)
-                if len(parts) > 2 * _cores():
-                    parts[-2 * _cores()].result()  # no more than a few parts in memory
+                if len(parts) > 2 * cores():
+                    parts[-2 * cores()].result()  # no more than a few parts in memory
                 data = entries.tobytes()
                 parts.append(pool.submit(hashing.subtree, data, depth))
                 if file is not None:
@@ -388,7 +385,7 @@ class _File:
                     continue
                 function, arguments = job
                 self._running.append(self._pool.submit(function, *arguments))
-                if len(self._running) > 2 * _cores():
+                if len(self._running) > 2 * cores():
                     self._take(self._running.popleft().result(), is_new=True)
             while self._running:
                 self._take(self._running.popleft().result(), is_new=True)

@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from lineage.artifacts.opened import Region
+from lineage.cores import cores
 from lineage.errors import FormatError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
 from lineage.fingerprints.identity import ContentHasher, content_digest
@@ -27,7 +28,6 @@ from lineage.fingerprints.pieces import (
     Pieces,
     Room,
     bunches,
-    cores,
     is_mapped,
     start_of,
     tasks,

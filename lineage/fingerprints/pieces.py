@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import mmap
-import os
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from lineage.artifacts.base import BITS, BLOCKS
 from lineage.artifacts.opened import Region
+from lineage.cores import cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -150,11 +150,6 @@ def unit(dtype: str) -> tuple[int, int]:
     if dtype in BLOCKS:
         return BLOCKS[dtype]
     return (1, BITS[dtype] // 8) if BITS[dtype] >= 8 else (8 // BITS[dtype], 1)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reach() -> int:

@@ -154,7 +154,7 @@ class TestTrouble:
     def test_a_weight_file_written_to_after_its_turn(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(hashed, "_cores", lambda: 1)  # the larger first, then the smaller
+        monkeypatch.setattr(hashed, "cores", lambda: 1)  # the larger first, then the smaller
         large, small = {"a": np.zeros(999, "f4")}, {"b": np.zeros(1, "f4")}
         write_sharded(tmp_path / "m", [large, small])
         first, second = sorted((tmp_path / "m").glob("*.safetensors"))
@@ -175,7 +175,7 @@ class TestTrouble:
             file_digests(tiny, progress=touch)
 
     def test_one_error_ends_the_rest(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(hashed, "_cores", lambda: 2)
+        monkeypatch.setattr(hashed, "cores", lambda: 2)
         path = write_model(tmp_path / "m.safetensors", {"w": np.zeros(20 * PIECE, "u1")})
         (tmp_path / "small.txt").write_bytes(b"x")
         begun, pieces = Event(), []
