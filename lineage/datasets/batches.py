@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lineage.datasets import columns, hashing
+from lineage.datasets import arrays, columns, hashing
 from lineage.datasets.readers.base import Done, Near
 from lineage.errors import FormatError, printable
 
@@ -29,7 +29,7 @@ def digest(batch: Any, near: Near | None) -> Done:
     try:
         frames = columns.frames_of(batch)
     except (
-        columns.library().ArrowException,
+        arrays.library().ArrowException,
         UnicodeDecodeError,
     ) as error:  # names are not looked through
         raise FormatError(f"broken columns: {printable(str(error))}") from error
@@ -52,7 +52,7 @@ def checked(batch: Any) -> Any:
         raise FormatError(f"broken columns: {batch.num_rows} rows in {size} bytes")
     try:
         batch.validate(full=True)
-    except columns.library().ArrowInvalid as error:
+    except arrays.library().ArrowInvalid as error:
         raise FormatError(f"broken columns: {printable(str(error))}") from error
     return batch
 
@@ -91,7 +91,7 @@ def _bounded(batch: Any) -> Any:
 
 def _unpacked_bytes(column: Any) -> int:
     """Return about how many bytes a column's values take once none shares another's."""
-    pa = columns.library()
+    pa = arrays.library()
     types, kind = pa.types, column.type
     if isinstance(column, pa.ExtensionArray):
         return _unpacked_bytes(column.storage)
@@ -107,7 +107,7 @@ def _unpacked_bytes(column: Any) -> int:
         return sum(map(_unpacked_bytes, column.flatten()))
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     if is_list or types.is_map(kind):
-        start, offsets = columns.window(column)
+        start, offsets = arrays.window(column)
         parts = (column.values,) if is_list else (column.keys, column.items)
         held = (part.slice(start, int(offsets[-1])) for part in parts)
         return sum(map(_unpacked_bytes, held)) + 8 * len(column)
@@ -118,7 +118,7 @@ def _unpacked_bytes(column: Any) -> int:
 
 def longest(column: Any) -> int:
     """Return the bytes of the longest text that a column's rows have or can share, at any depth."""
-    pa = columns.library()
+    pa = arrays.library()
     types, kind = pa.types, column.type
     if isinstance(column, pa.ExtensionArray):
         return longest(column.storage)
@@ -137,11 +137,11 @@ def longest(column: Any) -> int:
 
 def _value_sizes(values: Any) -> Any:
     """Return the bytes of each value; of values that are no text, what all take, for each."""
-    pa = columns.library()
+    pa = arrays.library()
     types, kind = pa.types, values.type
     if types.is_string_view(kind) or types.is_binary_view(kind):
         words = 4 * (values.offset + len(values))  # the first of a view's four is its length
-        views = columns.unviewed(values).buffers()[1]
+        views = arrays.unviewed(values).buffers()[1]
         lengths = pa.Array.from_buffers(pa.int32(), words, [None, views])
         return lengths.cast(pa.int64())[4 * values.offset :: 4]
     if _is_text(kind):
@@ -152,6 +152,6 @@ def _value_sizes(values: Any) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    types = columns.library().types
+    types = arrays.library().types
     is_kind = types.is_string, types.is_large_string, types.is_binary, types.is_large_binary
     return any(is_it(kind) for is_it in is_kind)

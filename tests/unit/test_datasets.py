@@ -30,6 +30,7 @@ from second import dataset as second
 from lineage.datasets import (
     Built,
     Options,
+    arrays,
     batches,
     build,
     building,
@@ -326,7 +327,7 @@ def test_without_pyarrow_columnar_files_say_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pa.parquet.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
-    monkeypatch.setattr(columns, "library", columns.library.__wrapped__)
+    monkeypatch.setattr(arrays, "library", arrays.library.__wrapped__)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused(tmp_path / "a.parquet", r"needs pyarrow: pip install 'model-lineage\[data\]'")
 

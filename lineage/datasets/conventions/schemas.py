@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, final
 
-from lineage.datasets import columns, finding
+from lineage.datasets import arrays, finding
 from lineage.datasets.readers import json_file, json_lines, tables
 from lineage.datasets.readers.base import Source, WatchedFile, whole_lines
 from lineage.errors import FormatError, printable
@@ -83,7 +83,7 @@ def _parsed(texts: Iterable[bytes | str]) -> list[Any]:
 
 
 def _schema(source: Source) -> Any:
-    pa = columns.library()
+    pa = arrays.library()
     import pyarrow.ipc
     import pyarrow.parquet
 
@@ -107,8 +107,8 @@ def _of_schema(schema: Any) -> tuple[Field, ...]:
 
 def _of_type(name: str, kind: Any) -> Field | None:
     """Return a column of an Arrow type; None if Croissant has no name for it."""
-    types = columns.library().types
-    if isinstance(kind, columns.library().BaseExtensionType):
+    types = arrays.library().types
+    if isinstance(kind, arrays.library().BaseExtensionType):
         return _of_type(name, kind.storage_type)
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return _of_type(name, kind.value_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lineage.datasets import batches, columns
+from lineage.datasets import arrays, batches
 from lineage.datasets.readers.base import Columns, Job, Near, Source, WatchedFile
 from lineage.errors import FormatError, printable
 
@@ -16,7 +16,7 @@ _MAGIC = b"ARROW1"
 
 def jobs(file: WatchedFile, source: Source, near: Near | None) -> Iterator[Job | Columns]:
     """Return a job for every few megabytes of rows."""
-    pa = columns.library()
+    pa = arrays.library()
     import pyarrow.ipc
 
     has_index = file.read(len(_MAGIC)) == _MAGIC

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
-from lineage.datasets import batches, columns
+from lineage.datasets import arrays, batches
 from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, WatchedFile
 from lineage.errors import FormatError, printable
 
@@ -235,7 +235,7 @@ def _opened(path: Path, coded: list[str] | None = None, *, is_read: bool = True)
         is_read: Whether more is read than what the file says of itself.
     """
     try:
-        pa = columns.library()
+        pa = arrays.library()
     except FormatError as error:
         raise FormatError(error.reason, file=path) from error
     import pyarrow.parquet
