@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 from lineage import canonical
 from lineage.cli import run
 from lineage.datasets import Options, build, load
+from lineage.datasets.readers import parquet
+from lineage.datasets.readers.base import Source, WatchedFile
 from lineage.errors import FormatError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "fuzz"))
@@ -445,6 +447,17 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
     finally:
         over.set()
         writer.join()
+
+
+def test_a_parquet_file_that_loses_row_groups_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table({"n": [1, 2]}), path, row_group_size=1)
+    with WatchedFile(path) as file:
+        jobs = list(parquet.jobs(file, Source("a.parquet", path, "parquet"), None))
+        pa.parquet.write_table(pa.table({"n": [1]}), path)
+        work, arguments = jobs[-1]
+        with pytest.raises(FormatError, match=r"a\.parquet: the file changed while it was read"):
+            work(*arguments)
 
 
 LIMITED = """

@@ -154,6 +154,8 @@ def _parts(path: Path, number: int) -> list[Any]:
     """
     with _opened(path, is_read=False) as opened:
         found = opened.metadata
+        if number >= found.num_row_groups:  # fewer than when the job was made
+            raise FormatError("the file changed while it was read", file=path)
         group = found.row_group(number)
         if group.num_columns != found.num_columns:
             reason = f"columns of row group {number}: {group.num_columns}, not {found.num_columns}"
