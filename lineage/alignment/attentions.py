@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.alignment.fused import along, fitting
-from lineage.alignment.heads import head_size, heads, look
+from lineage.alignment.head_rows import look
+from lineage.alignment.heads import head_size, heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lineage.alignment.base import BlockMatch, Where
-    from lineage.alignment.heads import Heads, Look
+    from lineage.alignment.head_rows import Heads, Look
     from lineage.alignment.turning import Turn
     from lineage.fingerprints.fused import Layout
     from lineage.fingerprints.stream import Attention, Stream

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lineage.alignment.heads import Heads
+    from lineage.alignment.head_rows import Heads
     from lineage.alignment.neurons import Units
     from lineage.alignment.turning import Turn
     from lineage.fingerprints.agreement import Agreement

@@ -23,7 +23,7 @@ from lineage.alignment.base import (
     MlpMatch,
 )
 from lineage.alignment.chain import Chain
-from lineage.alignment.heads import Heads
+from lineage.alignment.head_rows import Heads
 from lineage.alignment.neurons import Units
 from lineage.alignment.turning import Turn
 from lineage.errors import FormatError, VerificationError

@@ -8,48 +8,36 @@ rows span, and the smallest size of heads of which each lies in one of the other
 head: no configuration is asked. Rotary embeddings allow less than any map, and what they allow is
 found the same way.
 
-Wide streams are looked at along some directions, the same of both: few to see which head is which,
-many to fit maps within them.
-
 Source: the symmetries of attention as in Zhu et al. (2025), appendix on transformations, and
 Ashkboos et al., QuaRot (2024). Geometric mean of positive matrices: Pusz and Woronowicz (1975).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from lineage.alignment.head_rows import SURELY_IN_PLACE, Heads, assigned, cosines
 from lineage.alignment.maps import between, sharper, undone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-    from lineage.alignment.turning import Turn
-    from lineage.fingerprints.stream import Attention
+    from lineage.alignment.head_rows import Look
 
     Matrix = NDArray[np.float64]
     Rows = NDArray[np.float32]
-    Order = NDArray[np.intp]
 
-__all__ = ["Heads", "Look", "head_size", "heads", "look"]
-
-_SURELY_IN_PLACE, _IN_PLACE = 0.995, 0.1
-"""Median cosine of rows from which they are the same rows, and from which they are unless a map
-makes them much more alike. Of rows that are not the same it is about 0."""
+_IN_PLACE = 0.1
+"""Median cosine from which rows are the same unless a map makes them much more alike."""
 
 _FAR_BETTER = 0.2
 """Of what rows in place lack of a cosine of 1, what a map may leave to be believed: every map makes
 rows somewhat more alike."""
-
-_MOVED = 0.7
-"""The same of rows of which each was given the best of all others as its partner."""
 
 _WHOLE = 0.98
 """Of what the best blocks hold of a map, what smaller ones must hold."""
@@ -60,133 +48,8 @@ _LEAST_WHOLE, _ONE_HEAD = 0.2, 256
 _RIDGE = 1e-12
 """Of the largest eigenvalue, which all others are taken to have at least."""
 
-_PROJECTED = 512
-"""Directions of a stream along which rows are looked at, at most."""
-
-_FITTED = 2048
-"""Coordinates of a turned stream along which maps within heads are fitted, at most."""
-
 _LOOKED_AT = 512
 """Rows of which it is asked in which head of the other's they lie, at most."""
-
-_FEW = 1024
-"""Rows above which those that are each other's nearest are partners and only others assigned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """How b's attention becomes a's: by blocks of rows, each moved whole and mapped within.
-
-    Attributes:
-        kind: `same`, `permuted` or `rotated`.
-        inner: Of keys and of values: for each block of a's rows the one of b's that it is; None for
-            nothing to do.
-        outer: The same of queries and of what heads write.
-        inside: Maps of the blocks of keys, `inside[i] @ b_rows` are a's; float64, shape (blocks,
-            size, size). None where rows were only moved.
-        values: The same of values.
-        size: Rows of a head, where that was found.
-        way: How queries, keys and values follow each other in one matrix that holds all three, of
-            `fingerprints.fused.WAYS`; None where each has its own.
-    """
-
-    kind: str
-    inner: Order | None = None
-    outer: Order | None = None
-    inside: Matrix | None = None
-    values: Matrix | None = None
-    size: int | None = None
-    way: str | None = None
-
-    def applied(self, role: str, rows: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return rows of b as a's: of queries and of what is written the maps are taken back.
-
-        Args:
-            role: `q`, `k`, `v` or `o`.
-            rows: Shape (rows, any).
-        """
-        order = self.outer if role in "qo" else self.inner
-        if order is None or len(rows) % len(order):
-            return rows
-        blocks = rows.reshape(len(order), -1, rows.shape[1])[order]
-        maps = self.inside if role in "qk" else self.values
-        if maps is None or maps.shape[1] != blocks.shape[1] or len(order) % len(maps):
-            return blocks.reshape(rows.shape)
-        if role in "qo":
-            maps = np.repeat(undone(maps), len(order) // len(maps), axis=0)
-        mapped: NDArray[np.floating] = (maps.astype(rows.dtype) @ blocks).reshape(rows.shape)
-        return mapped
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """Rows of two attentions along the same directions of one stream, biases as a column.
-
-    Attributes:
-        a: Of queries, keys, values and output.
-        b: The same, in a's coordinates.
-        has_norms: Whether queries and keys pass a norm of their own.
-    """
-
-    a: tuple[Rows, ...]
-    b: tuple[Rows, ...]
-    has_norms: bool
-
-    @cached_property
-    def nearness(self) -> float:
-        """The median cosine of rows with their own numbers, of the matrix where it is least."""
-        return _near(self.a, self.b)
-
-    @cached_property
-    def moved(self) -> Heads | None:
-        """The permutation of rows that makes all four the same, if there is one."""
-        return _moved(self)
-
-    @cached_property
-    def is_open(self) -> bool:
-        """Whether rows are not where they were, nor surely only moved."""
-        if self.nearness > _SURELY_IN_PLACE:
-            return False
-        return self.likeness(self.moved) <= _SURELY_IN_PLACE
-
-    def likeness(self, found: Heads | None) -> float:
-        """Return the median cosine of rows once b's heads are as was found; see `heads`."""
-        return 0.0 if found is None else _near(self.a, _after(found, self.b))
-
-
-def look(
-    a: Attention, b: Attention, turn: Turn, scale: float, rng: np.random.Generator | None
-) -> Look | None:
-    """Look at the heads of two blocks; None where they have other shapes.
-
-    Args:
-        a: One block's attention.
-        b: The other's.
-        turn: From b's stream to a's.
-        scale: What b's stream is multiplied by.
-        rng: Draws a few directions to look along, of a wide stream; None for as many as maps are
-            fitted along.
-    """
-    ours, theirs = [a.q, a.k, a.v, a.o], [b.q, b.k, b.v, b.o]
-    if any(len(x) != len(y) for x, y in zip(ours, theirs, strict=True)):
-        return None
-    width = a.q.shape[1]
-    if rng is None and turn.order is None and width > _FITTED:
-        some = np.linspace(0, width - 1, _FITTED).astype(np.intp)
-        back = np.ascontiguousarray(turn.matrix[:, some])
-        ours, theirs = [x[:, some] for x in ours], [x @ back for x in theirs]
-    elif rng is None or width <= _PROJECTED:
-        theirs = [turn.apply(x) for x in theirs]
-    else:
-        plane = rng.standard_normal((width, _PROJECTED), np.float32) / np.float32(_PROJECTED**0.5)
-        back = turn.undone(plane)
-        ours, theirs = [x @ plane for x in ours], [x @ back for x in theirs]
-    theirs[3] = theirs[3] * np.float32(scale)
-    for place, (one, other) in enumerate(zip(a.biases, b.biases, strict=True)):
-        if one is not None and other is not None:
-            ours[place] = np.column_stack([ours[place], one])
-            theirs[place] = np.column_stack([theirs[place], other])
-    return Look(tuple(ours), tuple(theirs), a.has_norms)
 
 
 def heads(
@@ -200,11 +63,11 @@ def heads(
         size: Finds how many rows a head has, None if that is not known; see `head_size`.
     """
     in_place = seen.nearness
-    if in_place > _SURELY_IN_PLACE:
+    if in_place > SURELY_IN_PLACE:
         return Heads("same")
     found = seen.moved
     near = seen.likeness(found)
-    if near < _SURELY_IN_PLACE and (rows := size()) is not None:
+    if near < SURELY_IN_PLACE and (rows := size()) is not None:
         turned = None if found is None else _turned(seen, seen, rows)
         is_better = found is None or 1 - seen.likeness(turned) <= _FAR_BETTER * (1 - near)
         if is_better and (full := whole()):
@@ -242,50 +105,6 @@ def head_size(looks: Iterable[Look]) -> int | None:
     return next(size for size in mean if mean[size] >= _WHOLE * best)
 
 
-def _after(found: Heads, rows: Sequence[Rows]) -> list[NDArray[np.floating]]:
-    return [found.applied(role, y) for role, y in zip("qkvo", rows, strict=True)]
-
-
-def _near(ours: Sequence[NDArray[np.floating]], theirs: Sequence[NDArray[np.floating]]) -> float:
-    return min(float(np.median(_cosines(x, y))) for x, y in zip(ours, theirs, strict=True))
-
-
-def _moved(seen: Look) -> Heads | None:
-    """Find the permutation of rows that makes all four the same, if there is one."""
-    (q_a, k_a, v_a, o_a), (q_b, k_b, v_b, o_b) = seen.a, seen.b
-    outer = _partners((q_a, o_a), (q_b, o_b))
-    inner = None if outer is None else _partners((k_a, v_a), (k_b, v_b))
-    if outer is None or inner is None:
-        return None
-    pairs = ((q_a, q_b, outer), (o_a, o_b, outer), (k_a, k_b, inner), (v_a, v_b, inner))
-    if _near([x for x, _, _ in pairs], [y[order] for _, y, order in pairs]) < _MOVED:
-        return None
-    return Heads("permuted", inner, outer)
-
-
-def _partners(ours: Sequence[Rows], theirs: Sequence[Rows]) -> Order | None:
-    """Return for each row of a the one of b that it is, by two looks; None if rows have none.
-
-    Of some rows the nearest are looked at first: where these are not alike in both, rows were not
-    only moved.
-    """
-    one, other = [_unit(x) for x in ours], [_unit(y) for y in theirs]
-    some = np.unique(np.linspace(0, len(one[0]) - 1, _FEW // 4).astype(np.intp))
-    looks = one[0][some] @ other[0].T, one[1][some] @ other[1].T
-    nearest = np.arange(len(some)), (looks[0] + looks[1]).argmax(axis=1)
-    if min(np.median(x[nearest]) for x in looks) < _MOVED:
-        return None
-    score = one[0] @ other[0].T + one[1] @ other[1].T
-    if len(score) <= _FEW:
-        return _assigned(score)
-    order, back = score.argmax(axis=1).astype(np.intp), score.argmax(axis=0)
-    left = np.flatnonzero(back[order] != np.arange(len(order)))
-    free = np.setdiff1d(np.arange(len(order)), np.delete(order, left))
-    order[left] = free[_assigned(score[np.ix_(left, free)])]
-    found: Order = order
-    return found
-
-
 def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
     """Find the blocks, one a head, that turn b's heads into a's.
 
@@ -299,7 +118,7 @@ def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
     if each * len(k_a) != len(q_a) or len(k_a) % size:
         return None
     overlaps = [_overlaps(x, y, size) for x, y in zip(seen.a[1:3], seen.b[1:3], strict=True)]
-    inner = _assigned(overlaps[0] + overlaps[1])
+    inner = assigned(overlaps[0] + overlaps[1])
     outer = np.zeros(len(inner) * each, np.intp)
     inside, values = np.zeros((2, len(inner), size, size))
     for to, came in enumerate(inner.tolist()):
@@ -313,7 +132,7 @@ def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
             use = () if alone else range(each)
             k = between(*keys, [queries_a[i] for i in use], [queries_b[order[i]] for i in use])
             if whole.has_norms:  # within heads, which let only signs change
-                k = np.diag(np.where(_cosines(*keys) < 0, -1.0, 1.0))
+                k = np.diag(np.where(cosines(*keys) < 0, -1.0, 1.0))
             v = between(*held, [outputs_a[i] for i in use], [outputs_b[order[i]] for i in use])
             if each == 1:
                 break
@@ -326,7 +145,7 @@ def _turned(whole: Look, seen: Look, size: int) -> Heads | None:
                 ]
                 for x in range(each)
             ])  # fmt: skip
-            order = _assigned(score)
+            order = assigned(score)
         inside[to], values[to] = k, v
         outer[members_a] = members_b[order]
     return Heads("rotated", inner, outer, inside, values, size)
@@ -364,7 +183,7 @@ def _held(a: Rows, b: Rows, size: int) -> float:
     """
     some = max(_LOOKED_AT // size, 1) * size
     overlaps = _overlaps(a[:some], b, size)
-    share = float(overlaps[np.arange(len(overlaps)), _assigned(overlaps)].mean())
+    share = float(overlaps[np.arange(len(overlaps)), assigned(overlaps)].mean())
     chance = size / int(a.shape[1])
     return (share - chance) / (1 - chance)
 
@@ -394,21 +213,3 @@ def _spans(rows: Rows, size: int) -> Rows:
 def _overlap(x: Matrix, y: Matrix) -> float:
     norm = np.linalg.norm(x) * np.linalg.norm(y)
     return float(np.sum(x * y) / norm) if norm > 0 else 0.0
-
-
-def _assigned(score: NDArray[np.floating]) -> Order:
-    """Return for each place of a the place of b that is it."""
-    _, cols = linear_sum_assignment(-score)
-    return cols.astype(np.intp)
-
-
-def _cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> Matrix:
-    found: Matrix = np.einsum("ij,ij->i", _unit(a), _unit(b), dtype=np.float64)
-    return found
-
-
-def _unit(rows: NDArray[np.floating]) -> Rows:
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
-    found = np.divide(rows, norms, out=np.zeros(rows.shape), where=norms > 0)
-    single: Rows = found.astype(np.float32)
-    return single

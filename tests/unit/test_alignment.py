@@ -16,7 +16,7 @@ from makers import Array
 from safetensors.numpy import load, load_file, save, save_file
 
 from lineage import fingerprint, infer
-from lineage.alignment import Alignment, Stream, align, heads, neurons, solve, turning
+from lineage.alignment import Alignment, Stream, align, head_rows, neurons, solve, turning
 from lineage.alignment.applied import aligned
 from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.alignment.turning import fitted
@@ -596,8 +596,8 @@ def test_a_wide_stream_is_looked_at_along_some_directions(monkeypatch: pytest.Mo
     base = llama()
     hidden = everything(base, 7)
     for module, name, most in (
-        (turning, "_WIDE", 40), (heads, "_PROJECTED", 36), (heads, "_FEW", 8),
-        (heads, "_FITTED", 40),
+        (turning, "_WIDE", 40), (head_rows, "_PROJECTED", 36), (head_rows, "_FEW", 8),
+        (head_rows, "_FITTED", 40),
         (neurons, "_PROJECTED", 108), (neurons, "_MEASURED", 50), (neurons, "_AT_ONCE", 960),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, most)

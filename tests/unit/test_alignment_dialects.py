@@ -11,7 +11,7 @@ from by_hand import DIALECTS, drawn, hidden, tuned, written
 from makers import Array
 from safetensors.numpy import load, save
 
-from lineage.alignment import Alignment, Stream, fused, heads, solve
+from lineage.alignment import Alignment, Stream, fused, head_rows, solve
 from lineage.alignment.applied import aligned
 from lineage.alignment.certificate import check, from_bytes, to_bytes
 from lineage.alignment.fused import fitting
@@ -129,7 +129,11 @@ def test_gains_that_could_be_either_are_read_as_the_other_model_says() -> None:
 def test_a_wide_stream_is_looked_at_along_some_directions(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, most in ((fused, "_LOOKED_ALONG"), (heads, "_PROJECTED"), (heads, "_FITTED")):
+    for module, most in (
+        (fused, "_LOOKED_ALONG"),
+        (head_rows, "_PROJECTED"),
+        (head_rows, "_FITTED"),
+    ):
         monkeypatch.setattr(module, most, 40)
     kind = DIALECTS[name]
     parts = drawn(kind, 1)
