@@ -17,85 +17,28 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, final
 
-from lineage import merkle
 from lineage.cores import cores
-from lineage.datasets import finding, hashing, resuming
+from lineage.datasets import finding, resuming
+from lineage.datasets.base import Built, Options
+from lineage.datasets.gathering import Gathered
 from lineage.datasets.readers import parquet, reader
-from lineage.datasets.readers.base import PIECE, Columns, Done, Near, Source, WatchedFile
+from lineage.datasets.readers.base import PIECE, Columns, Done, Source, WatchedFile
 from lineage.datasets.resuming import Journal, Whole
-from lineage.datasets.sorting import Sorter, tree_over
-from lineage.datasets.stored import (
-    MAX_HEADER,
-    MAX_WORDS,
-    NEAR_BYTES,
-    NEAR_SCHEME,
-    TYPE,
-    Header,
-    file_leaves,
-    files_section,
-    pieces_of,
-)
-from lineage.digest import SIZE, blake3_digest, sha256_digest
+from lineage.datasets.sorting import Sorter
+from lineage.datasets.stored import NEAR_BYTES, NEAR_SCHEME, TYPE
+from lineage.digest import blake3_digest
 from lineage.errors import FormatError
-from lineage.files import write_all
 from lineage.manifests.records import hidden_digest, salt_of
-from lineage.manifests.tree import RUN, Head, Side, ordered_root, run_hash
 
 MAX_SKIPPED = 1000
 """Bad records that are listed; all are counted."""
 
-
 WORTH_PROCESSES = 64 << 20
 """Bytes from which starting processes is worth it."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a data set is read.
-
-    Args:
-        kind: What all files are read as; by default each by its name.
-        skip_bad: Whether bad records are left out, counted and listed, instead of refused.
-        licence: What the manifest says of the licence; by default what a card in the folder says.
-        source: Where the data are from.
-        secret: 32 bytes that salt every digest, for a manifest that does not tell what is in it.
-        near: Whether to sketch records for near-duplicates.
-        digests: Other hashes of the files to take: `md5`, `sha256`, ...
-    """
-
-    kind: str | None = None
-    skip_bad: bool = False
-    licence: str | None = None
-    source: str | None = None
-    secret: bytes | None = None
-    near: bool = False
-    digests: tuple[str, ...] = ()
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A manifest that was made.
-
-    Args:
-        header: What it says.
-        sha256: SHA-256 of its header's line.
-        skipped: The first bad records left out.
-        rows: Its files.
-        digests: The files' digests by name, with those of other hashes that were asked for.
-    """
-
-    header: Header
-    sha256: str
-    skipped: tuple[dict[str, Any], ...]
-    rows: tuple[dict[str, Any], ...]
-    digests: dict[str, dict[str, str]]
 
 
 def build(
@@ -128,7 +71,7 @@ def build(
         folder = stack.enter_context(_spill(journal))
         pool = stack.enter_context(_workers(found.sources))
         threads = stack.enter_context(ThreadPoolExecutor(cores()))
-        work = _Work(folder, journal, how, Sorter(folder, threads))
+        work = Gathered(folder, journal, how, Sorter(folder, threads))
         for source in found.sources:
             _read(source, work, pool, progress)
         return work.finish(output, found, pool)
@@ -190,125 +133,8 @@ def _prepare() -> None:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
-@final
-class _Work:
-    """What is known so far: digests in order, digests to sort, files, columns, bad records."""
-
-    def __init__(self, folder: Path, journal: Journal | None, how: Options, sorter: Sorter) -> None:
-        self.folder = folder
-        self.journal = journal
-        self.how = how
-        self.near: Near | None = None
-        if how.near:
-            from lineage.datasets.near import empty, sketches
-
-            empty()  # if datasketch is missing, it is said before anything is read
-            self.near = sketches
-        self.rows: list[dict[str, Any]] = []
-        self.digests: dict[str, dict[str, str]] = {}
-        self.skipped: list[dict[str, Any]] = []
-        self.skipped_count = 0
-        self.columns: dict[str, None] = {}
-        self.records = 0
-        self._sorter = sorter
-        self._runs: list[bytes] = []
-        self._rest = b""
-
-    def add(self, done: Done) -> None:
-        """Take the digests of a job, the next in order."""
-        if self.how.secret is not None:
-            done = replace(done, digests=_hidden(done.digests, self.how.secret))
-        if self.journal is not None:
-            self.journal.keep(done)
-        self.take(done)
-
-    def take(self, done: Done) -> None:
-        """Take digests as they are kept."""
-        self.records += len(done.digests) // SIZE
-        self._sorter.add(done.digests)
-        held = self._rest + done.digests
-        whole = len(held) // (RUN * SIZE) * RUN * SIZE
-        self._runs += [run_hash(held[at : at + RUN * SIZE]) for at in range(0, whole, RUN * SIZE)]
-        self._rest = held[whole:]
-
-    def finish(self, output: Path | None, found: finding.Found, pool: Executor) -> Built:
-        """Sort, hash what is left, and write the file."""
-        if self._rest:
-            self._runs.append(run_hash(self._rest))
-        tree, distinct = self._sorted(None if output is None else self.folder / "set", pool)
-        splits: dict[str, int] = {}
-        for row in self.rows:
-            split = row["split"] or ""
-            splits[split] = splits.get(split, 0) + row["records"]
-        header = Header(
-            head=Head.over(tree, self.records, distinct),
-            ordered_root=ordered_root(self._runs, self.records),
-            files_root=merkle.root(file_leaves(self.rows), blake3_digest),
-            files=len(self.rows),
-            size_bytes=sum(row["bytes"] for row in self.rows),
-            splits=splits,
-            columns=_told(self.columns),
-            skipped=self.skipped_count,
-            hidden=self.how.secret is not None,
-            licence=self.how.licence or found.licence,
-            source=self.how.source or found.source,
-            near=NEAR_SCHEME if self.near else None,
-        )
-        files = files_section(self.rows, self.skipped)
-        line = header.to_line(len(files))
-        if output is not None and self.journal is not None:
-            self.journal.flush()
-            kept = self.journal.folder
-            parts = (kept / "order", self.folder / "set", kept / "near")
-            pieces = (piece for part in parts for piece in pieces_of(part))
-            write_all(output, _chained([line, files], pieces))
-        skipped, rows = tuple(self.skipped), tuple(self.rows)
-        return Built(header, sha256_digest(line).hex(), skipped, rows, self.digests)
-
-    def _sorted(self, path: Path | None, pool: Executor) -> tuple[bytes, int]:
-        """Merge all runs; return the tree's hash and the number of distinct digests."""
-        distinct = depth = 0
-        parts: list[Future[Side]] = []
-        with ExitStack() as stack:
-            file = None if path is None else stack.enter_context(path.open("wb"))
-            for depth, _, entries in self._sorter.parts():
-                distinct += len(entries)
-                if len(parts) > 2 * cores():
-                    parts[-2 * cores()].result()  # no more than a few parts in memory
-                data = entries.tobytes()
-                parts.append(pool.submit(hashing.subtree, data, depth))
-                if file is not None:
-                    file.write(data)
-        return tree_over([future.result() for future in parts], depth), distinct
-
-
-def _told(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the first names, as many as a header has room for, however they are escaped."""
-    told: list[str] = []
-    left = MAX_HEADER // 8
-    for name in names:
-        left -= len(name.encode()) + 1
-        if left < 0 or len(told) == MAX_WORDS:
-            break
-        told.append(name)
-    return tuple(told)
-
-
-def _chained(begin: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield from begin
-    yield from rest
-
-
-def _hidden(digests: bytes, secret: bytes) -> bytes:
-    found = []
-    for start in range(0, len(digests), SIZE):
-        digest = digests[start : start + SIZE]
-        found.append(hidden_digest(salt_of(secret, digest), digest))
-    return b"".join(found)
-
-
 def _read(
-    source: Source, work: _Work, pool: Executor, progress: Callable[[int], None] | None
+    source: Source, work: Gathered, pool: Executor, progress: Callable[[int], None] | None
 ) -> None:
     """Read one file: its records, and its row."""
     file = _File(source, work, pool)
@@ -328,7 +154,7 @@ def _read(
 class _File:
     """Takes the jobs of one file in order, whether they are done already or not."""
 
-    def __init__(self, source: Source, work: _Work, pool: Executor) -> None:
+    def __init__(self, source: Source, work: Gathered, pool: Executor) -> None:
         self._source = source
         self._work = work
         self._pool = pool
@@ -408,7 +234,7 @@ class _File:
             self._work.take(done)
 
 
-def _bad(source: Source, line: int, reason: str, work: _Work) -> None:
+def _bad(source: Source, line: int, reason: str, work: Gathered) -> None:
     where = f"{reader(source.kind).unit} {line}"
     if not work.how.skip_bad:
         raise FormatError(f"{where}: {reason}", file=source.path or source.name)

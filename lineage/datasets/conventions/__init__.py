@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lineage import canonical
-from lineage.datasets.building import Built
+from lineage.datasets.base import Built
 from lineage.datasets.cards import front_matter
 from lineage.datasets.conventions import croissant, dvc, hub_info, mosaic, wandb
 from lineage.datasets.conventions.base import Declared, Description

@@ -13,7 +13,7 @@ from lineage.datasets.conventions.base import Declared, Description, Matched, di
 from lineage.errors import FormatError
 
 if TYPE_CHECKING:
-    from lineage.datasets.building import Built
+    from lineage.datasets.base import Built
     from lineage.datasets.conventions.schemas import Field
 
 ROOT = "urn:model-lineage:dataset-root:v1:"
