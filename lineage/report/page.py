@@ -52,38 +52,12 @@ def lay_out(lineage: Lineage, *, header: float = HEADER) -> Page:
     """Give every family, box, arrow and label of `lineage` its place, below `header` pixels."""
     groups = _families(lineage)
     numbered = dict(enumerate(lineage.contradicted))
-    plans = []
-    for members in groups:
-        paths = {model.path for model in members}
-        plans.append(
-            plan_family(
-                members,
-                [edge for edge in lineage.edges if edge.child in paths],
-                {n: pair for n, pair in numbered.items() if not paths.isdisjoint(pair)},
-            )
-        )
+    plans = [_planned(members, lineage, numbered) for members in groups]
     shelves = _shelves([plan.size.width for plan in plans])
     shelf_of = {index: shelf for shelf, row in enumerate(shelves) for index in row}
     ways = {n: _way(plans, shelf_of, n, pair) for n, pair in numbered.items()}
-
-    lanes: dict[int, list[int]] = defaultdict(list)  # of each channel; -1 is the left margin
-    for number, way in ways.items():
-        for channel in way:
-            lanes[channel].append(number)
-        if len(way) > 1:
-            lanes[-1].append(number)
-    origins: dict[int, Point] = {}
-    channel_y, y = [], header
-    for shelf, row in enumerate(shelves):
-        channel_y.append(y - SPACE / 2)
-        y += LANE * len(lanes[shelf])
-        x = MARGIN + LANE * len(lanes[-1])
-        for index in row:
-            origins[index] = (x, y)
-            x += plans[index].size.width + SPACE
-        y += max(plans[index].size.height for index in row) + SPACE
-    channel_y.append(y - SPACE / 2)
-    y += LANE * len(lanes[len(shelves)])
+    lanes = _lanes(ways)
+    origins, channels, bottom = _origins(plans, shelves, lanes, header)
 
     boxes: dict[str, Box] = {}
     wires: list[Wire] = []
@@ -106,16 +80,77 @@ def lay_out(lineage: Lineage, *, header: float = HEADER) -> Page:
     routes = []
     for number, way in ways.items():
         start, end = departures[number], arrivals[number]
-        levels = [channel_y[c] + LANE * lanes[c].index(number) for c in way] or [start.at[1]]
-        points = [start.at, (start.lane if way else end.lane, start.at[1])]
-        points += [(start.lane, levels[0])] * bool(way)
-        if len(way) > 1:
-            aside = MARGIN / 2 + LANE * lanes[-1].index(number)
-            points += [(aside, levels[0]), (aside, levels[-1])]
-        points += [(end.lane, levels[-1]), (end.lane, end.at[1]), end.at]
-        routes.append(Route(tuple(dict.fromkeys(points)), end.label, numbered[number]))
+        levels = [channels[c] + LANE * lanes[c].index(number) for c in way]
+        aside = MARGIN / 2 + LANE * lanes[-1].index(number) if len(way) > 1 else None
+        points = _points(start, end, levels, aside)
+        routes.append(Route(points, end.label, numbered[number]))
     width = max((frame.box.right for frame in frames), default=SHELF) + MARGIN
-    return Page(max(width, 640.0), y, tuple(frames), boxes, tuple(wires), tuple(routes))
+    return Page(max(width, 640.0), bottom, tuple(frames), boxes, tuple(wires), tuple(routes))
+
+
+def _planned(
+    members: Sequence[Model], lineage: Lineage, numbered: Mapping[int, tuple[str, str]]
+) -> Plan:
+    """Return a family's plan, with its own arrows and the declared ones that touch it."""
+    paths = {model.path for model in members}
+    return plan_family(
+        members,
+        [edge for edge in lineage.edges if edge.child in paths],
+        {n: pair for n, pair in numbered.items() if not paths.isdisjoint(pair)},
+    )
+
+
+def _lanes(ways: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+    """Return the declared arrows that run in each channel; -1 is the left margin."""
+    lanes: dict[int, list[int]] = defaultdict(list)
+    for number, way in ways.items():
+        for channel in way:
+            lanes[channel].append(number)
+        if len(way) > 1:
+            lanes[-1].append(number)
+    return lanes
+
+
+def _origins(
+    plans: Sequence[Plan],
+    shelves: Sequence[Sequence[int]],
+    lanes: Mapping[int, Sequence[int]],
+    header: float,
+) -> tuple[dict[int, Point], list[float], float]:
+    """Return where each family begins, where each channel's first lane is, and where all ends."""
+    origins: dict[int, Point] = {}
+    channels, y = [], header
+    for shelf, row in enumerate(shelves):
+        channels.append(y - SPACE / 2)
+        y += LANE * len(lanes[shelf])
+        x = MARGIN + LANE * len(lanes[-1])
+        for index in row:
+            origins[index] = (x, y)
+            x += plans[index].size.width + SPACE
+        y += max(plans[index].size.height for index in row) + SPACE
+    channels.append(y - SPACE / 2)
+    y += LANE * len(lanes[len(shelves)])
+    return origins, channels, y
+
+
+def _points(
+    start: Port, end: Port, levels: Sequence[float], aside: float | None
+) -> tuple[Point, ...]:
+    """Return the corners of a declared arrow's way.
+
+    Args:
+        start: Where it leaves its parent.
+        end: Where it arrives.
+        levels: Heights of its lanes in the channels that it takes.
+        aside: Where its lane in the left margin is, if it takes two channels.
+    """
+    first, last = (levels[0], levels[-1]) if levels else (start.at[1], start.at[1])
+    points = [start.at, (start.lane if levels else end.lane, start.at[1])]
+    points += [(start.lane, first)] * bool(levels)
+    if aside is not None:
+        points += [(aside, first), (aside, last)]
+    points += [(end.lane, last), (end.lane, end.at[1]), end.at]
+    return tuple(dict.fromkeys(points))
 
 
 def _families(lineage: Lineage) -> list[list[Model]]:
