@@ -22,19 +22,21 @@ from lineage.alignment.base import (
     Group,
     MlpMatch,
 )
-from lineage.alignment.chain import Chain
 from lineage.alignment.head_rows import Heads
+from lineage.alignment.misfits import is_order, misfits
 from lineage.alignment.neurons import Units
 from lineage.alignment.turning import Turn
 from lineage.errors import FormatError, VerificationError
 from lineage.fingerprints.agreement import Agreement
-from lineage.fingerprints.fused import WAYS, Layout
-from lineage.fingerprints.stream import Stream
+from lineage.fingerprints.fused import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from lineage.alignment.chain import Chain
+    from lineage.fingerprints.stream import Stream
 
 __all__ = ["TYPE", "check", "from_bytes", "to_bytes"]
 
@@ -95,103 +97,9 @@ def check(found: Aligned, a: Stream | Chain, b: Stream | Chain, *, file: object 
     Raises:
         FormatError: If its maps are not of their sizes.
     """
-
-    def refuse(reason: str) -> None:
+    reason = next(misfits(found, a, b), None)
+    if reason is not None:
         raise FormatError(f"is no alignment of these models: {reason}", file=file)
-
-    if isinstance(found, ChainAlignment) and isinstance(a, Chain) and isinstance(b, Chain):
-        sizes = tuple(len(group.order) for group in found.groups)
-        if not sizes == a.sizes == b.sizes:
-            refuse("its groups of channels have other sizes")
-        if not all(np.all(np.isfinite(g.scales)) for g in found.groups if g.scales is not None):
-            refuse("a channel has no scale")
-        if any(g.turn is not None and not _has_inverse(g.turn) for g in found.groups):
-            refuse("a turn has no inverse")
-        if found.tokens is not None and not _is_order(found.tokens, b.words):
-            refuse("its tokens are no order")
-        gates = [p.gates for layer in b.layers for p in layer.parts.values() if p.gates > 1]
-        signs = [one for g in b.recurrent if (one := found.groups[g].scales) is not None]
-        if signs and gates and (found.candidate is None or not 0 <= found.candidate < min(gates)):
-            refuse("its candidate is no gate")
-        if any(np.any(np.abs(one) != 1) for one in signs):
-            refuse("a unit of a recurrent layer has another scale than a sign")
-        for place, before in found.before.items():
-            if not (place < len(b.layers) and _has_norms(a, b, place)):
-                refuse(f"layer {place} has no norm")
-            if len(before) != b.sizes[b.layers[place].rows or 0]:
-                refuse(f"layer {place} has other rows")
-            if not np.all(np.isfinite(before) & (before != 0)):
-                refuse(f"a row of layer {place} has no scale")
-        return
-    if not (isinstance(found, Alignment) and isinstance(a, Stream) and isinstance(b, Stream)):
-        refuse("they are made differently")
-        return
-    turn = found.turn
-    if turn.matrix.shape != (b.width, a.width) or not np.all(np.isfinite(turn.matrix)):
-        refuse("its turn has other widths")
-    if turn.order is not None and len(np.unique(turn.order)) != len(turn.order):
-        refuse("its turn takes two coordinates to one place")
-    if not (np.isfinite(found.scale) and found.scale > 0):
-        refuse("its scale is none")
-    if [block.b for block in found.blocks] != [*b.blocks, *b.seconds]:
-        refuse("its blocks are others")
-    tokens = b.labels().get("token_embd", 0)
-    if found.tokens is not None and not _is_order(found.tokens, tokens):
-        refuse("its tokens are no order")
-    for block in found.blocks:
-        if block.a is None:
-            continue
-        if block.a not in (a.seconds if block.b in b.seconds else a.blocks):
-            refuse(f"block {block.b[1]} is said to be one that is not there")
-        if block.heads is not None and (why := _misfit(block.heads, b, block.b)):
-            refuse(f"block {block.b[1]} {why}")
-        ours = {mlp.label: len(mlp.up) for mlp in a.block(*block.a).mlps}
-        theirs = {mlp.label: len(mlp.up) for mlp in b.block(*block.b).mlps}
-        for mlp in block.mlps:
-            counts = (mlp.units.a, ours.get(mlp.a, 0)), (mlp.units.b, theirs.get(mlp.b, 0))
-            if any(len(u) == 0 or u.min() < 0 or u.max() >= count for u, count in counts):
-                refuse(f"block {block.b[1]} has units that are not there")
-            scales = mlp.units.scales
-            if scales is not None and not np.all(np.isfinite(scales) & (scales != 0)):
-                refuse(f"block {block.b[1]} has a unit without a scale")
-
-
-def _has_inverse(turn: NDArray[np.float64]) -> bool:
-    return bool(np.all(np.isfinite(turn))) and np.linalg.matrix_rank(turn) == len(turn)
-
-
-def _has_norms(a: Chain, b: Chain, place: int) -> bool:
-    return all("var" in chain.layers[place].parts for chain in (a, b))
-
-
-def _misfit(heads: Heads, b: Stream, where: tuple[str, int]) -> str | None:
-    """Return why maps of heads cannot be those of a block; None if they can."""
-    if heads.inner is None or heads.outer is None:
-        return None
-    layout = _layout(heads)
-    if (layout is None) != (b.fused(*where) is None):
-        return "has no heads that are known"
-    try:
-        seen = b.attention(*where, layout)
-    except ValueError:
-        return "has other heads"
-    if seen is None:
-        return "has no heads that are known"
-    size, rest = divmod(len(seen.k), len(heads.inner))
-    if rest or len(seen.q) != size * len(heads.outer) or len(seen.v) != len(seen.k):
-        return "has other heads"
-    for maps in (heads.inside, heads.values):
-        if maps is not None and (maps.shape[1] != size or not np.all(np.isfinite(maps))):
-            return "has maps of other heads"
-    return None
-
-
-def _layout(heads: Heads) -> Layout | None:
-    return None if heads.way is None or heads.size is None else Layout(heads.way, heads.size)
-
-
-def _is_order(order: NDArray[np.intp], count: int) -> bool:
-    return len(order) == count and bool(np.array_equal(np.sort(order), np.arange(count)))
 
 
 def _chain(found: ChainAlignment, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -382,7 +290,7 @@ def _heads(row: Mapping[str, Any], name: str, arrays: Mapping[str, NDArray[Any]]
     if (inner is None) != (outer is None) or (maps[0] is None) != (maps[1] is None):
         raise ValueError("of heads a part is missing")
     if inner is not None and outer is not None:
-        if not (_is_order(inner, len(inner)) and _is_order(outer, len(outer)) and len(inner)):
+        if not (is_order(inner, len(inner)) and is_order(outer, len(outer)) and len(inner)):
             raise ValueError("an order of heads is none")
         if len(outer) % len(inner):
             raise ValueError("heads of queries and of keys do not go together")
