@@ -93,22 +93,7 @@ def grouped(
             return shared
         for module, group in groups.items():
             groups[module] = replace(group, tensors={**group.tensors, **shared})
-    changes: list[Change] = []
-    used: set[str] = set()
-    formed = 0
-    for group in groups.values():
-        by_family = {f: list(_MODULES[f].changes(group, settings)) for f in families}
-        formed += sum(prod(c.shape) for f in _FORMED for c in by_family.get(f, ()))
-        if formed > MOST_FORMED:
-            stray = next(iter(group.tensors.values()))
-            raise stray.fail("with those before it, its products have more values than any model")
-        found = [change for some in by_family.values() for change in some]
-        used |= {family for family, some in by_family.items() if some}
-        if not found:
-            stray = next(iter(group.tensors.values()))
-            raise stray.fail("it has no factors beside it")
-        settings.check_targets(group, tensor=next(iter(group.tensors.values())).name)
-        changes += found
+    changes, used = _changes(groups, families, settings)
     for stored in others:
         changes += _saved(stored, settings, is_peft=config is not None)
     layers = None if config is None else layers_of(config, where=where)
@@ -116,6 +101,32 @@ def grouped(
     _check_distinct(changes, file)
     return Adapter("+".join(f for f in FAMILIES if f in used), tuple(changes),
                    _says(config, metadata))  # fmt: skip
+
+
+def _changes(
+    groups: Mapping[str, Group], families: Iterable[str], settings: Settings
+) -> tuple[list[Change], set[str]]:
+    """Ask each module's families what it changes; return that, and the families that had any.
+
+    Raises:
+        FormatError: If a module has no whole set of factors, or all products have too many values.
+    """
+    changes: list[Change] = []
+    used: set[str] = set()
+    formed = 0
+    for group in groups.values():
+        by_family = {f: list(_MODULES[f].changes(group, settings)) for f in families}
+        formed += sum(prod(c.shape) for f in _FORMED for c in by_family.get(f, ()))
+        stray = next(iter(group.tensors.values()))
+        if formed > MOST_FORMED:
+            raise stray.fail("with those before it, its products have more values than any model")
+        found = [change for some in by_family.values() for change in some]
+        used |= {family for family, some in by_family.items() if some}
+        if not found:
+            raise stray.fail("it has no factors beside it")
+        settings.check_targets(group, tensor=stray.name)
+        changes += found
+    return changes, used
 
 
 def _metadata(artifact: Artifact) -> dict[str, str]:
