@@ -16,7 +16,7 @@ from lineage.errors import ArchitectureError, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lineage.alignment import Aligned, Alignment, ChainAlignment
+    from lineage.alignment import Aligned, Alignment, Chain, ChainAlignment, Stream
     from lineage.evidence import Comparison
     from lineage.evidence.base import Copied
     from lineage.fingerprints import Fingerprint
@@ -58,15 +58,13 @@ def align(
     Example:
         lineage align ./base ./suspect --write suspect-as-base.safetensors
     """
-    from lineage.alignment import aligned, can_be_written, decide, described, in_token_order, solve
+    from lineage.alignment import aligned, decide, described, solve
     from lineage.alignment.certificate import check, from_bytes, to_bytes
     from lineage.alignment.writing import chunks_of
     from lineage.artifacts import read
     from lineage.artifacts.tokens import tokens_of
-    from lineage.evidence import compare_fingerprints
     from lineage.files import write_all, write_whole
     from lineage.fingerprints import fingerprint
-    from lineage.fingerprints.measure import Pass
 
     if is_short and (write or certificate or given):
         raise click.UsageError("what --decide finds is no way to write or apply anything")
@@ -84,16 +82,7 @@ def align(
             else:
                 found = from_bytes(given.read_bytes(), *roots, file=given)
                 check(found, one, other, file=given)
-            if found.related and can_be_written(one, other):
-                moved = aligned(one, other, found)
-                left = _left(print_a, Pass("full").over(moved))
-                shares = left.shares
-                if shares is not None and _is_turned(found):
-                    shares = shares.inside()
-            elif not found.related:  # nor in other coordinates, but a part may be copied as it is
-                plain = in_token_order(one, other, found)
-                print_b = fingerprint(b, cache=True) if plain is None else Pass("full").over(plain)
-                shares = compare_fingerprints(print_a, print_b).shares
+            left, shares = _held_against(print_a, found, one, other, b)
             if certificate is not None:
                 write_whole(certificate, to_bytes(found, *roots))
                 say.note(f"wrote {certificate}")
@@ -103,6 +92,29 @@ def align(
     document = {"a": a, "b": b, **to_json(found, left, shares)}
     say.result(document, lambda: _text(a, b, document), as_json=as_json)
     return 0 if found.related or document["shares"] is not None else 3
+
+
+def _held_against(
+    near: Fingerprint, found: Aligned, one: Stream | Chain, other: Stream | Chain, b: str
+) -> tuple[Comparison | None, Copied | None]:
+    """Return what b still is to a in a's coordinates, and what parts of the two are one."""
+    from lineage.alignment import aligned, can_be_written, in_token_order
+    from lineage.evidence import compare_fingerprints
+    from lineage.fingerprints import fingerprint
+    from lineage.fingerprints.measure import Pass
+
+    if found.related:
+        if not can_be_written(one, other):
+            return None, None
+        left = _left(near, Pass("full").over(aligned(one, other, found)))
+        shares = left.shares
+        if shares is not None and _is_turned(found):
+            shares = shares.inside()
+        return left, shares
+    # Not in other coordinates, but a part may be copied as it is.
+    plain = in_token_order(one, other, found)
+    moved = fingerprint(b, cache=True) if plain is None else Pass("full").over(plain)
+    return None, compare_fingerprints(near, moved).shares
 
 
 def _left(near: Fingerprint, moved: Fingerprint) -> Comparison:
