@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from lineage.artifacts.base import BITS, BLOCKS
@@ -157,6 +158,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@lru_cache(maxsize=1)
 def _reach() -> int:
-    """Return the bytes of a window."""
+    """Return the bytes of a window; kept, as it is asked for every tensor, and asks the system."""
     return WINDOW * min(2, cores()) // cores()
