@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from lineage.artifacts.base import BITS, BLOCKS
@@ -152,6 +153,7 @@ def unit(dtype: str) -> tuple[int, int]:
     return (1, BITS[dtype] // 8) if BITS[dtype] >= 8 else (8 // BITS[dtype], 1)
 
 
+@lru_cache(maxsize=1)
 def _reach() -> int:
-    """Return the bytes of a window."""
+    """Return the bytes of a window; kept, as it is asked for every tensor, and asks the system."""
     return WINDOW * min(2, cores()) // cores()
