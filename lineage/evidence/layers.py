@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.evidence.matching import Table
+    from lineage.evidence.tables import Table
 
 __all__ = ["StackMap", "differ", "layer_maps"]
 
