@@ -160,6 +160,48 @@ def _resnet(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
     return transformers.ResNetForImageClassification(config)
 
 
+class _Translator(transformers.T5ForConditionalGeneration):
+    """T5 that is given one text: both to read and, a token late, to write."""
+
+    def forward(self, input_ids: torch.Tensor, **given: Any) -> Any:
+        """Return logits, shape (batch, length, vocabulary), in what T5 wraps them in."""
+        late = self._shift_right(input_ids)
+        return super().forward(input_ids=input_ids, decoder_input_ids=late, **given)
+
+
+def _t5(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    config = transformers.T5Config(
+        vocab_size=shape.vocabulary,
+        num_layers=shape.layers,
+        d_ff=shape.mlp,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        use_cache=False,
+        **settings,
+    )
+    return _Translator(config)
+
+
+def _mixtral(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    config = transformers.MixtralConfig(**_language(shape, settings))
+    return transformers.MixtralForCausalLM(config)
+
+
+def _mamba(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    config = transformers.MambaConfig(
+        vocab_size=shape.vocabulary, num_hidden_layers=shape.layers, use_cache=False, **settings
+    )
+    return transformers.MambaForCausalLM(config)
+
+
+def _swin(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
+    sizes = dict(settings)
+    sizes["depths"] = [sizes.pop("depth")] * shape.layers
+    sizes["num_heads"] = list(sizes["num_heads"])
+    config = transformers.SwinConfig(num_channels=1, drop_path_rate=0.0, **sizes)
+    return transformers.SwinForImageClassification(config)
+
+
 class _Recurrent(nn.Module):
     """An LSTM over bytes, with an output layer of its own."""
 
@@ -253,6 +295,33 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp_out=("dense_4h_to_h.weight",),
         tokens=("gpt_neox.embed_in.weight", "lm_head.weight"),
     ),
+    "t5": Architecture(
+        task="masked",
+        build=_t5,
+        layer=r"decoder\.block\.(\d+)\.",
+        matrices=r"block.*\.(q|k|v|o|wi|wo)\.weight$",
+        attention=("q", "v"),
+        linear=("q", "k", "v", "o", "wi", "wo"),
+        tokens=("shared.weight",),
+    ),
+    "mixtral": Architecture(
+        task="next",
+        build=_mixtral,
+        layer=_LLAMA.layer,
+        matrices=r"(_proj\.weight|experts.*_proj)$",
+        attention=_LLAMA.attention,
+        linear=("q_proj", "k_proj", "v_proj", "o_proj"),
+        tokens=_LLAMA.tokens,
+    ),
+    "mamba": Architecture(
+        task="next",
+        build=_mamba,
+        layer=r"backbone\.layers\.(\d+)\.",
+        matrices=r"(in|x|dt|out)_proj\.weight$",
+        attention=("in_proj",),
+        linear=("in_proj", "x_proj"),  # PEFT refuses the others
+        tokens=("backbone.embeddings.weight",),
+    ),
     "bert": Architecture(
         task="masked",
         build=_bert,
@@ -286,6 +355,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         linear=("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
         mlp_in=("mlp.fc1.weight", "mlp.fc1.bias"),
         mlp_out=("mlp.fc2.weight",),
+    ),
+    "swin": Architecture(
+        task="images",
+        build=_swin,
+        layer=r"swin\.encoder\.layers\.(\d+)\.",
+        matrices=r"encoder.*(_proj|fc1|fc2|reduction)\.weight$",
+        attention=("q_proj", "v_proj"),
+        linear=("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
     ),
     "resnet": Architecture(
         task="images",

@@ -145,13 +145,14 @@ class Family:
 
 _TEXT = ("llama", "smollm2", "qwen2", "gpt2", "neox", "bert")
 _LAYERED = (*_TEXT, "vit", "sentences")
+_STACKED = (*_LAYERED, "mixtral", "mamba")
 _ONLY: dict[str, tuple[str, ...]] = {
-    "more_tokens": (*_TEXT, "lstm", "sentences"),
+    "more_tokens": (*_TEXT, "lstm", "sentences", "t5", "mixtral", "mamba"),
     "narrowed": _LAYERED,
-    "dropped": _LAYERED,
-    "repeated": _LAYERED,
-    "passthrough": (*_LAYERED, "resnet"),
+    "dropped": _STACKED,
+    "repeated": _STACKED,
+    "passthrough": (*_STACKED, "resnet"),
     "experts": ("llama", "smollm2", "qwen2"),
-    "distil": (*_TEXT, "lstm", "vit", "resnet"),
+    "distil": (*_TEXT, "lstm", "vit", "resnet", "t5", "mixtral", "mamba", "swin"),
 }
 """What is done -> the architectures for which it means something."""
