@@ -10,7 +10,7 @@ import numpy as np
 
 from lineage.evidence.ancestry import evidence
 from lineage.evidence.counters import order
-from lineage.evidence.merging import Merge, find_merges
+from lineage.evidence.merging import find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.projected import PROJECTED
 from lineage.evidence.stacked import stack
@@ -18,8 +18,9 @@ from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
 from lineage.graph.leaves import CERTAIN, LIKELY, noised, sparse
+from lineage.graph.merged import merged_inside, merged_of
 from lineage.graph.remerged import remerged
-from lineage.graph.rounded import hang, has_levels, past_noise
+from lineage.graph.rounded import hang, past_noise
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
@@ -55,9 +56,6 @@ _MATTERS, _ROUNDS = 0.02, 4
 _BEGAN = 0.5
 """Probability of having no parent from which a model in coordinates of its own is no leaf."""
 
-_NO_SHARE = 0.05
-"""Share of a base below which a merge that was rounded is a sum of the others."""
-
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
 
@@ -87,7 +85,8 @@ class Family:
         self.unclear: list[Undetermined] = []
         self.ground: dict[str, Fingerprint] = {}
         # In an order of their own contents, so that names and input order cannot matter.
-        rest = self._attach_merged_inside(sorted(members, key=self._by_content))
+        rest, merged = merged_inside(sorted(members, key=self._by_content), self.hidden)
+        self.edges += merged
         rest = sorted(self._collapse_copies(rest), key=self._by_content)
         rest, rounded = hang(rest, models, self.between, self.hidden)
         self.edges += rounded
@@ -162,30 +161,6 @@ class Family:
             found.append(replace(edge, parent=copy) if copy and is_apart else edge)
         return found
 
-    def _attach_merged_inside(self, members: list[str]) -> list[str]:
-        """Hang models that were merged from others in their own coordinates, as these are stored.
-
-        In a stream that was turned gains are multiplied into matrices: a mean of products is none
-        of what was multiplied.
-        """
-        frames: dict[object, dict[str, str]] = defaultdict(dict)
-        for path in members:
-            if path in self.hidden.first:
-                model = self.hidden.stored(path)
-                kin = frames[self.hidden.first[path], structure(model)]
-                kin.setdefault(model.value_id, path)
-        merged = set()
-        for kin in frames.values():
-            paths = list(kin.values())
-            models = [self.hidden.stored(path) for path in paths]
-            family = stack(Panel(models).models) if len(paths) > 2 else None
-            for child, merge in ({} if family is None else find_merges(family)).items():
-                merged.add(paths[child])
-                for parent, share in zip(merge.parents, merge.coefficients, strict=True):
-                    ends = paths[parent], paths[child]
-                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, CERTAIN))
-        return [path for path in members if path not in merged]
-
     def _attach_put_together(self, members: list[str]) -> list[str]:
         """Hang models that are others' layers on these, and what came from them on them."""
         made = put_together(members, self.models)
@@ -237,7 +212,8 @@ class Family:
         counted = order([self.models[path] for path in members])
         refuted = self._made_before(members)
         likely = int(np.argmax(_grown(seen, {}, first, counted, None, refuted).roots))
-        merges = self._attach_merges(members, panel, first, likely, deep)
+        merges, made = merged_of(members, panel, first, likely, deep)
+        self.edges += made
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
@@ -349,58 +325,6 @@ class Family:
             found = Undetermined(a, b, why)
             if found not in self.unclear:
                 self.unclear.append(found)
-
-    def _attach_merges(
-        self,
-        members: Sequence[str],
-        panel: Panel,
-        start: int | None,
-        likely: int,
-        deep: Deep | None,
-    ) -> dict[int, Merge]:
-        """Hang what was merged on what it was merged from.
-
-        Args:
-            members: Their paths.
-            panel: The same.
-            start: The place of the root, where it is known.
-            likely: The place of the likeliest root.
-            deep: The weights, where they may be read.
-        """
-        family = stack(panel.models)
-        by_value = None if deep is None else deep.merge_of
-        merges = {} if family is None else find_merges(family, by_value)
-        first = merges.get(likely)
-        if first is not None and first.how in {"ties", "dare"} and not first.is_seen:
-            del merges[likely]  # a start lies amid its children too
-        if start is not None:
-            merges.pop(start, None)
-        for child, merge in list(merges.items()):
-            is_guessed = merge.how in {"ties", "dare"} and not merge.is_seen
-            is_rounded = is_guessed and has_levels(self.models[members[child]])
-            if is_guessed and deep is not None and not is_rounded and deep.has_no_mask(child):
-                del merges[child]
-                continue
-            if is_rounded:
-                merge = _rounded_sum(merge)
-            sure = LIKELY if is_guessed else CERTAIN
-            for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
-                if parent == merge.base and merge.how in {"ties", "dare"}:
-                    continue  # which of a base and its lightest children it was is not sure
-                ends = members[parent], members[child]
-                self.edges.append(Edge(*ends, Relation.MERGE, merge.how, coefficient, sure))
-        return merges
-
-
-def _rounded_sum(merge: Merge) -> Merge:
-    """Take the white rest of a merge for the rounding that its values on levels tell of."""
-    shares = dict(zip(merge.parents, merge.coefficients, strict=True))
-    if merge.base is None or abs(shares[merge.base]) >= _NO_SHARE:
-        return replace(merge, how="task_arithmetic")
-    del shares[merge.base]
-    return replace(
-        merge, parents=tuple(shares), coefficients=tuple(shares.values()), how="linear", base=None
-    )
 
 
 def _begun(
