@@ -32,6 +32,7 @@ from lineage.evidence.packed import PACKED, hides_most, packed_copy
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.projected import PROJECTED, one_direction
 from lineage.evidence.reduced import Reduction, pruned, quantized
+from lineage.evidence.replaced import Replaced, replaced
 from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
 from lineage.fingerprints import Fingerprint
@@ -51,6 +52,9 @@ that is two trainings from one initialisation, not two fine-tunes of one model."
 
 SIBLING_CHANGE = 0.08
 """A lighter change leans on its start by too much, too often, to be told from a sibling's."""
+
+BESIDE = "beside-v1"
+"""The detector's name, where nothing that both have has moved."""
 
 FROZEN_SHARE = 0.01
 """Of the values of all matrices: less is a table that no training moves, and not a choice."""
@@ -119,16 +123,19 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if hides_most(pairing.first) or hides_most(pairing.second):
         return _hidden(base)
     shares = copied(pairing) if may_be_parts(pairing) else None
+    anew = None
     if shares is not None and shares.parts:
         if _is_in_parts(pairing, shares):
             return _in_parts(base, shares)
         if shares.is_mixed:  # what was replaced says nothing of the rest
+            anew = replaced(pairing)
             pairing = pairing.only(shares.places)
             kin = kinship(pairing)
             base = _as_kin(pairing, kin)
         base = replace(base, shares=shares)
     if not base.related:
         return base
+    anew = anew or replaced(pairing)
     base = replace(base, course=course(pairing))
     # 4. Other layers, rows or experts: what was made of what shows in what each has.
     found = _restructured(base, pairing, kin)
@@ -143,7 +150,7 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if found is not None:
         return found
     # 7. A training step: what kind, then which way.
-    return _by_counters(_trained(base, pairing, kin), a, b)
+    return _by_counters(_in_place(_trained(base, pairing, kin), anew), a, b)
 
 
 def _as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
@@ -320,6 +327,22 @@ def _projected(base: Comparison, lean: Orthogonality, matrices: int) -> Comparis
     )
 
 
+def _in_place(found: Comparison, anew: Replaced | None) -> Comparison:
+    """Say what each of two models has of its own, and the direction if one's is as drawn.
+
+    A clear lean of the rest the other way leaves it open: a head that nobody trained may have been
+    published too.
+    """
+    if anew is None or not found.related:
+        return found
+    is_told = anew.direction is not None and found.relation is Relation.FINETUNE
+    rest = tuple(e for e in found.evidence if e.detector != BESIDE)
+    if not is_told:
+        return replace(found, evidence=(*rest, anew.evidence))
+    direction = anew.direction if found.direction in {None, anew.direction} else None
+    return replace(found, direction=direction, evidence=(anew.evidence, *rest))
+
+
 def _by_counters(found: Comparison, a: Fingerprint, b: Fingerprint) -> Comparison:
     """Take the direction of a training step from what both counted, where that tells."""
     seen = counted(counts(a), counts(b)) if found.related else None
@@ -366,7 +389,7 @@ def _beside(pairing: Pairing) -> list[Evidence]:
     words = (
         f"all that both have is the same; {{a}} has {ours} weight tensors besides, {{b}} {theirs}"
     )
-    return [Evidence("beside-v1", words)]
+    return [Evidence(BESIDE, words)]
 
 
 def _how(pairing: Pairing, adapter: LowRank | None) -> str:

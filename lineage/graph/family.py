@@ -14,6 +14,7 @@ from lineage.evidence.merging import find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.projected import PROJECTED
 from lineage.evidence.stacked import stack
+from lineage.graph.anew import made_anew
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
@@ -34,7 +35,7 @@ from lineage.graph.structure import (
     weighed,
     without_rings,
 )
-from lineage.graph.tree import LEAST_EDGE, Tree, grow
+from lineage.graph.tree import LEAST_EDGE, LONE, Tree, grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from lineage.evidence.ancestry import Evidence
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
+    from lineage.graph.anew import Anew
     from lineage.graph.base import Between
 
     Refuted = Callable[[Iterable[tuple[int, int]]], set[tuple[int, int]]]
@@ -195,6 +197,11 @@ class Family:
         panel = Panel([self.ground.get(path, self.models[path]) for path in members])
         if not panel.matrices:
             return
+        anew = made_anew([self.models[path] for path in members], panel)
+        if anew is not None:
+            panel = anew.panel
+            if self._attach_twins(members, anew, seed):
+                return
         deep = None if self.weights is None else Deep(self.weights, members, panel)
         named = None if deep is None else deep.pruned_from
         certain = sparse(members, panel, self.between, named)
@@ -210,6 +217,9 @@ class Family:
         first = None if seed is None else members.index(seed)
         seen = evidence(panel, {})
         counted = order([self.models[path] for path in members])
+        if anew is not None:
+            ruled_out, doubted = anew.arcs()
+            counted = counted[0] | ruled_out, counted[1] | doubted
         refuted = self._made_before(members)
         likely = int(np.argmax(_grown(seen, {}, first, counted, None, refuted).roots))
         merges, made = merged_of(members, panel, first, likely, deep)
@@ -227,6 +237,35 @@ class Family:
             self._add(members[parent], members[child], relation, how, probability)
             children.add(child)
         self._leave_open(members, panel, tree, children)
+
+    def _attach_twins(self, members: Sequence[str], anew: Anew, seed: str | None) -> bool:
+        """Hang models on others that they are but for what was made anew, and solve the rest.
+
+        What comes from one of them, and has what it has of its own, hangs on it.
+        """
+        twins = anew.twins()
+        if not twins:
+            return False
+        away = {twin.place for twin in twins}
+        rest = [path for place, path in enumerate(members) if place not in away]
+        had = len(self.edges)
+        if len(rest) > 1:
+            firsts = {members[twin.place]: members[twin.first] for twin in twins}
+            self._solve(rest, firsts.get(seed, seed) if seed else None)
+        places = {path: place for place, path in enumerate(members)}
+        for n, edge in enumerate(self.edges[had:], had):
+            child, parent = places.get(edge.child), places.get(edge.parent)
+            if child is None or parent is None or anew.is_one(parent, child):
+                continue
+            for twin in twins:
+                if twin.first == parent and anew.is_one(twin.place, child):
+                    self.edges[n] = replace(edge, parent=members[twin.place])
+        for twin in twins:
+            parent_path, child_path = members[twin.first], members[twin.place]
+            found = self.between(parent_path, child_path)
+            sure = twin.probability if len(members) > 2 else min(LONE, twin.probability)
+            self._add(parent_path, child_path, *_step(found), sure)
+        return True
 
     def _made_before(self, members: Sequence[str]) -> Refuted:
         """Return what finds, among arcs, those of which a pattern says that they go the other way.
