@@ -21,7 +21,14 @@ from lineage.evidence.direction import (
     is_against,
     orthogonality,
 )
-from lineage.evidence.exact import converted, identical, left_over, rounded_copy, underflowed
+from lineage.evidence.exact import (
+    converted,
+    identical,
+    left_over,
+    only_rounded,
+    rounded_copy,
+    underflowed,
+)
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
@@ -33,6 +40,8 @@ from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.projected import PROJECTED, one_direction
 from lineage.evidence.reduced import Reduction, pruned, quantized
 from lineage.evidence.replaced import Replaced, replaced
+from lineage.evidence.truncated import TRUNCATED, Truncation, truncated
+from lineage.evidence.turned import TURNED, turned
 from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
 from lineage.fingerprints import Fingerprint
@@ -149,7 +158,11 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     found = _noised(base, pairing)
     if found is not None:
         return found
-    # 7. A training step: what kind, then which way.
+    # 7. The largest directions of every matrix, and nothing else.
+    cut = truncated(pairing)
+    if cut is not None and low_rank(pairing) is None:
+        return _cut_down(base, cut)
+    # 8. A training step: what kind, then which way.
     return _by_counters(_in_place(_trained(base, pairing, kin), anew), a, b)
 
 
@@ -242,6 +255,24 @@ def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
     )
 
 
+def _cut_down(base: Comparison, cut: Truncation) -> Comparison:
+    """Name a model that is the other with fewer directions in each matrix."""
+    child = "{b}" if cut.direction == "a->b" else "{a}"
+    words = (
+        f"in {cut.matrices} matrices the difference is orthogonal to {child}, also by rows and "
+        f"columns: {child} has their largest directions, with {1 - cut.cut:.1%} of the energy"
+    )
+    sign = 1.0 if cut.direction == "a->b" else -1.0
+    return replace(
+        base,
+        relation=Relation.PRUNED,
+        direction=cut.direction,
+        margin=sign,
+        share=sign,
+        evidence=(Evidence(TRUNCATED, words, statistic=cut.deviation), *base.evidence),
+    )
+
+
 def _noised(base: Comparison, pairing: Pairing) -> Comparison | None:
     """Name a difference that has no structure; which of the two has it is another question."""
     seen = noise(pairing)
@@ -285,6 +316,16 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         equal_share=kin.equal_share,
         evidence=(*_beside(pairing), *seen, *base.evidence),
     )
+    turn = turned(pairing)
+    if turn is not None:
+        words = (
+            f"in all {turn.matrices} matrices that moved, by {turn.change:.1%}, the rows or the "
+            "columns have the norms that they had: these were turned"
+        )
+        seen = [Evidence(TURNED, words, statistic=turn.change)]
+        return replace(
+            base, relation=Relation.FINETUNE, how=base.step, evidence=(*seen, *base.evidence)
+        )
     is_short = kin.equal_share == 0 and base.course < SHORT_COURSE
     if adapter is None and (is_short or _is_apart(kin, lean)):
         return _shared_init(base)
@@ -396,7 +437,8 @@ def _how(pairing: Pairing, adapter: LowRank | None) -> str:
     if adapter is not None:
         return "low_rank"
     size = pairing.size[pairing.is_matrix]
-    if float(size[pairing.same[pairing.is_matrix]].sum()) >= FROZEN_SHARE * float(size.sum()) > 0:
+    kept = (pairing.same | only_rounded(pairing))[pairing.is_matrix]
+    if float(size[kept].sum()) >= FROZEN_SHARE * float(size.sum()) > 0:
         return "partial"
     use = pairing.is_matrix  # which of the two came first may be open: the mean of both norms
     between = float(pairing.energy_a[use].sum() * pairing.energy_b[use].sum()) ** 0.5

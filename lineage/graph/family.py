@@ -18,7 +18,7 @@ from lineage.graph.anew import made_anew
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
-from lineage.graph.leaves import CERTAIN, LIKELY, noised, sparse
+from lineage.graph.leaves import CERTAIN, LIKELY, cut_down, noised, sparse
 from lineage.graph.merged import merged_inside, merged_of
 from lineage.graph.remerged import remerged
 from lineage.graph.rounded import hang, past_noise
@@ -206,6 +206,7 @@ class Family:
         named = None if deep is None else deep.pruned_from
         certain = sparse(members, panel, self.between, named)
         certain = certain or noised(members, panel, self.between)
+        certain = certain or cut_down(members, panel, self.between)
         self.edges += certain
         leaves = {members.index(edge.child) for edge in certain}
         leaves = leaves or self._attach_hidden(members, panel, seed)

@@ -23,9 +23,10 @@ def leaning(name: str) -> dict[str, np.ndarray]:
 ALIKE = {"base": MODELS["base"], **{name: leaning(name) for name in ("a", "b", "c")}}
 
 
-def made(
-    models: dict[str, dict[str, np.ndarray]],
-) -> dict[str, dict[str, tuple[str | None, float]]]:
+Found = dict[str, dict[str, tuple[str | None, float]]]
+
+
+def made(models: dict[str, dict[str, np.ndarray]]) -> Found:
     """Return child -> parent -> how and share, of all merges."""
     found: Found = {}
     for edge in infer(models).edges:
