@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
@@ -32,13 +33,14 @@ from lineage.evidence.exact import (
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
+from lineage.evidence.moved import MOVED, Moved, moved
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
 from lineage.evidence.packed import PACKED, hides_most, packed_copy
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.projected import PROJECTED, one_direction
-from lineage.evidence.reduced import Reduction, pruned, quantized
+from lineage.evidence.reduced import Reduction, pruned, quantized, rounded_side
 from lineage.evidence.replaced import Replaced, replaced
 from lineage.evidence.truncated import TRUNCATED, Truncation, truncated
 from lineage.evidence.turned import TURNED, turned
@@ -146,6 +148,9 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
         return base
     anew = anew or replaced(pairing)
     base = replace(base, course=course(pairing))
+    scales = moved(pairing)
+    if scales is not None:
+        return _scaled(base, pairing, scales)
     # 4. Other layers, rows or experts: what was made of what shows in what each has.
     found = _restructured(base, pairing, kin)
     if found is not None:
@@ -252,6 +257,28 @@ def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
         direction=reduction.direction,
         margin=1.0 if reduction.direction == "a->b" else -1.0,
         evidence=(reduction.evidence, *base.evidence),
+    )
+
+
+def _scaled(base: Comparison, pairing: Pairing, scales: Moved) -> Comparison:
+    """Name a model whose gains gave scales to the columns behind them, as before a rounding.
+
+    What its gains did is no course of training. On levels it is a rounded copy; else which of the
+    two was there first is not said.
+    """
+    words = (
+        f"{scales.matrices} matrices have what the gains before them lost, channel by channel "
+        f"(correlation {scales.correlation:.2f}): scales were moved"
+    )
+    seen = Evidence(MOVED, words, statistic=scales.correlation)
+    base = replace(base, course=inf, distance=scales.distance, evidence=(seen, *base.evidence))
+    rounding = rounded_side(pairing)
+    if rounding is None:
+        return replace(base, relation=Relation.REPARAMETRIZED, how="rescaled")
+    how, direction = rounding
+    sign = 1.0 if direction == "a->b" else -1.0
+    return replace(
+        base, relation=Relation.QUANTIZED, how=how, direction=direction, margin=sign, share=sign
     )
 
 
