@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 
 from lineage.errors import SchemeError
-from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
+from lineage.evidence.base import MOST, Comparison, Copied, Direction, Evidence, Layers
 from lineage.evidence.contained import beside
 from lineage.evidence.copied import copied, may_be_parts
 from lineage.evidence.counters import counted, counts
@@ -144,9 +144,13 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
             kin = kinship(pairing)
             base = _as_kin(pairing, kin)
         base = replace(base, shares=shares)
+    if anew is None and (anew := replaced(pairing)) is not None and anew.places:
+        rest = pairing.only(sorted(set(range(len(pairing.a))) - set(anew.places)))
+        if _is_most(copied(rest)):
+            pairing, kin = rest, kinship(rest)
+            base = replace(_as_kin(rest, kin), shares=base.shares)
     if not base.related:
         return base
-    anew = anew or replaced(pairing)
     base = replace(base, course=course(pairing))
     scales = moved(pairing)
     if scales is not None:
@@ -193,6 +197,12 @@ def _is_in_parts(pairing: Pairing, shares: Copied) -> bool:
         return True
     rooms = (depth, experts, width, vocabulary)
     return shares.is_inside and not any(room(pairing) for room in rooms)
+
+
+def _is_most(shares: Copied) -> bool:
+    """Whether layers that two models have in common are most of both."""
+    has_layers = any(part.is_layer for part in shares.parts)
+    return has_layers and not shares.is_torn and min(shares.share_a, shares.share_b) > MOST
 
 
 def _in_parts(base: Comparison, shares: Copied) -> Comparison:

@@ -64,9 +64,19 @@ def base_of(
     if len(parents) != 2 or not -MOST_BEYOND - _WITHIN <= float(weights.min()) < -_WITHIN:
         return None
     first, last = (parents[int(i)] for i in np.argsort(-weights))  # the nearer one, and the other
-    if family.leans[last, first] >= _LEAST_LEAN:
+    if family.leans[last, first] >= _LEAST_LEAN and not _are_thirds(family, child, last, weights):
         return last
     return first if negated_around(family, first, (last, child)) == child else None
+
+
+def _are_thirds(family: Stack, child: int, base: int, weights: NDArray[np.float64]) -> bool:
+    """Whether the middle may as well be a third of one and two of the other, which are no starts.
+
+    Half a step beyond is the commonest extrapolation, but a mean of thirds is one of three, too.
+    """
+    if abs(float(weights.min()) + 0.5) > _WITHIN:
+        return False
+    return family.starts_of([i for i in range(len(family.cores)) if i != child], 1) != [base]
 
 
 def negated_around(

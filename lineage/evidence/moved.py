@@ -46,8 +46,8 @@ _LEAST_CORRELATION, _SLOPES = 0.5, (0.5, 1.6)
 _LEAST_BUCKETS, _LEAST_MATRICES, _LEAST_SHARE = 12, 3, 0.5
 """Buckets and matrices that tell, and share of the matrices beside gains that moved."""
 
-_STILL = 0.03
-"""Deviation of the same over rows and over columns, up to which a matrix has no scales."""
+_LEAST_CHANGE = 1e-12
+"""What equal matrices count in the mean of logarithms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Moved:
     Attributes:
         matrices: In how many matrices.
         correlation: In the middle one.
-        distance: Norm of the difference over the matrices without scales, which tells sources
-            apart; over all where there is none.
+        distance: Norm of the weights times the geometric mean of what matrices changed. Scales
+            change some by much, whatever the source; it is in the others that sources differ.
     """
 
     matrices: int
@@ -80,27 +80,25 @@ def moved(pairing: Pairing) -> Moved | None:
             sizes[at.stack, at.number].append(pairing.first.shapes[i][0])
     if not vectors:
         return None
-    best = []
-    for n in np.flatnonzero(pairing.is_matrix & ~pairing.same):
-        at = layered(pairing.first.names[pairing.a[n]])
+    best: dict[int, float] = {}
+    for place in np.flatnonzero(pairing.is_matrix & ~pairing.same):
+        at = layered(pairing.first.names[pairing.a[place]])
         key = ("", -1) if at is None else (at.stack, at.number)
         seen = [
             _fit(-gains, ratios)
             for gains, size in zip(vectors.get(key, ()), sizes.get(key, ()), strict=True)
-            for ratios in _sides(pairing, int(n), size)
+            for ratios in _sides(pairing, int(place), size)
         ]
         if seen:
-            best.append(max(seen))
-    told = [one for one in best if one >= _LEAST_CORRELATION]
+            best[int(place)] = max(seen)
+    told = {place: one for place, one in best.items() if one >= _LEAST_CORRELATION}
     if len(told) < max(_LEAST_MATRICES, _LEAST_SHARE * len(best)):
         return None
-    still = pairing.is_matrix.copy()
-    for n in np.flatnonzero(still & ~pairing.same):
-        found = [_ratios(pairing, int(n), axis) for axis in (0, 1)]
-        still[n] = all(one is None or float(one.std()) <= _STILL for one in found)
-    use = still if still.any() else pairing.is_matrix
-    distance = float(np.sqrt(pairing.energy_d[use].sum()))
-    return Moved(len(told), float(np.median(told)), distance)
+    use = pairing.is_matrix & (pairing.energy_a > 0)
+    changed = np.maximum(pairing.energy_d[use] / pairing.energy_a[use], _LEAST_CHANGE)
+    whole = float(pairing.energy_a[use].sum())
+    distance = (whole * float(np.exp(np.log(changed).mean()))) ** 0.5
+    return Moved(len(told), float(np.median(list(told.values()))), distance)
 
 
 def _sides(pairing: Pairing, n: int, size: int) -> list[NDArray[np.float64]]:

@@ -125,11 +125,13 @@ class Replaced:
 
     Attributes:
         names: Canonical, of those of the first.
+        places: In the pairing, of those that it has.
         direction: None where neither, or each, is as it was drawn, or only has its rows elsewhere.
         evidence: Why.
     """
 
     names: tuple[str, ...]
+    places: tuple[int, ...]
     direction: Direction | None
     evidence: Evidence
 
@@ -142,9 +144,8 @@ def replaced(pairing: Pairing) -> Replaced | None:
     Args:
         pairing: Of two models that are related by the rest.
     """
-    places = [
-        (pairing.a[n], pairing.b[n]) for n in range(len(pairing.a)) if _is_strange(pairing, n)
-    ]
+    own = [n for n in range(len(pairing.a)) if _is_own(pairing, n)]
+    places = [(pairing.a[n], pairing.b[n]) for n in own]
     moved = [ends for ends in places if _has_its_rows(pairing, *ends)]
     resized = [(r.a, r.b) for r in pairing.resized if stands_outside(pairing.first.labels[r.a])]
     found = [ends for ends in places if ends not in moved] + resized
@@ -164,15 +165,17 @@ def replaced(pairing: Pairing) -> Replaced | None:
         child = "{b}" if direction == "a->b" else "{a}"
         words += f", and {child}'s values are even in all rows and columns, as they are drawn"
     detector = REPLACED if direction is None else DRAWN
-    return Replaced(names, direction, Evidence(detector, words))
+    return Replaced(names, tuple(own), direction, Evidence(detector, words))
 
 
-def _is_strange(pairing: Pairing, n: int) -> bool:
-    """Whether two matrices outside of layers are no more alike than strangers'."""
+def _is_own(pairing: Pairing, n: int) -> bool:
+    """Whether two matrices outside of layers are as strangers', or one with its rows elsewhere."""
     if not pairing.is_matrix[n] or pairing.same[n]:
         return False
     if not stands_outside(pairing.second.labels[pairing.b[n]]):
         return False
+    if pairing.way[n] == "straight" and _has_its_rows(pairing, pairing.a[n], pairing.b[n]):
+        return True
     chance = (1 / pairing.cells[n] + 1 / pairing.size[n]) ** 0.5
     return abs(likeness(pairing, n)) < max(APART, STRANGE * float(chance))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lineage.evidence.copied import APART, without_largest
+from lineage.evidence.course import is_vector
 from lineage.evidence.matching import table
 from lineage.evidence.panel import Panel
 from lineage.evidence.replaced import STRANGE, is_drawn, stands_outside
@@ -27,13 +28,17 @@ if TYPE_CHECKING:
 
     from lineage.fingerprints import Fingerprint
 
-__all__ = ["Anew", "Twin", "made_anew"]
+__all__ = ["Anew", "Twin", "apart_in_vectors", "made_anew", "same_matrices"]
 
 _NONE = -1
 """Group of a model without such a matrix; as a parent, that of having none."""
 
 _LEAST_LEFT = 0.5
 """Share of a family's values that must be left without what was made anew."""
+
+_BY_VECTORS, _FURTHER = 0.8, 0.5
+"""Probability of an edge that vectors tell; and how much further the child's must be from
+most others than its parent's, as a share of the step: of what nobody shares all of it."""
 
 _EVEN = 0.5
 """Of two that are one but for such a matrix, when nothing tells which was first."""
@@ -105,6 +110,10 @@ class Anew:
         """Whether two models have the same of all that was made anew."""
         return bool(np.all(self.groups[:, a] == self.groups[:, b]))
 
+    def is_nearer(self, child: int, one: int, other: int) -> bool:
+        """Whether a model has what the first of two has of its own, and not what the second has."""
+        return self.is_one(child, one) and not self.is_one(child, other)
+
     def _standing(self, place: int, kin: Sequence[int]) -> tuple[int, int, int]:
         """Order twins: what was trained first, then what most others have, then by contents."""
         others = [i for i in range(len(self.panel)) if i not in kin]
@@ -153,6 +162,41 @@ def made_anew(models: Sequence[Fingerprint], panel: Panel) -> Anew | None:
             for model in panel.models
         ])  # fmt: skip
     return Anew(panel, np.array(groups, np.intp), np.array(drawn, np.bool_))
+
+
+def same_matrices(panel: Panel) -> list[Twin]:
+    """Return the models that have others' matrices, where vectors alone were trained.
+
+    Matrices say nothing of these. Of a set of them the first is the one whose vectors are nearest
+    to all others', if that is clear: the others were trained from where it is.
+    """
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place in range(len(panel)):
+        alike[tuple(int(m.code[place]) for m in panel.matrices)].append(place)
+    found = []
+    for kin in alike.values():
+        rest = [i for i in range(len(panel)) if i not in kin]
+        if len(kin) < 2 or not rest:
+            continue
+        apart = {(i, k): apart_in_vectors(panel, i, k) for i in kin for k in (*kin, *rest)}
+        first = min(kin, key=lambda i: (sum(apart[i, k] for k in rest), i))
+        for i in kin:
+            further = [apart[i, k] - apart[first, k] for k in rest]
+            if np.median(further) > _FURTHER * apart[first, i] > 0:
+                found.append(Twin(first, i, _BY_VECTORS))
+    return found
+
+
+def apart_in_vectors(panel: Panel, a: int, b: int) -> float:
+    """Return how far two models are from each other in vectors, each as a share of its norm."""
+    one, other = table(panel.models[a]), table(panel.models[b])
+    total = 0.0
+    for place in range(one.whole):
+        if is_vector(one, place) and is_vector(other, place):
+            step = one.matrix(place).astype(np.float64) - other.matrix(place)
+            norms = float(one.energy[place] + other.energy[place])
+            total += float(np.sum(step**2)) / norms if norms else 0.0
+    return total
 
 
 def _named(panel: Panel, labels: set[str]) -> Iterator[str]:

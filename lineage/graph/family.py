@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from lineage.evidence.merging import find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.projected import PROJECTED
 from lineage.evidence.stacked import stack
-from lineage.graph.anew import made_anew
+from lineage.graph.anew import apart_in_vectors, made_anew, same_matrices
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
@@ -47,13 +48,17 @@ if TYPE_CHECKING:
     from lineage.evidence.ancestry import Evidence
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
-    from lineage.graph.anew import Anew
+    from lineage.graph.anew import Twin
     from lineage.graph.base import Between
 
+    Nearer = Callable[[int, int, int], bool]
     Refuted = Callable[[Iterable[tuple[int, int]]], set[tuple[int, int]]]
 
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
+
+_NAMED = frozenset({Relation.PRUNED, Relation.NOISED, Relation.EXPANDED, Relation.REPARAMETRIZED})
+"""What a step between two models is called as the two alone show it."""
 
 _BEGAN = 0.5
 """Probability of having no parent from which a model in coordinates of its own is no leaf."""
@@ -200,8 +205,10 @@ class Family:
         anew = made_anew([self.models[path] for path in members], panel)
         if anew is not None:
             panel = anew.panel
-            if self._attach_twins(members, anew, seed):
+            if self._attach_twins(members, anew.twins(), anew.is_nearer, seed):
                 return
+        if self._attach_twins(members, same_matrices(panel), partial(_is_nearer, panel), seed):
+            return
         deep = None if self.weights is None else Deep(self.weights, members, panel)
         named = None if deep is None else deep.pruned_from
         certain = sparse(members, panel, self.between, named)
@@ -239,12 +246,13 @@ class Family:
             children.add(child)
         self._leave_open(members, panel, tree, children)
 
-    def _attach_twins(self, members: Sequence[str], anew: Anew, seed: str | None) -> bool:
-        """Hang models on others that they are but for what was made anew, and solve the rest.
+    def _attach_twins(
+        self, members: Sequence[str], twins: Sequence[Twin], is_nearer: Nearer, seed: str | None
+    ) -> bool:
+        """Hang models on others that they are in all that tells, and solve the rest.
 
-        What comes from one of them, and has what it has of its own, hangs on it.
+        What comes from one of them, and is nearer to another by what they differ in, hangs on that.
         """
-        twins = anew.twins()
         if not twins:
             return False
         away = {twin.place for twin in twins}
@@ -256,10 +264,10 @@ class Family:
         places = {path: place for place, path in enumerate(members)}
         for n, edge in enumerate(self.edges[had:], had):
             child, parent = places.get(edge.child), places.get(edge.parent)
-            if child is None or parent is None or anew.is_one(parent, child):
+            if child is None or parent is None:
                 continue
             for twin in twins:
-                if twin.first == parent and anew.is_one(twin.place, child):
+                if twin.first == parent and is_nearer(child, twin.place, parent):
                     self.edges[n] = replace(edge, parent=members[twin.place])
         for twin in twins:
             parent_path, child_path = members[twin.first], members[twin.place]
@@ -428,6 +436,11 @@ def _is_made_of_its_child(found: Comparison) -> bool:
     return found.direction == "b->a" and (is_reduced or found.evidence[0].detector == PROJECTED)
 
 
+def _is_nearer(panel: Panel, child: int, one: int, other: int) -> bool:
+    """Whether a model's vectors are nearer to the first of two than to the second."""
+    return apart_in_vectors(panel, child, one) < apart_in_vectors(panel, child, other)
+
+
 def _energy(model: Fingerprint) -> float:
     """Return the squared norm of all there is; what is stored twice counts once."""
     energy = {t.value: t.sketch.energy for t in model.tensors if t.sketch is not None}
@@ -436,6 +449,6 @@ def _energy(model: Fingerprint) -> float:
 
 def _step(found: Comparison) -> tuple[Relation, str | None]:
     """Name the step between two models of which one is known to be the other's parent."""
-    if found.relation in {Relation.PRUNED, Relation.NOISED, Relation.EXPANDED}:
+    if found.relation in _NAMED:
         return found.relation, found.how
     return Relation.FINETUNE, found.step or "full"

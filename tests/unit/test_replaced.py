@@ -118,3 +118,16 @@ def test_a_head_that_was_made_anew_in_two_children() -> None:
     heads = [rng.normal(0, 0.02, (TOKENS, D)).astype(np.float32) for _ in range(2)]
     models = {"base": BASE, "one": ONE | {HEAD: heads[0]}, "two": TWO | {HEAD: heads[1]}}
     assert set(edges(infer(models))) == {("base", "one"), ("base", "two")}
+
+
+def test_where_norms_alone_were_trained_the_family_tells_which_model() -> None:
+    rng = np.random.default_rng(4)
+    moved = {
+        name: (w + rng.normal(0, 0.1, w.shape)).astype(np.float32) if w.ndim == 1 else w
+        for name, w in BASE.items()
+    }
+    models = {"base": BASE, "one": ONE, "two": TWO, "norms": moved, "next": tuned(moved, 5, 0.1)}
+    found = infer(models)
+    assert set(edges(found)) == {
+        ("base", "one"), ("base", "two"), ("base", "norms"), ("norms", "next"),
+    }  # fmt: skip
