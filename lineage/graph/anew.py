@@ -79,12 +79,8 @@ class Anew:
         An arc into a group of several is doubtful, and so is that one of them has no parent (-1):
         one of them pays for it in every tree, two of them only where the tree tears them apart.
         """
-        ruled_out = {
-            (w, c)
-            for w in range(len(self.panel))
-            for c in range(len(self.panel))
-            if self._is_still_drawn(w, c) and not self._is_still_drawn(c, w)
-        }
+        still = self._are_still_drawn()
+        ruled_out = {(int(w), int(c)) for w, c in np.argwhere(still & ~still.T)}
         doubted = set()
         for row in self.groups:
             for c, group in enumerate(row):
@@ -99,6 +95,8 @@ class Anew:
             alike[tuple(t.value or t.content for t in model.tensors)].append(place)
         found = []
         for kin in alike.values():
+            if len(kin) < 2:
+                continue
             first = min(kin, key=lambda place: self._standing(place, kin))
             for place in kin:
                 if self._differ(first, place):
@@ -123,10 +121,13 @@ class Anew:
     def _differ(self, a: int, b: int) -> bool:
         return a != b and not self.is_one(a, b)
 
-    def _is_still_drawn(self, a: int, b: int) -> bool:
-        """Whether all that a model has, where another has its own, is as it was drawn."""
-        own = (self.groups[:, a] != self.groups[:, b]) & (self.groups[:, [a, b]] != _NONE).all(1)
-        return bool(own.any() and self.drawn[own, a].all())
+    def _are_still_drawn(self) -> NDArray[np.bool_]:
+        """Say of which pairs [w, c] all that w has, where c has its own, is as it was drawn."""
+        has = self.groups != _NONE
+        own = self.groups[:, :, None] != self.groups[:, None, :]
+        own &= has[:, :, None] & has[:, None, :]
+        found: NDArray[np.bool_] = own.any(axis=0) & (~own | self.drawn[:, :, None]).all(axis=0)
+        return found
 
 
 def made_anew(models: Sequence[Fingerprint], panel: Panel) -> Anew | None:

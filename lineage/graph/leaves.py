@@ -52,9 +52,10 @@ _REDUCED = frozenset({Relation.PRUNED, Relation.QUANTIZED})
 _NOISES = frozenset({Relation.NOISED, Relation.QUANTIZED})
 """What a copy is to its source if all that they differ in is noise."""
 
-_PURE, _CUT_FROM = 0.8, 6
-"""Of the margin of a pure step, which a truncation has from its child; and models that one may have
-been cut from, which are looked at: the nearest."""
+_UNLIKE, _LOST, _CUT_FROM = 0.2, 1e-3, 6
+"""How far, as a share, the energy that was lost may be from that of the difference; the least that
+was lost, as a share of what is left; and models that one may have been cut from, which are looked
+at: the nearest."""
 
 _CLEARLY_FURTHER = 0.2
 """From which the rest of a family tells which of two models was changed; see `_further`."""
@@ -168,10 +169,13 @@ def cut_down(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edg
         panel: The same.
         compare: Says what two of them are to each other.
     """
-    squared, share = panel.pairs.squared, panel.pairs.share
+    squared = panel.pairs.squared
+    energy = np.sum([m.energy for m in panel.matrices], axis=0)
     found = []
     for c in range(len(members)):
-        near = [int(i) for i in np.argsort(squared[c], kind="stable") if share[c, i] >= _PURE]
+        lost = energy - energy[c]
+        may_be = (np.abs(lost - squared[c]) <= _UNLIKE * squared[c]) & (lost > _LOST * energy[c])
+        near = [int(i) for i in np.argsort(squared[c], kind="stable") if may_be[i]]
         told = {}
         for parent in near[:_CUT_FROM]:
             rest = [i for i in range(len(members)) if i not in {c, parent}]
