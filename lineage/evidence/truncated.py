@@ -50,6 +50,9 @@ truncations up to .9; trainings that change weights by half 1.7 and more, and ot
 _MOST_DIRECTED = 1.9
 """Of `whiteness.spike`: what is cut off has no strong directions. Trainings leave mostly over 2."""
 
+_UNLIKE = 0.25
+"""How far, as a share, the energy that was lost may be from that of the difference."""
+
 _FLATTEST = 1 / 64
 """Least that `rho` is taken for: what a core does not show."""
 
@@ -77,6 +80,11 @@ class Truncation:
 
 def truncated(pairing: Pairing) -> Truncation | None:
     """Find a difference that has nothing in common with one of the two models, matrix by matrix."""
+    use = pairing.is_matrix & ~pairing.same
+    moved = float(pairing.energy_d[use].sum())
+    lost = abs(float(pairing.energy_a[use].sum() - pairing.energy_b[use].sum()))
+    if abs(lost - moved) > _UNLIKE * moved:  # one by one takes its time
+        return None
     seen = [_Cut.of(pairing, int(n)) for n in np.flatnonzero(pairing.is_matrix & ~pairing.same)]
     cuts = [cut for cut in seen if cut is not None]
     if len(cuts) < _LEAST_MATRICES or np.median([cut.directed for cut in cuts]) > _MOST_DIRECTED:
