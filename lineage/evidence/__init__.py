@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from lineage.errors import SchemeError
-from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
+from lineage.evidence.base import MOST, Comparison, Copied, Direction, Evidence, Layers
 from lineage.evidence.contained import beside
 from lineage.evidence.copied import copied, may_be_parts
 from lineage.evidence.counters import counted, counts
@@ -21,17 +22,28 @@ from lineage.evidence.direction import (
     is_against,
     orthogonality,
 )
-from lineage.evidence.exact import converted, identical, left_over, rounded_copy, underflowed
+from lineage.evidence.exact import (
+    converted,
+    identical,
+    left_over,
+    only_rounded,
+    rounded_copy,
+    underflowed,
+)
 from lineage.evidence.experts import experts
 from lineage.evidence.kinship import NULL, Kinship, kinship
 from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
+from lineage.evidence.moved import MOVED, Moved, moved
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
 from lineage.evidence.noise import noise
 from lineage.evidence.packed import PACKED, hides_most, packed_copy
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.projected import PROJECTED, one_direction
-from lineage.evidence.reduced import Reduction, pruned, quantized
+from lineage.evidence.reduced import Reduction, pruned, quantized, rounded_side
+from lineage.evidence.replaced import Replaced, replaced
+from lineage.evidence.truncated import TRUNCATED, Truncation, truncated
+from lineage.evidence.turned import TURNED, turned
 from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
 from lineage.fingerprints import Fingerprint
@@ -51,6 +63,9 @@ that is two trainings from one initialisation, not two fine-tunes of one model."
 
 SIBLING_CHANGE = 0.08
 """A lighter change leans on its start by too much, too often, to be told from a sibling's."""
+
+BESIDE = "beside-v1"
+"""The detector's name, where nothing that both have has moved."""
 
 FROZEN_SHARE = 0.01
 """Of the values of all matrices: less is a table that no training moves, and not a choice."""
@@ -119,17 +134,27 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if hides_most(pairing.first) or hides_most(pairing.second):
         return _hidden(base)
     shares = copied(pairing) if may_be_parts(pairing) else None
+    anew = None
     if shares is not None and shares.parts:
         if _is_in_parts(pairing, shares):
             return _in_parts(base, shares)
         if shares.is_mixed:  # what was replaced says nothing of the rest
+            anew = replaced(pairing)
             pairing = pairing.only(shares.places)
             kin = kinship(pairing)
             base = _as_kin(pairing, kin)
         base = replace(base, shares=shares)
+    if anew is None and (anew := replaced(pairing)) is not None and anew.places:
+        rest = pairing.only(sorted(set(range(len(pairing.a))) - set(anew.places)))
+        if _is_most(copied(rest)):
+            pairing, kin = rest, kinship(rest)
+            base = replace(_as_kin(rest, kin), shares=base.shares)
     if not base.related:
         return base
     base = replace(base, course=course(pairing))
+    scales = moved(pairing)
+    if scales is not None:
+        return _scaled(base, pairing, scales)
     # 4. Other layers, rows or experts: what was made of what shows in what each has.
     found = _restructured(base, pairing, kin)
     if found is not None:
@@ -142,8 +167,12 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     found = _noised(base, pairing)
     if found is not None:
         return found
-    # 7. A training step: what kind, then which way.
-    return _by_counters(_trained(base, pairing, kin), a, b)
+    # 7. The largest directions of every matrix, and nothing else.
+    cut = truncated(pairing)
+    if cut is not None and low_rank(pairing) is None:
+        return _cut_down(base, cut)
+    # 8. A training step: what kind, then which way.
+    return _by_counters(_in_place(_trained(base, pairing, kin), anew), a, b)
 
 
 def _as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
@@ -168,6 +197,12 @@ def _is_in_parts(pairing: Pairing, shares: Copied) -> bool:
         return True
     rooms = (depth, experts, width, vocabulary)
     return shares.is_inside and not any(room(pairing) for room in rooms)
+
+
+def _is_most(shares: Copied) -> bool:
+    """Whether layers that two models have in common are most of both."""
+    has_layers = any(part.is_layer for part in shares.parts)
+    return has_layers and not shares.is_torn and min(shares.share_a, shares.share_b) > MOST
 
 
 def _in_parts(base: Comparison, shares: Copied) -> Comparison:
@@ -235,6 +270,46 @@ def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
     )
 
 
+def _scaled(base: Comparison, pairing: Pairing, scales: Moved) -> Comparison:
+    """Name a model whose gains gave scales to the columns behind them, as before a rounding.
+
+    What its gains did is no course of training. On levels it is a rounded copy; else which of the
+    two was there first is not said.
+    """
+    words = (
+        f"{scales.matrices} matrices have what the gains before them lost, channel by channel "
+        f"(correlation {scales.correlation:.2f}): scales were moved"
+    )
+    seen = Evidence(MOVED, words, statistic=scales.correlation)
+    base = replace(base, course=inf, distance=scales.distance, evidence=(seen, *base.evidence))
+    rounding = rounded_side(pairing)
+    if rounding is None:
+        return replace(base, relation=Relation.REPARAMETRIZED, how="rescaled")
+    how, direction = rounding
+    sign = 1.0 if direction == "a->b" else -1.0
+    return replace(
+        base, relation=Relation.QUANTIZED, how=how, direction=direction, margin=sign, share=sign
+    )
+
+
+def _cut_down(base: Comparison, cut: Truncation) -> Comparison:
+    """Name a model that is the other with fewer directions in each matrix."""
+    child = "{b}" if cut.direction == "a->b" else "{a}"
+    words = (
+        f"in {cut.matrices} matrices the difference is orthogonal to {child}, also by rows and "
+        f"columns: {child} has their largest directions, with {1 - cut.cut:.1%} of the energy"
+    )
+    sign = 1.0 if cut.direction == "a->b" else -1.0
+    return replace(
+        base,
+        relation=Relation.PRUNED,
+        direction=cut.direction,
+        margin=sign,
+        share=sign,
+        evidence=(Evidence(TRUNCATED, words, statistic=cut.deviation), *base.evidence),
+    )
+
+
 def _noised(base: Comparison, pairing: Pairing) -> Comparison | None:
     """Name a difference that has no structure; which of the two has it is another question."""
     seen = noise(pairing)
@@ -278,6 +353,16 @@ def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         equal_share=kin.equal_share,
         evidence=(*_beside(pairing), *seen, *base.evidence),
     )
+    turn = turned(pairing)
+    if turn is not None:
+        words = (
+            f"in all {turn.matrices} matrices that moved, by {turn.change:.1%}, the rows or the "
+            "columns have the norms that they had: these were turned"
+        )
+        seen = [Evidence(TURNED, words, statistic=turn.change)]
+        return replace(
+            base, relation=Relation.FINETUNE, how=base.step, evidence=(*seen, *base.evidence)
+        )
     is_short = kin.equal_share == 0 and base.course < SHORT_COURSE
     if adapter is None and (is_short or _is_apart(kin, lean)):
         return _shared_init(base)
@@ -318,6 +403,22 @@ def _projected(base: Comparison, lean: Orthogonality, matrices: int) -> Comparis
         share=-base.share,
         evidence=(Evidence(PROJECTED, words), *base.evidence),
     )
+
+
+def _in_place(found: Comparison, anew: Replaced | None) -> Comparison:
+    """Say what each of two models has of its own, and the direction if one's is as drawn.
+
+    A clear lean of the rest the other way leaves it open: a head that nobody trained may have been
+    published too.
+    """
+    if anew is None or not found.related:
+        return found
+    is_told = anew.direction is not None and found.relation is Relation.FINETUNE
+    rest = tuple(e for e in found.evidence if e.detector != BESIDE)
+    if not is_told:
+        return replace(found, evidence=(*rest, anew.evidence))
+    direction = anew.direction if found.direction in {None, anew.direction} else None
+    return replace(found, direction=direction, evidence=(anew.evidence, *rest))
 
 
 def _by_counters(found: Comparison, a: Fingerprint, b: Fingerprint) -> Comparison:
@@ -366,14 +467,15 @@ def _beside(pairing: Pairing) -> list[Evidence]:
     words = (
         f"all that both have is the same; {{a}} has {ours} weight tensors besides, {{b}} {theirs}"
     )
-    return [Evidence("beside-v1", words)]
+    return [Evidence(BESIDE, words)]
 
 
 def _how(pairing: Pairing, adapter: LowRank | None) -> str:
     if adapter is not None:
         return "low_rank"
     size = pairing.size[pairing.is_matrix]
-    if float(size[pairing.same[pairing.is_matrix]].sum()) >= FROZEN_SHARE * float(size.sum()) > 0:
+    kept = (pairing.same | only_rounded(pairing))[pairing.is_matrix]
+    if float(size[kept].sum()) >= FROZEN_SHARE * float(size.sum()) > 0:
         return "partial"
     use = pairing.is_matrix  # which of the two came first may be open: the mean of both norms
     between = float(pairing.energy_a[use].sum() * pairing.energy_b[use].sum()) ** 0.5

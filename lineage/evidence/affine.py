@@ -5,7 +5,7 @@ equations, one for each of b, m and n. The rule by which one of them is chosen:
 
 1. Where one weight alone is negative when all are brought to one side, its model is the child: it
    lies between the others, and none of them between the rest. (A model that was taken beyond its
-   parent, c = b + 1.5 (m - b), makes m such a child: weights do not tell the two apart.)
+   parent, c = b + 1.5 (m - b), makes m such a child: see `extrapolated` for what tells them apart.)
 2. Otherwise the sum is task arithmetic: all weights are positive but that of the base, and all are
    smaller than 1, or the base came before all others, as far as the ways to them lean (see
    `Stack.leans`). A convex sum with the start of the whole family in it, and two others or more, is
@@ -26,6 +26,7 @@ import networkx as nx
 import numpy as np
 
 from lineage.evidence.base import Merge
+from lineage.evidence.extrapolated import are_round, base_of, negated_around
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,6 +58,11 @@ NEEDED = 5.0
 
 _UNNATURAL = 0.5
 """What weights count, as parts of a parent, by how much their sizes sum to more than 1."""
+
+_BEYOND, _NEGATED = 2.05, 1.9
+"""What speaks against a model that was taken beyond another by a round number, in parents: more
+than against a mean of round shares, and less than against a mean of others; and where the mean of
+round shares is the start of others."""
 
 _COARSE = 0.1
 """What a rest of twice what rounding leaves counts, as a part of a parent."""
@@ -142,6 +148,8 @@ def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
 
     def rank(option: _Option) -> tuple[float, float, int, tuple[int, ...]]:
         merge = option.merge
+        if merge.base is not None and len(merge.parents) == 2:
+            return option.cost, merge.residual, option.child, merge.parents
         cost = option.cost + 0.3 * any(parent in inside for parent in merge.parents)
         if merge.base is not None:  # what lies within a rounding of a base came after it
             cost += 0.1 * float(family.is_before[members, merge.base].mean())
@@ -182,6 +190,9 @@ def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Opt
             merge = fit.merge(family, base)
             if merge is not None:
                 yield _Option(child, merge, _cost(merge) + _COARSE * _over(family, child, merge))
+        beyond, cost = fit.beyond(family, child)
+        if beyond is not None:
+            yield _Option(child, beyond, cost + _COARSE * _over(family, child, beyond))
 
 
 def _over(family: Stack, child: int, merge: Merge) -> float:
@@ -296,21 +307,33 @@ class _Fit:
             return None
         return cls(parents, weights, left, residual, float(np.diag(inner).min()))
 
+    def beyond(self, family: Stack, child: int) -> tuple[Merge | None, float]:
+        """Return the model as taken beyond one of two others, if that may be, and its cost."""
+        base = base_of(family, child, self.parents, self.weights)
+        if base is None or not are_round(self.weights):
+            return None, 0.0
+        cost, middle = _BEYOND, self.parents[int(np.argmax(self.weights))]
+        if are_round(np.array([1, -self.weights.min()]) / self.weights.max()):
+            ends = [child, *(parent for parent in self.parents if parent != middle)]
+            if negated_around(family, middle, ends, is_strict=True) != child:
+                return None, 0.0
+            cost = _NEGATED
+        return self._made(family, "task_arithmetic", base), cost
+
     def merge(self, family: Stack, base: int | None) -> Merge | None:
         """Return the merge, one of the parents being the base or none, if the weights allow it."""
         if len(self.parents) < (2 if base is None else 3):
             return None
         if not _are_plausible(family, self.parents, self.weights, base):
             return None
+        return self._made(family, "linear" if base is None else "task_arithmetic", base)
+
+    def _made(self, family: Stack, how: str, base: int | None) -> Merge | None:
         if self.residual > PLAIN * self.nearest and family.spikes(self.left) > WHITE:
             return None
-        return Merge(
-            tuple(self.parents),
-            tuple(float(w) for w in self.weights),
-            float(np.sqrt(self.residual / self.nearest)),
-            "linear" if base is None else "task_arithmetic",
-            base,
-        )
+        weights = tuple(float(w) for w in self.weights)
+        left = float(np.sqrt(self.residual / self.nearest))
+        return Merge(tuple(self.parents), weights, left, how, base)
 
 
 def _is_worth_a_look(family: Stack, child: int, parents: Sequence[int]) -> bool:
@@ -324,6 +347,8 @@ def _is_worth_a_look(family: Stack, child: int, parents: Sequence[int]) -> bool:
     raised = inner + 1e-13 * float(np.trace(inner)) * np.eye(len(inner))
     weights = np.asarray(np.linalg.solve(raised, np.ones(len(inner))), np.float64)
     weights /= weights.sum()
+    if base_of(family, child, parents, weights) is not None:
+        return True
     bases = (None, *parents) if len(parents) > 2 else (None,)
     return any(_are_plausible(family, parents, weights, base) for base in bases)
 

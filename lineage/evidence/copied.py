@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lineage.evidence.matching import Table
     from lineage.evidence.pairing import Pairing
 
-__all__ = ["copied", "may_be_parts", "without_largest"]
+__all__ = ["bound", "copied", "likeness", "may_be_parts", "without_largest"]
 
 APART = 0.1
 """Pooled cosine below which the rest of two models is strangers'; see `kinship.UNRELATED`."""
@@ -132,14 +132,22 @@ def copied(pairing: Pairing) -> Copied:
 
 
 def may_be_parts(pairing: Pairing) -> bool:
-    """Whether it is worth to ask: some matrices are alike, others are not, or compare to none."""
+    """Whether it is worth to ask: some matrices are alike, others are not, or compare to none.
+
+    Little of a layer may be unlike by chance; a matrix that stands by itself has its own reason.
+    """
     use = pairing.is_matrix & (pairing.energy_a > 0) & (pairing.energy_b > 0)
     alike = use & (pairing.same | (pairing.cosine >= NEAR))
     if not np.any(alike):
         return False
     have = float(pairing.size[alike].sum())
     far = float(pairing.size[use & ~alike].sum())
-    return far > _LITTLE * have or have <= MOST * max(_whole(pairing.first), _whole(pairing.second))
+    if far > _LITTLE * have or have <= MOST * max(_whole(pairing.first), _whole(pairing.second)):
+        return True
+    return any(
+        layered(pairing.second.names[pairing.b[int(n)]]) is None
+        for n in np.flatnonzero(use & ~alike)
+    )
 
 
 def _sums(pairing: Pairing) -> Mapping[tuple[str, str], _Sum]:
@@ -157,8 +165,8 @@ def _sums(pairing: Pairing) -> Mapping[tuple[str, str], _Sum]:
             continue
         size = float(pairing.size[n])
         one.looked += size
-        cosine = _cosine(pairing, n, one.is_layer)
-        is_alike = bool(pairing.same[n]) or cosine >= _bound(pairing, n)
+        cosine = likeness(pairing, n)
+        is_alike = bool(pairing.same[n]) or cosine >= bound(pairing, n)
         if is_alike:
             one.matrices += 1
             one.is_doubtful = one.matrices == 1 and not _is_telling(pairing, n)
@@ -172,13 +180,15 @@ def _sums(pairing: Pairing) -> Mapping[tuple[str, str], _Sum]:
     return found
 
 
-def _bound(pairing: Pairing, n: int) -> float:
+def bound(pairing: Pairing, n: int) -> float:
+    """Return the likeness from which two matrices are one."""
     chance = (1 / pairing.cells[n] + 1 / pairing.size[n]) ** 0.5
     return max(NEAR, DEVIATIONS * float(chance))
 
 
-def _cosine(pairing: Pairing, n: int, is_layer: bool) -> float:
+def likeness(pairing: Pairing, n: int) -> float:
     """Return the cosine of two matrices; outside of layers the lesser of two, see above."""
+    is_layer = layered(pairing.second.names[pairing.b[n]]) is not None
     if pairing.same[n]:
         return 1.0
     plain = float(pairing.cosine[n])

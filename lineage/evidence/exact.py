@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lineage.artifacts.dialects import is_no_weight
 from lineage.evidence.base import Comparison, Evidence
 from lineage.evidence.matching import COUNTS
@@ -11,6 +13,8 @@ from lineage.evidence.pairing import SAME_WITHIN
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lineage.evidence.matching import Table
     from lineage.evidence.pairing import Pairing
     from lineage.fingerprints import Fingerprint, TensorPrint
@@ -109,6 +113,19 @@ def rounded_copy(pairing: Pairing) -> Comparison | None:
         return None
     words = f"every tensor of {{child}} is {{parent}}'s rounded to {how}, digest for digest"
     return _rounding(pairing, "rounded-digests-v1", words, how, forward=bool(forward), exact=True)
+
+
+def only_rounded(pairing: Pairing) -> NDArray[np.bool_]:
+    """Say of which tensors one model has the other's values in fewer bits, digest for digest."""
+    found = []
+    for i, j in zip(pairing.a, pairing.b, strict=True):
+        one, other = pairing.first.tensors[i], pairing.second.tensors[j]
+        ours = {digest for _, digest in one.rounded}, {digest for _, digest in other.rounded}
+        found.append(
+            not ours[0].isdisjoint({other.value, other.content})
+            or not ours[1].isdisjoint({one.value, one.content})
+        )
+    return np.array(found, np.bool_)
 
 
 def underflowed(pairing: Pairing) -> Comparison | None:

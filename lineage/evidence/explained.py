@@ -35,6 +35,7 @@ from lineage.evidence.noise import noise
 from lineage.evidence.pairing import ROUNDING_RMS, Pairing, pair
 from lineage.evidence.projected import PROJECTED
 from lineage.evidence.reduced import pruned, quantized
+from lineage.evidence.replaced import DRAWN
 from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
 
@@ -56,6 +57,7 @@ LEVELS = {"int8, a scale a row": (127, None), "int4, a scale for 32 values": (7,
 _CLOCKS = {
     COUNTERS: "the batches that both counted, which anyone can write anew",
     DECAY: "the rows that no example touched",
+    DRAWN: "a matrix that is still as it was drawn",
 }
 """What tells the direction before all else, the last of them first."""
 

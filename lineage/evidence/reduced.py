@@ -137,6 +137,24 @@ def quantized(pairing: Pairing, *, least: float = _LEAST) -> Reduction | None:
     return Reduction(Relation.QUANTIZED, how, direction, evidence)
 
 
+def rounded_side(pairing: Pairing) -> tuple[str, Direction] | None:
+    """Return how one of two models was rounded, and the way to it, by its levels alone."""
+    use = np.flatnonzero(pairing.is_matrix & ~pairing.same)
+    if not len(use):
+        return None
+    size = pairing.size[use]
+    bits = [
+        np.array([levels(of.tensors[places[int(n)]]) for n in use])
+        for of, places in ((pairing.first, pairing.a), (pairing.second, pairing.b))
+    ]
+    shares = [float((size * (one > 0)).sum() / size.sum()) for one in bits]
+    if max(shares) < 0.5 or min(shares) >= 0.1:
+        return None
+    child = int(np.argmax(shares))
+    commonest = int(np.bincount(bits[child][bits[child] > 0]).argmax())
+    return _BITS[commonest], "a->b" if child else "b->a"
+
+
 def _rounds_floats(changes: np.ndarray, energies: np.ndarray) -> bool:
     """Whether the change is the same share of the weights that storing an 8-bit float leaves.
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lineage.evidence.ancestry import evidence
 from lineage.evidence.counters import order
-from lineage.evidence.merging import Merge, find_merges
+from lineage.evidence.merging import find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.projected import PROJECTED
 from lineage.evidence.stacked import stack
+from lineage.graph.anew import apart_in_vectors, made_anew, same_matrices
 from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
-from lineage.graph.leaves import CERTAIN, LIKELY, noised, sparse
+from lineage.graph.leaves import CERTAIN, LIKELY, cut_down, noised, sparse
+from lineage.graph.merged import merged_inside, merged_of
 from lineage.graph.remerged import remerged
-from lineage.graph.rounded import hang, has_levels, past_noise
+from lineage.graph.rounded import hang, past_noise
 from lineage.graph.structure import (
     CLEARLY_NEARER,
     Group,
@@ -33,7 +36,7 @@ from lineage.graph.structure import (
     weighed,
     without_rings,
 )
-from lineage.graph.tree import LEAST_EDGE, Tree, grow
+from lineage.graph.tree import LEAST_EDGE, LONE, Tree, grow
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
@@ -45,18 +48,20 @@ if TYPE_CHECKING:
     from lineage.evidence.ancestry import Evidence
     from lineage.evidence.weights import Weights
     from lineage.fingerprints import Fingerprint
+    from lineage.graph.anew import Twin
     from lineage.graph.base import Between
 
+    Nearer = Callable[[int, int, int], bool]
     Refuted = Callable[[Iterable[tuple[int, int]]], set[tuple[int, int]]]
 
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
 
+_NAMED = frozenset({Relation.PRUNED, Relation.NOISED, Relation.EXPANDED, Relation.REPARAMETRIZED})
+"""What a step between two models is called as the two alone show it."""
+
 _BEGAN = 0.5
 """Probability of having no parent from which a model in coordinates of its own is no leaf."""
-
-_NO_SHARE = 0.05
-"""Share of a base below which a merge that was rounded is a sum of the others."""
 
 _WEIGHED = 40
 """Models among which a hidden one's parent is weighed, at most: the nearest."""
@@ -87,7 +92,8 @@ class Family:
         self.unclear: list[Undetermined] = []
         self.ground: dict[str, Fingerprint] = {}
         # In an order of their own contents, so that names and input order cannot matter.
-        rest = self._attach_merged_inside(sorted(members, key=self._by_content))
+        rest, merged = merged_inside(sorted(members, key=self._by_content), self.hidden)
+        self.edges += merged
         rest = sorted(self._collapse_copies(rest), key=self._by_content)
         rest, rounded = hang(rest, models, self.between, self.hidden)
         self.edges += rounded
@@ -162,30 +168,6 @@ class Family:
             found.append(replace(edge, parent=copy) if copy and is_apart else edge)
         return found
 
-    def _attach_merged_inside(self, members: list[str]) -> list[str]:
-        """Hang models that were merged from others in their own coordinates, as these are stored.
-
-        In a stream that was turned gains are multiplied into matrices: a mean of products is none
-        of what was multiplied.
-        """
-        frames: dict[object, dict[str, str]] = defaultdict(dict)
-        for path in members:
-            if path in self.hidden.first:
-                model = self.hidden.stored(path)
-                kin = frames[self.hidden.first[path], structure(model)]
-                kin.setdefault(model.value_id, path)
-        merged = set()
-        for kin in frames.values():
-            paths = list(kin.values())
-            models = [self.hidden.stored(path) for path in paths]
-            family = stack(Panel(models).models) if len(paths) > 2 else None
-            for child, merge in ({} if family is None else find_merges(family)).items():
-                merged.add(paths[child])
-                for parent, share in zip(merge.parents, merge.coefficients, strict=True):
-                    ends = paths[parent], paths[child]
-                    self.edges.append(Edge(*ends, Relation.MERGE, merge.how, share, CERTAIN))
-        return [path for path in members if path not in merged]
-
     def _attach_put_together(self, members: list[str]) -> list[str]:
         """Hang models that are others' layers on these, and what came from them on them."""
         made = put_together(members, self.models)
@@ -220,10 +202,18 @@ class Family:
         panel = Panel([self.ground.get(path, self.models[path]) for path in members])
         if not panel.matrices:
             return
+        anew = made_anew([self.models[path] for path in members], panel)
+        if anew is not None:
+            panel = anew.panel
+            if self._attach_twins(members, anew.twins(), anew.is_nearer, seed):
+                return
+        if self._attach_twins(members, same_matrices(panel), partial(_is_nearer, panel), seed):
+            return
         deep = None if self.weights is None else Deep(self.weights, members, panel)
         named = None if deep is None else deep.pruned_from
         certain = sparse(members, panel, self.between, named)
         certain = certain or noised(members, panel, self.between)
+        certain = certain or cut_down(members, panel, self.between)
         self.edges += certain
         leaves = {members.index(edge.child) for edge in certain}
         leaves = leaves or self._attach_hidden(members, panel, seed)
@@ -235,9 +225,13 @@ class Family:
         first = None if seed is None else members.index(seed)
         seen = evidence(panel, {})
         counted = order([self.models[path] for path in members])
+        if anew is not None:
+            ruled_out, doubted = anew.arcs()
+            counted = counted[0] | ruled_out, counted[1] | doubted
         refuted = self._made_before(members)
         likely = int(np.argmax(_grown(seen, {}, first, counted, None, refuted).roots))
-        merges = self._attach_merges(members, panel, first, likely, deep)
+        merges, made = merged_of(members, panel, first, likely, deep)
+        self.edges += made
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
@@ -251,6 +245,36 @@ class Family:
             self._add(members[parent], members[child], relation, how, probability)
             children.add(child)
         self._leave_open(members, panel, tree, children)
+
+    def _attach_twins(
+        self, members: Sequence[str], twins: Sequence[Twin], is_nearer: Nearer, seed: str | None
+    ) -> bool:
+        """Hang models on others that they are in all that tells, and solve the rest.
+
+        What comes from one of them, and is nearer to another by what they differ in, hangs on that.
+        """
+        if not twins:
+            return False
+        away = {twin.place for twin in twins}
+        rest = [path for place, path in enumerate(members) if place not in away]
+        had = len(self.edges)
+        if len(rest) > 1:
+            firsts = {members[twin.place]: members[twin.first] for twin in twins}
+            self._solve(rest, firsts.get(seed, seed) if seed else None)
+        places = {path: place for place, path in enumerate(members)}
+        for n, edge in enumerate(self.edges[had:], had):
+            child, parent = places.get(edge.child), places.get(edge.parent)
+            if child is None or parent is None:
+                continue
+            for twin in twins:
+                if twin.first == parent and is_nearer(child, twin.place, parent):
+                    self.edges[n] = replace(edge, parent=members[twin.place])
+        for twin in twins:
+            parent_path, child_path = members[twin.first], members[twin.place]
+            found = self.between(parent_path, child_path)
+            sure = twin.probability if len(members) > 2 else min(LONE, twin.probability)
+            self._add(parent_path, child_path, *_step(found), sure)
+        return True
 
     def _made_before(self, members: Sequence[str]) -> Refuted:
         """Return what finds, among arcs, those of which a pattern says that they go the other way.
@@ -350,58 +374,6 @@ class Family:
             if found not in self.unclear:
                 self.unclear.append(found)
 
-    def _attach_merges(
-        self,
-        members: Sequence[str],
-        panel: Panel,
-        start: int | None,
-        likely: int,
-        deep: Deep | None,
-    ) -> dict[int, Merge]:
-        """Hang what was merged on what it was merged from.
-
-        Args:
-            members: Their paths.
-            panel: The same.
-            start: The place of the root, where it is known.
-            likely: The place of the likeliest root.
-            deep: The weights, where they may be read.
-        """
-        family = stack(panel.models)
-        by_value = None if deep is None else deep.merge_of
-        merges = {} if family is None else find_merges(family, by_value)
-        first = merges.get(likely)
-        if first is not None and first.how in {"ties", "dare"} and not first.is_seen:
-            del merges[likely]  # a start lies amid its children too
-        if start is not None:
-            merges.pop(start, None)
-        for child, merge in list(merges.items()):
-            is_guessed = merge.how in {"ties", "dare"} and not merge.is_seen
-            is_rounded = is_guessed and has_levels(self.models[members[child]])
-            if is_guessed and deep is not None and not is_rounded and deep.has_no_mask(child):
-                del merges[child]
-                continue
-            if is_rounded:
-                merge = _rounded_sum(merge)
-            sure = LIKELY if is_guessed else CERTAIN
-            for parent, coefficient in zip(merge.parents, merge.coefficients, strict=True):
-                if parent == merge.base and merge.how in {"ties", "dare"}:
-                    continue  # which of a base and its lightest children it was is not sure
-                ends = members[parent], members[child]
-                self.edges.append(Edge(*ends, Relation.MERGE, merge.how, coefficient, sure))
-        return merges
-
-
-def _rounded_sum(merge: Merge) -> Merge:
-    """Take the white rest of a merge for the rounding that its values on levels tell of."""
-    shares = dict(zip(merge.parents, merge.coefficients, strict=True))
-    if merge.base is None or abs(shares[merge.base]) >= _NO_SHARE:
-        return replace(merge, how="task_arithmetic")
-    del shares[merge.base]
-    return replace(
-        merge, parents=tuple(shares), coefficients=tuple(shares.values()), how="linear", base=None
-    )
-
 
 def _begun(
     places: Sequence[int], plain: Sequence[int], squared: NDArray[np.float64]
@@ -464,6 +436,11 @@ def _is_made_of_its_child(found: Comparison) -> bool:
     return found.direction == "b->a" and (is_reduced or found.evidence[0].detector == PROJECTED)
 
 
+def _is_nearer(panel: Panel, child: int, one: int, other: int) -> bool:
+    """Whether a model's vectors are nearer to the first of two than to the second."""
+    return apart_in_vectors(panel, child, one) < apart_in_vectors(panel, child, other)
+
+
 def _energy(model: Fingerprint) -> float:
     """Return the squared norm of all there is; what is stored twice counts once."""
     energy = {t.value: t.sketch.energy for t in model.tensors if t.sketch is not None}
@@ -472,6 +449,6 @@ def _energy(model: Fingerprint) -> float:
 
 def _step(found: Comparison) -> tuple[Relation, str | None]:
     """Name the step between two models of which one is known to be the other's parent."""
-    if found.relation in {Relation.PRUNED, Relation.NOISED, Relation.EXPANDED}:
+    if found.relation in _NAMED:
         return found.relation, found.how
     return Relation.FINETUNE, found.step or "full"

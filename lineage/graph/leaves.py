@@ -1,4 +1,4 @@
-"""Leaves of a family that need no tree: pruned models, and copies with noise.
+"""Leaves of a family that need no tree: pruned and truncated models, and copies with noise.
 
 Of both the difference to the source has a pattern that no training leaves, so who is whose is read
 off the distances, while all that may be a source is still there.
@@ -12,6 +12,7 @@ import numpy as np
 
 from lineage.evidence.merging import find_merges
 from lineage.evidence.stacked import stack
+from lineage.evidence.truncated import TRUNCATED
 from lineage.graph.base import Edge
 from lineage.graph.tree import leads_to
 from lineage.relation import Relation
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Named = Callable[[int, Sequence[int]], list[int]]
 
-__all__ = ["CERTAIN", "LIKELY", "UNSURE", "noised", "sparse"]
+__all__ = ["CERTAIN", "LIKELY", "UNSURE", "cut_down", "noised", "sparse"]
 
 CERTAIN = 0.99
 """No probability above this is printed: nothing here is calibrated finer."""
@@ -50,6 +51,11 @@ _REDUCED = frozenset({Relation.PRUNED, Relation.QUANTIZED})
 
 _NOISES = frozenset({Relation.NOISED, Relation.QUANTIZED})
 """What a copy is to its source if all that they differ in is noise."""
+
+_UNLIKE, _LOST, _CUT_FROM = 0.2, 1e-3, 6
+"""How far, as a share, the energy that was lost may be from that of the difference; the least that
+was lost, as a share of what is left; and models that one may have been cut from, which are looked
+at: the nearest."""
 
 _CLEARLY_FURTHER = 0.2
 """From which the rest of a family tells which of two models was changed; see `_further`."""
@@ -148,6 +154,40 @@ def noised(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]
         assert step.relation is not None
         parent_of[child] = parent
         found.append(Edge(members[parent], members[child], step.relation, step.how, None, LIKELY))
+    return found
+
+
+def cut_down(members: Sequence[str], panel: Panel, compare: Compare) -> list[Edge]:
+    """Hang models that have the largest directions of another's matrices on that one.
+
+    What is cut off is orthogonal to the child, so all others are further from it than from its
+    parent; what was trained on from the child is not, and then the tree tells. The parent need not
+    be the nearest: what it learned may be among what was cut off. It is the most orthogonal one.
+
+    Args:
+        members: Paths.
+        panel: The same.
+        compare: Says what two of them are to each other.
+    """
+    squared = panel.pairs.squared
+    energy = np.sum([m.energy for m in panel.matrices], axis=0)
+    found = []
+    for c in range(len(members)):
+        lost = energy - energy[c]
+        may_be = (np.abs(lost - squared[c]) <= _UNLIKE * squared[c]) & (lost > _LOST * energy[c])
+        near = [int(i) for i in np.argsort(squared[c], kind="stable") if may_be[i]]
+        told = {}
+        for parent in near[:_CUT_FROM]:
+            rest = [i for i in range(len(members)) if i not in {c, parent}]
+            seen = compare(members[parent], members[c])
+            is_cut = seen.direction == "a->b" and seen.evidence[0].detector == TRUNCATED
+            if is_cut and not np.any(squared[c, rest] < squared[parent, rest]):
+                told[parent] = seen
+        parent = min(told, key=lambda i: (told[i].evidence[0].statistic or 0.0, i), default=-1)
+        if told:
+            seen = told[parent]
+            assert seen.relation is not None
+            found.append(Edge(members[parent], members[c], seen.relation, seen.how, None, LIKELY))
     return found
 
 

@@ -20,6 +20,7 @@ from lineage.evidence.course import SHORT_COURSE
 from lineage.evidence.direction import EVEN_SHARE
 from lineage.evidence.kinship import UNRELATED, verdicts
 from lineage.evidence.matching import is_matrix, table
+from lineage.evidence.moved import MOVED
 from lineage.evidence.packed import hides_most, rest_of
 from lineage.evidence.panel import Pairs, Panel, structure
 from lineage.fingerprints.search import search_vector
@@ -49,6 +50,9 @@ share of them that must have courses of their own."""
 _LEAST_PART, _MOST_IN_PARTS = 0.02, 4096
 """Of the weight of all matrices, from which some may be a part that was copied; and pairs of which
 that is asked."""
+
+_MOST_SHORT = 256
+"""Pairs that are near but for their courses, of which it is asked whether scales were moved."""
 
 _LEAST_LINK = 0.01
 """Of two that are related."""
@@ -196,6 +200,12 @@ class Screen:
         for a, b in _in_parts(pairs):
             found = comparisons.between(members[a], members[b])
             if found.shares is not None and found.shares.is_apart and not found.shares.is_torn:
+                self._compared(members[a], members[b], found)
+        near = np.triu(self._short[at] & ~self._far[at] & (related == 1), 1)
+        order = sorted(np.argwhere(near).tolist(), key=lambda pair: -cosine[pair[0], pair[1]])
+        for a, b in order[:_MOST_SHORT]:
+            found = comparisons.between(members[a], members[b])
+            if found.evidence[0].detector == MOVED:
                 self._compared(members[a], members[b], found)
 
     def _worth_a_look(self) -> Iterator[tuple[str, str]]:
