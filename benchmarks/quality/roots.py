@@ -1,7 +1,7 @@
 """Roots of small families: who came first among two to five models that training alone made?
 
     python benchmarks/quality/roots.py [--zoo DIR ...] [--split tuning] [--only FAMILY ...]
-                                       [--json FILE] [--seed N]
+                                       [--whole] [--json FILE] [--seed N]
 
 Whole families have one root each, few for a share. Here parts are cut from them by lot, in which
 the truth says who came first:
@@ -17,6 +17,9 @@ counted as in the whole benchmark (`scores.roots`); without an answer it is not 
 stands how often a root is said, how often that is right, and the expected calibration error of its
 probability: of the least probable edge that leaves it. Siblings whose parent is not at hand have no
 root; said of them is how often one is said to be the other's parent.
+
+With `--whole` families are given whole, with all that was made in them, and beside roots stands
+what else the whole benchmark says of their edges.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +147,38 @@ def records(family: Family, seed: int) -> Iterator[dict[str, Any]]:
         yield {"family": family.name, "architecture": family.architecture, **told}
 
 
+def whole(family: Family, seed: int) -> dict[str, Any]:
+    """Return records of a whole family, by what they are of."""
+    truth, names = family.truth, sorted(family.paths)
+    random.Random(f"{seed} {family.name}").shuffle(names)
+    known = {f"{k:04}": name for k, name in enumerate(names)}
+    prints = {k: fingerprint(family.paths[name], cache=True) for k, name in known.items()}
+    told = said(prints, list(prints))
+    steps = [replace(e, parent=known[e.parent], child=known[e.child]) for e in told.edges]
+    answer = Answer(tuple(steps))
+    return {
+        "roots": scores.roots(truth, answer), "edges": scores.edges(truth, answer),
+        "said": scores.said(truth, answer), "models": scores.models(truth, answer),
+    }  # fmt: skip
+
+
+def of_whole(told: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the rows of the table of whole families."""
+    roots, edges, said, models = (
+        [r for one in told for r in one[kind]] for kind in ("roots", "edges", "said", "models")
+    )
+    edges = [r for r in edges if r["needed"]]
+    sure = [r for r in said if not r["is_copy"] and r["probability"] is not None]
+    yield f"| root of the family | {_words([r['right'] for r in roots])} |"
+    yield f"| parent edges: recall | {_words([r['found'] for r in edges])} |"
+    yield f"| parent edges: precision | {_words([r['right'] for r in said])} |"
+    yield f"| exact set of parents | {_words([r['right'] for r in models])} |"
+    error = f"{calibration(sure):.4f} of {len(sure)}"
+    yield f"| edge probability: expected calibration error | {error} |"
+
+
 def calibration(of: Sequence[Mapping[str, Any]]) -> float:
-    """Return the expected calibration error of the probabilities of roots."""
+    """Return the expected calibration error of what records say with a probability."""
     told = [(r["probability"], r["right"]) for r in of if r["probability"] is not None]
     if not told:
         return float("nan")
@@ -179,6 +213,7 @@ def main() -> int:
     parser.add_argument("--zoo", type=Path, nargs="+", default=[home / ".cache" / "zoo"])
     parser.add_argument("--split", choices=("tuning", "report", "all"), default="tuning")
     parser.add_argument("--only", nargs="+")
+    parser.add_argument("--whole", action="store_true", help="families whole, and their edges")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -187,12 +222,17 @@ def main() -> int:
         for folder in chosen.zoo:
             for family in zoo.load(folder, split=chosen.split, only=chosen.only):
                 print(family.name, file=sys.stderr)
-                found += records(family, chosen.seed)
+                found += (
+                    [whole(family, chosen.seed)] if chosen.whole else records(family, chosen.seed)
+                )
     except zoo.ZooError as error:
         print(f"roots: {error}", file=sys.stderr)
         return 3
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1))
+    if chosen.whole:
+        print("| figure | found |\n| --- | --- |", *of_whole(found), sep="\n")
+        return 0
     with_root = [r for r in found if r["kind"] != "siblings"]
     print("| part | root right | root said | right when said | calibration error |")
     print("| --- | --- | --- | --- | --- |")

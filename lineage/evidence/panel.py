@@ -16,8 +16,10 @@ from lineage.artifacts.dialects import layered
 from lineage.evidence.copied import without_largest
 from lineage.evidence.course import Steps, courses, is_vector, steps
 from lineage.evidence.growth import Grown, Growth
+from lineage.evidence.heads import Head, Heads, heads
 from lineage.evidence.layers import NEAR
 from lineage.evidence.matching import table
+from lineage.evidence.spectra import Spectra, spectra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,6 +68,10 @@ class Matrix:
         product: NDArray[np.float64] = wide @ wide.T
         return product
 
+    def core(self) -> NDArray[np.float32]:
+        """Return the sketches as matrices: shape (models, rows, columns)."""
+        return self.cores.reshape(len(self.cores), -1, self.cols.shape[1])
+
     @property
     def is_in_layer(self) -> bool:
         """Whether it is a layer's."""
@@ -73,7 +79,7 @@ class Matrix:
 
     def plain(self) -> NDArray[np.float64]:
         """Cosines of all pairs of sketches without the largest direction of each; see `copied`."""
-        wide = self.cores.reshape(len(self.cores), -1, self.cols.shape[1]).astype(np.float64)
+        wide = self.core().astype(np.float64)
         flat = without_largest(wide).reshape(len(wide), -1)
         flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-300
         cosine: NDArray[np.float64] = np.where(self.code[:, None] == self.code, 1.0, flat @ flat.T)
@@ -165,6 +171,19 @@ class Panel:
     def steps(self) -> Steps:
         """How every step goes on from the course of the model it starts at; see `course.steps`."""
         return steps(self._vectors(), len(self))
+
+    @cached_property
+    def spectra(self) -> Spectra:
+        """In which directions every step leads; see `spectra.spectra`."""
+        cores = ((m.size, m.core(), m.code) for m in self.matrices)
+        return spectra(cores, len(self))
+
+    @cached_property
+    def heads(self) -> Heads:
+        """How what predicts tokens grew in every step; see `heads.heads`."""
+        outside = [m for m in self.matrices if not m.is_in_layer]
+        found = [Head(m.name, m.energy, m.core(), m.squared(m.inner())) for m in outside]
+        return heads(found, len(self))
 
     def _vectors(self) -> Iterator[tuple[float, NDArray[np.float32], NDArray[np.float64]]]:
         """Yield size, cores and energies of each vector whose course can be told."""

@@ -44,9 +44,15 @@ def test_what_is_ruled_out_has_no_probability() -> None:
 
 def test_the_best_arcs_make_a_forest() -> None:
     arcs = np.array([[0, 0.9, 0.2], [0.8, 0, 0.7], [0.1, 0.05, 0]])
-    tree = Tree(np.zeros(3), arcs)
+    tree = Tree(np.zeros(3), arcs, arcs)
     assert tree.best(0.15) == [(0, 1, 0.9), (1, 2, 0.7)]  # 1 -> 0 would close a ring
     assert tree.best(0.75) == [(0, 1, 0.9)]
+
+
+def test_which_arcs_are_said_is_asked_of_the_likeliest_root_and_how_sure_of_all() -> None:
+    arcs = np.array([[0, 0.4, 0.3], [0.5, 0, 0.3], [0.1, 0.1, 0]])
+    rooted = np.array([[0, 0.8, 0.1], [0, 0, 0.8], [0, 0.1, 0]])
+    assert Tree(np.array([0.4, 0.3, 0.3]), arcs, rooted).best(0.35) == [(0, 1, 0.4), (1, 2, 0.3)]
 
 
 def test_extreme_scores_stay_probabilities() -> None:
@@ -61,7 +67,8 @@ def test_extreme_scores_stay_probabilities() -> None:
 def test_of_two_alone_the_direction_is_weighed_as_if_one_came_from_the_other(
     there: float, back: float
 ) -> None:
-    tree = Tree(np.zeros(2), np.array([[0, there], [back, 0]]))
+    arcs = np.array([[0, there], [back, 0]])
+    tree = Tree(np.zeros(2), arcs, arcs)
     found = tree.alone(0, 1)
     assert found == pytest.approx(min(LONE, there / (there + back)))
     assert tree.alone(1, 0) <= 0.5 <= found <= LONE < 0.9
