@@ -3,75 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf
 
 from lineage.errors import SchemeError
-from lineage.evidence.base import MOST, Comparison, Copied, Direction, Evidence, Layers
+from lineage.evidence.base import MOST, Comparison, Copied, Evidence
 from lineage.evidence.contained import beside
 from lineage.evidence.copied import copied, may_be_parts
-from lineage.evidence.counters import counted, counts
-from lineage.evidence.counters import evidence as counters
-from lineage.evidence.course import SHORT_COURSE, course
+from lineage.evidence.course import course
 from lineage.evidence.deltas import between
 from lineage.evidence.depth import depth
-from lineage.evidence.direction import (
-    CLEAR_SHARE,
-    EVEN_SHARE,
-    PURE_SHARES,
-    Orthogonality,
-    is_against,
-    orthogonality,
-)
-from lineage.evidence.exact import (
-    converted,
-    identical,
-    left_over,
-    only_rounded,
-    rounded_copy,
-    underflowed,
-)
+from lineage.evidence.exact import converted, identical, rounded_copy, underflowed
 from lineage.evidence.experts import experts
-from lineage.evidence.kinship import NULL, Kinship, kinship
-from lineage.evidence.low_rank import LOW_RANK, LowRank, low_rank
-from lineage.evidence.moved import MOVED, Moved, moved
+from lineage.evidence.kinship import kinship
+from lineage.evidence.low_rank import low_rank
+from lineage.evidence.moved import moved
 from lineage.evidence.neurons import Common, common_units
 from lineage.evidence.neurons import evidence as units_in_common
-from lineage.evidence.noise import noise
-from lineage.evidence.packed import PACKED, hides_most, packed_copy
+from lineage.evidence.packed import hides_most, packed_copy
 from lineage.evidence.pairing import Pairing, pair
-from lineage.evidence.projected import PROJECTED, one_direction
-from lineage.evidence.reduced import Reduction, pruned, quantized, rounded_side
-from lineage.evidence.replaced import Replaced, replaced
-from lineage.evidence.truncated import TRUNCATED, Truncation, truncated
-from lineage.evidence.turned import TURNED, turned
+from lineage.evidence.reduced import pruned, quantized
+from lineage.evidence.replaced import replaced
+from lineage.evidence.truncated import truncated
+from lineage.evidence.verdicts import (
+    SHARED_INIT_COSINE,
+    as_cut_down,
+    as_hidden,
+    as_kin,
+    as_noised,
+    as_parts,
+    as_reduced,
+    as_restructured,
+    as_scaled,
+    as_trained,
+    by_counters,
+    in_place,
+)
 from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
 from lineage.fingerprints import Fingerprint
 from lineage.relation import Relation
 
 __all__ = [
+    "SHARED_INIT_COSINE",
     "Comparison",
     "Evidence",
     "compare_fingerprints",
     "compare_weights",
     "with_units",
 ]
-
-SHARED_INIT_COSINE = 0.85
-"""Two models that lean on each other alike and agree less than this went most of their way apart:
-that is two trainings from one initialisation, not two fine-tunes of one model."""
-
-SIBLING_CHANGE = 0.08
-"""A lighter change leans on its start by too much, too often, to be told from a sibling's."""
-
-BESIDE = "beside-v1"
-"""The detector's name, where nothing that both have has moved."""
-
-FROZEN_SHARE = 0.01
-"""Of the values of all matrices: less is a table that no training moves, and not a choice."""
-
-CONTINUED_CHANGE = 0.5
-"""A full fine-tune that moved the weights by more than this share of their norm."""
 
 
 def compare_fingerprints(a: Fingerprint, b: Fingerprint) -> Comparison:
@@ -130,65 +108,49 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
         return found
     # 3. Related at all?
     kin = kinship(pairing)
-    base = _as_kin(pairing, kin)
+    base = as_kin(pairing, kin)
     if hides_most(pairing.first) or hides_most(pairing.second):
-        return _hidden(base)
+        return as_hidden(base)
     shares = copied(pairing) if may_be_parts(pairing) else None
     anew = None
     if shares is not None and shares.parts:
         if _is_in_parts(pairing, shares):
-            return _in_parts(base, shares)
+            return as_parts(base, shares)
         if shares.is_mixed:  # what was replaced says nothing of the rest
             anew = replaced(pairing)
             pairing = pairing.only(shares.places)
             kin = kinship(pairing)
-            base = _as_kin(pairing, kin)
+            base = as_kin(pairing, kin)
         base = replace(base, shares=shares)
     if anew is None and (anew := replaced(pairing)) is not None and anew.places:
         rest = pairing.only(sorted(set(range(len(pairing.a))) - set(anew.places)))
         if _is_most(copied(rest)):
             pairing, kin = rest, kinship(rest)
-            base = replace(_as_kin(rest, kin), shares=base.shares)
+            base = replace(as_kin(rest, kin), shares=base.shares)
     if not base.related:
         return base
     base = replace(base, course=course(pairing))
     scales = moved(pairing)
     if scales is not None:
-        return _scaled(base, pairing, scales)
+        return as_scaled(base, pairing, scales)
     # 4. Other layers, rows or experts: what was made of what shows in what each has.
-    found = _restructured(base, pairing, kin)
+    found = as_restructured(base, pairing, kin)
     if found is not None:
         return found
     # 5. Fewer levels, or zeros: the child is certain.
     reduction = quantized(pairing) or pruned(pairing)
     if reduction is not None:
-        return _reduced(base, reduction)
+        return as_reduced(base, reduction)
     # 6. Noise, or the rounding of every value by the same share of it.
-    found = _noised(base, pairing)
+    found = as_noised(base, pairing)
     if found is not None:
         return found
     # 7. The largest directions of every matrix, and nothing else.
     cut = truncated(pairing)
     if cut is not None and low_rank(pairing) is None:
-        return _cut_down(base, cut)
+        return as_cut_down(base, cut)
     # 8. A training step: what kind, then which way.
-    return _by_counters(_in_place(_trained(base, pairing, kin), anew), a, b)
-
-
-def _as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
-    return Comparison(
-        related=kin.related,
-        distance=pairing.distance,
-        change=pairing.change if kin.matrices else None,
-        score=max(0.0, min(1.0, kin.cosine)),
-        evidence=(_kinship_evidence(kin),),
-    )
-
-
-def _hidden(base: Comparison) -> Comparison:
-    """Say no more than that two models are kin where most of one is packed, and so not read."""
-    words = "most of the weights of one are packed integers, which are not read"
-    return replace(base, evidence=(Evidence(PACKED, words), *base.evidence))
+    return by_counters(in_place(as_trained(base, pairing, kin), anew), a, b)
 
 
 def _is_in_parts(pairing: Pairing, shares: Copied) -> bool:
@@ -203,289 +165,3 @@ def _is_most(shares: Copied) -> bool:
     """Whether layers that two models have in common are most of both."""
     has_layers = any(part.is_layer for part in shares.parts)
     return has_layers and not shares.is_torn and min(shares.share_a, shares.share_b) > MOST
-
-
-def _in_parts(base: Comparison, shares: Copied) -> Comparison:
-    return replace(
-        base,
-        related=None,
-        relation=Relation.MERGE,
-        how="passthrough",
-        score=min(base.score, 0.5),
-        shares=shares,
-        evidence=(shares.evidence(), *base.evidence),
-    )
-
-
-def _kinship_evidence(kin: Kinship) -> Evidence:
-    if kin.matrices == 0:
-        return Evidence(
-            "kinship-v1", "no matrix of one can be compared with one of the other: shape, or values"
-        )
-    words = str(kin)
-    if kin.equal_share:
-        exactly = "to the bit" if kin.is_bitwise else "within rounding"
-        words += f", and {kin.equal_share:.0%} of the values are equal {exactly}"
-    return Evidence("kinship-v1", words, kin.cosine, kin.log10_p, NULL)
-
-
-def _restructured(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison | None:
-    """Name a change of structure, and its direction where all that changed agrees on it."""
-    seen = [room(pairing) for room in (depth, experts, width, vocabulary)]
-    found = [structure for structure in seen if structure is not None]
-    if not found:
-        return None
-    base = replace(
-        base,
-        step=_how(pairing, low_rank(pairing)),
-        equal_share=kin.equal_share,
-        structure=tuple(structure.kind for structure in found),
-        layers=tuple(Layers(m.stack, m.every) for m in pairing.maps),
-        evidence=(*(structure.evidence for structure in found), *base.evidence),
-    )
-    if _is_apart(kin, orthogonality(pairing)):
-        return _shared_init(base)
-    directions = {structure.direction for structure in found}
-    if len(directions) > 1 or None in directions:
-        return base
-    return replace(
-        base,
-        relation=found[0].relation,
-        how=found[0].how,
-        direction=found[0].direction,
-        margin=1.0 if found[0].direction == "a->b" else -1.0,
-        share=1.0 if found[0].direction == "a->b" else -1.0,
-        is_exact=bool(pairing.equal.all()) and all(structure.is_whole for structure in found),
-    )
-
-
-def _reduced(base: Comparison, reduction: Reduction) -> Comparison:
-    return replace(
-        base,
-        relation=reduction.relation,
-        how=reduction.how,
-        direction=reduction.direction,
-        margin=1.0 if reduction.direction == "a->b" else -1.0,
-        evidence=(reduction.evidence, *base.evidence),
-    )
-
-
-def _scaled(base: Comparison, pairing: Pairing, scales: Moved) -> Comparison:
-    """Name a model whose gains gave scales to the columns behind them, as before a rounding.
-
-    What its gains did is no course of training. On levels it is a rounded copy; else which of the
-    two was there first is not said.
-    """
-    words = (
-        f"{scales.matrices} matrices have what the gains before them lost, channel by channel "
-        f"(correlation {scales.correlation:.2f}): scales were moved"
-    )
-    seen = Evidence(MOVED, words, statistic=scales.correlation)
-    base = replace(base, course=inf, distance=scales.distance, evidence=(seen, *base.evidence))
-    rounding = rounded_side(pairing)
-    if rounding is None:
-        return replace(base, relation=Relation.REPARAMETRIZED, how="rescaled")
-    how, direction = rounding
-    sign = 1.0 if direction == "a->b" else -1.0
-    return replace(
-        base, relation=Relation.QUANTIZED, how=how, direction=direction, margin=sign, share=sign
-    )
-
-
-def _cut_down(base: Comparison, cut: Truncation) -> Comparison:
-    """Name a model that is the other with fewer directions in each matrix."""
-    child = "{b}" if cut.direction == "a->b" else "{a}"
-    words = (
-        f"in {cut.matrices} matrices the difference is orthogonal to {child}, also by rows and "
-        f"columns: {child} has their largest directions, with {1 - cut.cut:.1%} of the energy"
-    )
-    sign = 1.0 if cut.direction == "a->b" else -1.0
-    return replace(
-        base,
-        relation=Relation.PRUNED,
-        direction=cut.direction,
-        margin=sign,
-        share=sign,
-        evidence=(Evidence(TRUNCATED, words, statistic=cut.deviation), *base.evidence),
-    )
-
-
-def _noised(base: Comparison, pairing: Pairing) -> Comparison | None:
-    """Name a difference that has no structure; which of the two has it is another question."""
-    seen = noise(pairing)
-    if seen is None:
-        return None
-    lean = orthogonality(pairing)
-    words = f"the difference is noise in all {seen.matrices} matrices: it has no direction"
-    if seen.is_rounding:
-        words += ", and its norm is that of a rounding to an 8-bit float"
-    direction: Direction | None = None
-    if PURE_SHARES[0] <= abs(lean.share) <= PURE_SHARES[1]:
-        direction = "a->b" if lean.share > 0 else "b->a"
-    return replace(
-        base,
-        relation=Relation.QUANTIZED if seen.is_rounding else Relation.NOISED,
-        how="fp8" if seen.is_rounding else None,
-        direction=direction,
-        margin=lean.margin,
-        share=lean.share,
-        evidence=(Evidence("noise-v1", words, statistic=seen.excess), *base.evidence),
-    )
-
-
-def _trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
-    """Name the kind of training between two related models and, where clear, its direction."""
-    lean = orthogonality(pairing)
-    adapter = low_rank(pairing)
-    change = base.change or 0.0
-    seen = [_lean_evidence(lean, change)]
-    if adapter is not None:
-        words = (
-            f"the difference has rank {adapter.rank} in {adapter.modules} matrices: "
-            "a merged low-rank adapter"
-        )
-        seen.insert(0, Evidence(LOW_RANK, words, statistic=float(adapter.rank)))
-    base = replace(
-        base,
-        margin=lean.margin,
-        share=lean.share,
-        step=_how(pairing, adapter),
-        equal_share=kin.equal_share,
-        evidence=(*_beside(pairing), *seen, *base.evidence),
-    )
-    turn = turned(pairing)
-    if turn is not None:
-        words = (
-            f"in all {turn.matrices} matrices that moved, by {turn.change:.1%}, the rows or the "
-            "columns have the norms that they had: these were turned"
-        )
-        seen = [Evidence(TURNED, words, statistic=turn.change)]
-        return replace(
-            base, relation=Relation.FINETUNE, how=base.step, evidence=(*seen, *base.evidence)
-        )
-    is_short = kin.equal_share == 0 and base.course < SHORT_COURSE
-    if adapter is None and (is_short or _is_apart(kin, lean)):
-        return _shared_init(base)
-    if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= SIBLING_CHANGE:
-        words = "the difference leans on both models: siblings, or several steps apart"
-        return replace(base, evidence=(Evidence("siblings-v1", words), *base.evidence))
-    if adapter is not None and adapter.rank == 1 and (matrices := one_direction(pairing)):
-        return _projected(base, lean, matrices)
-    direction: Direction | None = None
-    is_clear = lean.is_clear(change, is_low_rank=adapter is not None)
-    if is_clear and (adapter is not None or not is_against(pairing, lean)):
-        direction = "a->b" if lean.margin > 0 else "b->a"
-    return replace(
-        base,
-        relation=Relation.FINETUNE,
-        how=base.step,
-        direction=direction,
-        rank=None if adapter is None else adapter.rank,
-    )
-
-
-def _projected(base: Comparison, lean: Orthogonality, matrices: int) -> Comparison:
-    """Name a direction that was taken out of all matrices; the child has nothing left along it."""
-    direction: Direction | None = None
-    if lean.is_clear(base.change or 0.0, is_low_rank=True):
-        direction = "b->a" if lean.margin > 0 else "a->b"
-    child = {"a->b": "{b}", "b->a": "{a}", None: "one of the two"}[direction]
-    words = (
-        f"the difference is along one direction in all {matrices} matrices, taken out of {child}"
-    )
-    return replace(
-        base,
-        relation=Relation.FINETUNE,
-        how=base.step,
-        direction=direction,
-        rank=1,
-        margin=-base.margin,
-        share=-base.share,
-        evidence=(Evidence(PROJECTED, words), *base.evidence),
-    )
-
-
-def _in_place(found: Comparison, anew: Replaced | None) -> Comparison:
-    """Say what each of two models has of its own, and the direction if one's is as drawn.
-
-    A clear lean of the rest the other way leaves it open: a head that nobody trained may have been
-    published too.
-    """
-    if anew is None or not found.related:
-        return found
-    is_told = anew.direction is not None and found.relation is Relation.FINETUNE
-    rest = tuple(e for e in found.evidence if e.detector != BESIDE)
-    if not is_told:
-        return replace(found, evidence=(*rest, anew.evidence))
-    direction = anew.direction if found.direction in {None, anew.direction} else None
-    return replace(found, direction=direction, evidence=(anew.evidence, *rest))
-
-
-def _by_counters(found: Comparison, a: Fingerprint, b: Fingerprint) -> Comparison:
-    """Take the direction of a training step from what both counted, where that tells."""
-    seen = counted(counts(a), counts(b)) if found.related else None
-    if seen is None:
-        return found
-    found = replace(found, evidence=(*found.evidence, counters(seen)))
-    if found.relation is not Relation.FINETUNE:
-        return found
-    return replace(found, direction="a->b" if seen.steps > 0 else "b->a")
-
-
-def _is_apart(kin: Kinship, lean: Orthogonality) -> bool:
-    is_far = kin.cosine < SHARED_INIT_COSINE and kin.equal_share == 0
-    return is_far and abs(lean.share) < EVEN_SHARE
-
-
-def _shared_init(base: Comparison) -> Comparison:
-    if base.course < SHORT_COURSE:
-        words = (
-            f"what training did to biases and gains has at most {max(0.0, base.course):.0%} in "
-            "common, where a descendant has all of it: two trainings from one initialisation"
-        )
-        seen = Evidence("course-v1", words, statistic=base.course)
-    else:
-        words = (
-            "both went far from something they share: one initialisation, or a very long training"
-        )
-        seen = Evidence("shared-init-v1", words)
-    return replace(
-        base,
-        related=False,
-        relation=Relation.SHARED_INIT,
-        score=base.score / 2,
-        shares=None,
-        evidence=(seen, *base.evidence),
-    )
-
-
-def _beside(pairing: Pairing) -> list[Evidence]:
-    """Say so where nothing that both have has moved, but one has weights that the other has not."""
-    if not pairing.same.all():
-        return []
-    ours, theirs = left_over(pairing)
-    words = (
-        f"all that both have is the same; {{a}} has {ours} weight tensors besides, {{b}} {theirs}"
-    )
-    return [Evidence(BESIDE, words)]
-
-
-def _how(pairing: Pairing, adapter: LowRank | None) -> str:
-    if adapter is not None:
-        return "low_rank"
-    size = pairing.size[pairing.is_matrix]
-    kept = (pairing.same | only_rounded(pairing))[pairing.is_matrix]
-    if float(size[kept].sum()) >= FROZEN_SHARE * float(size.sum()) > 0:
-        return "partial"
-    use = pairing.is_matrix  # which of the two came first may be open: the mean of both norms
-    between = float(pairing.energy_a[use].sum() * pairing.energy_b[use].sum()) ** 0.5
-    return "continued" if pairing.distance**2 > CONTINUED_CHANGE**2 * between else "full"
-
-
-def _lean_evidence(lean: Orthogonality, change: float) -> Evidence:
-    first, second = ("{a}", "{b}") if lean.margin >= 0 else ("{b}", "{a}")
-    words = (
-        f"the difference ({change:.1%} of the weights' norm) is nearer to orthogonal to {first} "
-        f"than to {second}, by {abs(lean.margin):.3f}"
-    )
-    return Evidence("orthogonality-v1", words, statistic=lean.margin)
