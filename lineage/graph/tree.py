@@ -136,11 +136,22 @@ def grow(
     score = second(in_view_of(seen, marginals(known(first(seen)))))
     score[-1] -= AT_HAND
     score = known(score)
+    made = list(merges or ())
+    likeliest = _likeliest(score, made)
+    score[made, likeliest] = -np.inf
     arcs = marginals(score)
     roots = (1 - arcs.sum(axis=0)).clip(0, 1)
-    likeliest = np.where(np.isin(np.arange(len(roots)), list(merges or ())), -1, roots).argmax()
     score[:-1, likeliest], score[-1, likeliest] = -np.inf, 0.0
     return Tree(roots, arcs, marginals(score))
+
+
+def _likeliest(score: NDArray[np.float64], merges: list[int]) -> int:
+    """Return the likeliest root; no merge is above it, as all of them came from it."""
+    below = score.copy()
+    below[merges] = -np.inf
+    roots = 1 - marginals(below).sum(axis=0)
+    roots[merges] = -1
+    return int(roots.argmax())
 
 
 def _bound(
