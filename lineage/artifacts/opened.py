@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from lineage.artifacts.guard import Guard
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
@@ -79,6 +81,16 @@ class OpenFile:
         if _stamp(os.fstat(self.descriptor)) != self.stamp:
             raise FormatError("the file changed while it was read", file=self.path)
 
+    def fail(self) -> None:
+        """Raise what bytes mean that were there as the file was opened, and cannot be read now.
+
+        Raises:
+            FormatError: If the file changed, as one that was cut short did.
+            OSError: If it did not: the disk failed.
+        """
+        self.check_unchanged()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), self.path)
+
     def check_written(self) -> None:
         """Raise if holes are most of a large file: they cost time that nobody paid for in disk.
 
@@ -133,7 +145,12 @@ class Region:
     def window(self, start: int, size: int) -> Iterator[memoryview]:
         """Map some of the bytes while the `with` lasts: faster than a copy where files are large.
 
-        The file's size is asked first, so that one cut short is an error and not a signal.
+        The file's size is asked first; if it is cut short later, zeros are read and leaving the
+        `with` raises. Use nothing that was read before that.
+
+        Raises:
+            FormatError: If the file changed.
+            OSError: If it cannot be mapped, or the disk fails.
         """
         at = self.start + start
         skip = at % mmap.ALLOCATIONGRANULARITY
@@ -144,6 +161,7 @@ class Region:
                 self.file.descriptor, size + skip, access=mmap.ACCESS_READ, offset=at - skip
             ) as mapped,
             memoryview(mapped) as view,
+            Guard(view, self.file.fail),
             view[skip:] as found,
         ):
             yield found
