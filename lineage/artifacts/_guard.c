@@ -65,12 +65,15 @@ static int mend(uintptr_t at) {
     return 0;
 }
 
+static int has_function(void) {
+    return before.sa_flags & SA_SIGINFO || (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN);
+}
+
 /* Do what the system would have done without this handler. */
 static void hand_on(int number, siginfo_t *info, void *context) {
     int is_fault = info->si_code > 0; /* of an instruction, not sent by a process */
-    int has_three = (before.sa_flags & SA_SIGINFO) != 0;
-    if (!has_three && before.sa_handler == SIG_IGN && !is_fault) return;
-    if (!has_three && (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)) {
+    if (!has_function()) {
+        if (before.sa_handler == SIG_IGN && !is_fault) return;
         signal(number, SIG_DFL);
         if (!is_fault) raise(number); /* comes when this returns; a fault comes again by itself */
         return;
@@ -81,7 +84,7 @@ static void hand_on(int number, siginfo_t *info, void *context) {
     if (before.sa_flags & (int)SA_RESETHAND) signal(number, SIG_DFL);
     pthread_sigmask(SIG_BLOCK, &before.sa_mask, NULL); /* until this returns */
     if (before.sa_flags & SA_NODEFER) pthread_sigmask(SIG_UNBLOCK, &own, NULL);
-    if (has_three) before.sa_sigaction(number, info, context);
+    if (before.sa_flags & SA_SIGINFO) before.sa_sigaction(number, info, context);
     else before.sa_handler(number);
 }
 
@@ -91,15 +94,16 @@ static void on_bus(int number, siginfo_t *info, void *context) {
     errno = error;
 }
 
-/* Whether the handler is there. `before` is filled first: a signal may come as soon as it is. */
+/* Whether the handler is there. `before` is filled first: a signal may come as soon as it is. System
+   calls that a sent signal interrupts go on or end as they would have. */
 static int install(void) {
     if (is_installed) return 1;
     long size = sysconf(_SC_PAGESIZE);
     struct sigaction now = {0};
-    now.sa_sigaction = on_bus;
-    now.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
-    sigemptyset(&now.sa_mask);
     if (size <= 0 || sigaction(SIGBUS, NULL, &before) < 0) return 0;
+    now.sa_sigaction = on_bus;
+    now.sa_flags = SA_SIGINFO | SA_ONSTACK | (has_function() ? before.sa_flags & (int)SA_RESTART : SA_RESTART);
+    sigemptyset(&now.sa_mask);
     page = (uintptr_t)size;
     return is_installed = sigaction(SIGBUS, &now, NULL) == 0;
 }

@@ -145,8 +145,8 @@ class Region:
     def window(self, start: int, size: int) -> Iterator[memoryview]:
         """Map some of the bytes while the `with` lasts: faster than a copy where files are large.
 
-        The file's size is asked first; if it is cut short later, zeros are read and leaving the
-        `with` raises. Use nothing that was read before that.
+        If the file is cut short later, zeros are read and leaving the `with` raises. Use nothing
+        that was read before that.
 
         Raises:
             FormatError: If the file changed.
@@ -154,17 +154,21 @@ class Region:
         """
         at = self.start + start
         skip = at % mmap.ALLOCATIONGRANULARITY
-        if os.fstat(self.file.descriptor).st_size < at + size:
-            raise FormatError("the file changed while it was read", file=self.file.path, offset=at)
         with (
-            mmap.mmap(
-                self.file.descriptor, size + skip, access=mmap.ACCESS_READ, offset=at - skip
-            ) as mapped,
+            self._mapped(at - skip, size + skip) as mapped,
             memoryview(mapped) as view,
             Guard(view, self.file.fail),
             view[skip:] as found,
         ):
             yield found
+
+    def _mapped(self, at: int, size: int) -> mmap.mmap:
+        """Map bytes of the file, which the system is asked for: it may have been cut short."""
+        try:
+            return mmap.mmap(self.file.descriptor, size, access=mmap.ACCESS_READ, offset=at)
+        except ValueError as error:  # "mmap length is greater than file size"
+            reason = "the file changed while it was read"
+            raise FormatError(reason, file=self.file.path, offset=at) from error
 
 
 class Opener:

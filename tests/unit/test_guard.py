@@ -337,6 +337,35 @@ def test_a_signal_that_is_sent_and_ignored_stays_ignored(tmp_path: Path) -> None
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "went on\n")
 
 
+WOKEN = """
+import mmap, os, signal, sys, threading, time
+from lineage.artifacts.guard import Guard
+
+def stop(number, frame):
+    raise InterruptedError("woken")
+
+signal.signal(signal.SIGBUS, stop)
+signal.siginterrupt(signal.SIGBUS, True)
+with mmap.mmap(-1, mmap.PAGESIZE) as room, memoryview(room) as view, Guard(view, sys.exit):
+    pass
+main = threading.main_thread().ident
+threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGBUS)).start()
+begun = time.monotonic()
+ours, theirs = os.pipe()
+late = threading.Timer(20, os.write, (theirs, b"x"))
+late.start()
+try:
+    os.read(ours, 1)
+except InterruptedError as error:
+    print(error, time.monotonic() - begun < 15)
+late.cancel()
+"""
+
+
+def test_a_signal_that_is_sent_still_wakes_who_waits() -> None:
+    assert run(WOKEN).stdout == "woken True\n"
+
+
 LATER = """
 import faulthandler, mmap, os, signal, sys
 from lineage.artifacts.guard import Guard, compiled
