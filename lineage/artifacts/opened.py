@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from lineage.artifacts.guard import Guard
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
@@ -79,6 +81,16 @@ class OpenFile:
         if _stamp(os.fstat(self.descriptor)) != self.stamp:
             raise FormatError("the file changed while it was read", file=self.path)
 
+    def fail(self) -> None:
+        """Raise what bytes mean that were there as the file was opened, and cannot be read now.
+
+        Raises:
+            FormatError: If the file changed, as one that was cut short did.
+            OSError: If it did not: the disk failed.
+        """
+        self.check_unchanged()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), self.path)
+
     def check_written(self) -> None:
         """Raise if holes are most of a large file: they cost time that nobody paid for in disk.
 
@@ -133,20 +145,30 @@ class Region:
     def window(self, start: int, size: int) -> Iterator[memoryview]:
         """Map some of the bytes while the `with` lasts: faster than a copy where files are large.
 
-        The file's size is asked first, so that one cut short is an error and not a signal.
+        If the file is cut short later, zeros are read and leaving the `with` raises. Use nothing
+        that was read before that.
+
+        Raises:
+            FormatError: If the file changed.
+            OSError: If it cannot be mapped, or the disk fails.
         """
         at = self.start + start
         skip = at % mmap.ALLOCATIONGRANULARITY
-        if os.fstat(self.file.descriptor).st_size < at + size:
-            raise FormatError("the file changed while it was read", file=self.file.path, offset=at)
         with (
-            mmap.mmap(
-                self.file.descriptor, size + skip, access=mmap.ACCESS_READ, offset=at - skip
-            ) as mapped,
+            self._mapped(at - skip, size + skip) as mapped,
             memoryview(mapped) as view,
+            Guard(view, self.file.fail),
             view[skip:] as found,
         ):
             yield found
+
+    def _mapped(self, at: int, size: int) -> mmap.mmap:
+        """Map bytes of the file, which the system is asked for: it may have been cut short."""
+        try:
+            return mmap.mmap(self.file.descriptor, size, access=mmap.ACCESS_READ, offset=at)
+        except ValueError as error:  # "mmap length is greater than file size"
+            reason = "the file changed while it was read"
+            raise FormatError(reason, file=self.file.path, offset=at) from error
 
 
 class Opener:

@@ -71,8 +71,8 @@ class Cache:
 
         if self._path is None or len(prints) <= self._saved:
             return
-        self._artifact.check_unchanged()
         known = dict(prints)
+        self._artifact.check_unchanged()  # now: what is added meanwhile may be of others
         tensors = [known[item.name] for item in self._artifact.items if item.name in known]
         kept = Fingerprint(tuple(tensors), self._scheme, self._artifact.size_bytes)
         try:

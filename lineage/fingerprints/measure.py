@@ -83,6 +83,7 @@ class Pass:
 
         Raises:
             FormatError: If the bytes cannot be read, or the file changed meanwhile.
+            OSError: If the disk fails.
         """
         if self.tier != "exact" and any(_may_be_scaled(item) for item in artifact.items):
             from lineage.fingerprints.values import affine_of
@@ -141,12 +142,14 @@ class Pass:
             return
         assert isinstance(first.source, Region)
         base = start_of(first)
+        found: dict[str, TensorPrint] = {}
         with first.source.window(0, start_of(last) + last.size_bytes - base) as window:
             for is_small, some in groupby(items, key=lambda item: item.size_bytes < SMALL):
                 placed = [(item, start_of(item) - base) for item in some]
                 for bunch in bunches(placed) if is_small else [placed]:
                     glances = self._glances(bunch, window) if is_small else {}
-                    self._mapped(bunch, glances, window, room)
+                    found.update(self._mapped(bunch, glances, window, room))
+        self.done.update(found)  # now that the window was left, and so was whole
 
     def _mapped(
         self,
@@ -154,17 +157,19 @@ class Pass:
         glances: dict[str, Glance],
         window: memoryview,
         room: Room,
-    ) -> None:
+    ) -> dict[str, TensorPrint]:
         """Measure tensors whose bytes are at hand."""
+        found = {}
         for item, at in placed:
             with window[at : at + item.size_bytes] as whole:
                 glance = glances.get(item.name)
                 if glance is None:
-                    self.done[item.name] = self._tensor(Pieces(item, whole, is_all=True), room)
+                    found[item.name] = self._tensor(Pieces(item, whole, is_all=True), room)
                 else:
-                    self.done[item.name] = self._small(item, whole, glance, room)
+                    found[item.name] = self._small(item, whole, glance, room)
         if glances and self.progress is not None:
             self.progress(sum(item.size_bytes for item, _ in placed if item.name in glances))
+        return found
 
     def _glances(self, placed: list[tuple[Item, int]], data: memoryview) -> dict[str, Glance]:
         """Look at those of some neighbours that hold plain numbers, all at once."""

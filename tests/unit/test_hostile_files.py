@@ -216,7 +216,7 @@ except FormatError as error:
 
 @pytest.mark.parametrize("how", HOWS)
 def test_a_large_file_that_changes_between_windows_is_refused(tmp_path: Path, how: str) -> None:
-    # In a process of its own: to read a mapping of what is gone would end it by a signal.
+    # In a process of its own, which keeps to one core. `test_guard.py` has changes within windows.
     path = write_model(tmp_path / "m.safetensors", {"w": np.ones(10 << 20, np.float32)})
     here = Path(__file__).parent
     done = subprocess.run(
