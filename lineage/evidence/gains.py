@@ -1,8 +1,8 @@
 """What speaks for one model of a family having come before another, for all ordered pairs at once.
 
 A model has more than its parent of what training leaves: of energy, where steps were, and of
-unevenness, in matrices (`growth`), of what lies in few directions (`spectra`), a longer course in
-vectors (`course`), and more of what predicts tokens (`heads`). None of it makes a parent: siblings
+unevenness, in matrices (`growth`), of directions that lead (`spectra`), a longer course in vectors
+(`course`), and more of what predicts tokens (`heads`). None of it makes a parent: siblings
 are further on than each other in one thing or the other. What it is worth beside the other evidence
 is fitted: see `graph.odds`.
 """
@@ -31,7 +31,7 @@ _FAR = 5.0
 
 _NODE = (
     "pooled", "each", "sign", "slope", "rows", "columns", "kurtosis", "course", "along", "share",
-    "step", "course_step", "course_length", "lead", "lead_each", "lead_sign", "tail", "tail_sign",
+    "step", "course_step", "course_length", "lead", "lead_each", "lead_sign",
     "head", "head_lead", "table", "table_lead",
 )  # fmt: skip
 """Features whose mean over all others is one of a model that has no parent among them."""

@@ -2,19 +2,14 @@
 
 Norms say who came first as long as nothing takes from them; decay does, and so a training that ran
 its course against decay, in which every state is as long as the one before. What is said here does
-not know norms: all matrices are scaled to length 1.
+not know norms: all matrices are scaled to length 1. A step d = C - P between two such matrices has
+<C + P, d> = 0, whichever was first. But it has directions that lead, and with D = d d'd, in which
+these count by the cube of their size, a step that is new where it leads has next to no <P, D>, so
+that <C + P, D> is near <d, D> = |d'd|^2 and above 0; and back from there it is as much below. Decay
+has no direction of its own and hardly a part in D. Where a step is white noise nothing leads, and
+nothing is said: what scaling took of P then weighs as much as |d'd|^2.
 
-- *Lead*. A step d = C - P between two such matrices has <C + P, d> = 0, whichever was first. But it
-  has directions that lead, and with D = d d'd, in which these count by the cube of their size, a
-  step that is new where it leads has next to no <P, D>, so that <C + P, D> is near <d, D> = |d'd|^2
-  and above 0; and back from there it is as much below. Decay has no direction of its own and hardly
-  a part in D. Where a step is white noise nothing leads, and nothing is said: what scaling took of
-  P then weighs as much as |d'd|^2.
-- *Tail*. What was learned lies in a few directions, and grows; the many others hold what the start
-  was drawn from, which decay takes and nothing renews. From one state of a training to the next the
-  share of energy in the lesser half of all directions falls.
-
-Derivation of the first for all pairs at once: <C + P, dd'd> is |C'd|^2 - |P'd|^2, for CC' - PP' is
+Derivation for all pairs at once: <C + P, dd'd> is |C'd|^2 - |P'd|^2, for CC' - PP' is
 half of (C + P)d' and its transpose. With F = CC'C that is <F_c, C> - <F_p, P> - 2 <F_c, P> +
 2 <F_p, C>: one product of all F with all matrices. A sketch of both sides of a matrix keeps it.
 """
@@ -43,12 +38,6 @@ _SAME = 1e-14
 _LEADS = 8.0
 """A new step of rank 1 has its own length for a lead. This brings those of training near to 1."""
 
-_FALLS = 0.003
-"""Fall of the logarithm of a tail's share above which it matters less by how much."""
-
-_LEAST = 1e-9
-"""A tail's share below which it is none."""
-
 
 class Spectra(NamedTuple):
     """[w, c] is of the step from w to c, [c, w] that with the other sign; shape (models, models).
@@ -57,15 +46,11 @@ class Spectra(NamedTuple):
         lead: Mean over matrices of <C + P, dd'd> over the cube of the step.
         lead_each: The same over its fourth power: 1 for a new step of rank 1.
         lead_sign: In what share of the matrices it is positive, less that in which it is negative.
-        tail: By how much the share of the lesser directions fell.
-        tail_sign: In what share of the matrices it fell, less that in which it rose.
     """
 
     lead: Square
     lead_each: Square
     lead_sign: Square
-    tail: Square
-    tail_sign: Square
 
 
 def spectra(
@@ -78,7 +63,7 @@ def spectra(
             is equal where the values are, of each matrix. Matrices count by the roots of sizes.
         models: How many there are.
     """
-    lead, each, sign, tail, tail_sign, weight = (np.zeros((models, models)) for _ in range(6))
+    lead, each, sign, weight = (np.zeros((models, models)) for _ in range(4))
     for size, cores, code in matrices:
         root = float(np.sqrt(size))
         unit = _unit(cores)
@@ -90,17 +75,11 @@ def spectra(
         lead += root * found / over**1.5
         each += root * (found / over**2).clip(-_MOST, _MOST)
         sign += root * np.sign(found)
-        rest = _tails(unit)
-        fell = np.where(moved, rest[:, None] - rest, 0)
-        tail += root * fell
-        tail_sign += root * np.sign(fell)
     weight = np.maximum(weight, 1e-9)
     return Spectra(
         (_LEADS * lead / weight).clip(-_MOST, _MOST),
         each / weight,
         sign / weight,
-        np.arcsinh(tail / weight / _FALLS) / 2,
-        tail_sign / weight,
     )
 
 
@@ -130,11 +109,3 @@ def _leads(unit: Square) -> tuple[Square, Square]:
     own = np.diagonal(product)
     found: Square = own - own[:, None] - 2 * (product.T - product)
     return np.where(step > 0, found, 0), step
-
-
-def _tails(unit: Square) -> Square:
-    """Return the logarithm of the share of energy in the lesser half of each's directions."""
-    energy = np.linalg.svd(unit, compute_uv=False) ** 2
-    lesser = energy[:, energy.shape[1] // 2 :].sum(axis=1)
-    found: Square = np.log(lesser / np.maximum(energy.sum(axis=1), 1e-300) + _LEAST)
-    return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
@@ -79,17 +77,6 @@ def test_the_lead_by_hand() -> None:
     found = of(BASE, child)
     assert found.lead[0, 1] == pytest.approx(min(8 * lead / weight, 3), rel=1e-4)
     assert found.lead_each[0, 1] == pytest.approx(each / weight, rel=1e-4)
-
-
-def test_of_what_runs_against_decay_the_lesser_directions_lose() -> None:
-    run = [BASE]
-    target = [4 * w for w in step([0 * w for w in BASE], 5, 1.0, rank=2)]
-    for _ in range(3):
-        run.append([0.8 * w + 0.2 * t for w, t in zip(run[-1], target, strict=True)])
-    found = of(*run)
-    for before, after in pairwise(range(4)):
-        assert found.tail[before, after] > 1
-        assert found.tail_sign[before, after] == 1
 
 
 def test_a_change_of_length_alone_tells_nothing() -> None:
