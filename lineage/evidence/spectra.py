@@ -38,6 +38,10 @@ _SAME = 1e-14
 _LEADS = 8.0
 """A new step of rank 1 has its own length for a lead. This brings those of training near to 1."""
 
+_CHANCE = 4.0
+"""Over the values of the core: twice the deviation of a lead where the step is white noise. GG'G of
+r by c normal numbers is (r + c) G and a rest whose norm is near r c."""
+
 
 class Spectra(NamedTuple):
     """[w, c] is of the step from w to c, [c, w] that with the other sign; shape (models, models).
@@ -46,6 +50,8 @@ class Spectra(NamedTuple):
         lead: Mean over matrices of <C + P, dd'd> over the cube of the step.
         lead_each: The same over its fourth power: 1 for a new step of rank 1.
         lead_sign: In what share of the matrices it is positive, less that in which it is negative.
+
+    Each matrix counts for as much as its lead stands out of what white noise leaves.
     """
 
     lead: Square
@@ -71,10 +77,11 @@ def spectra(
         found[code[:, None] == code] = 0
         moved = (step > 0) & (code[:, None] != code)
         over = np.where(moved, step, 1)
+        led, sure = _led(found, over, unit[0].size)
         weight += root * moved
-        lead += root * found / over**1.5
-        each += root * (found / over**2).clip(-_MOST, _MOST)
-        sign += root * np.sign(found)
+        lead += root * led * sure
+        each += root * (led * sure / over**0.5).clip(-_MOST, _MOST)
+        sign += root * np.sign(led) * sure
     weight = np.maximum(weight, 1e-9)
     return Spectra(
         (_LEADS * lead / weight).clip(-_MOST, _MOST),
@@ -86,8 +93,15 @@ def spectra(
 def leads(cores: NDArray[np.float32]) -> Square:
     """Return `Spectra.lead` of one matrix alone, shape (models, rows, columns)."""
     found, step = _leads(_unit(cores))
-    led: Square = _LEADS * found / np.where(step > 0, step, 1) ** 1.5
-    return led.clip(-_MOST, _MOST)
+    led, sure = _led(found, np.where(step > 0, step, 1), cores[0].size)
+    lead: Square = (_LEADS * led * sure).clip(-_MOST, _MOST)
+    return lead
+
+
+def _led(found: Square, step: Square, size: int) -> tuple[Square, Square]:
+    """Return leads of steps of some squared norm, and how far they stand out of chance, 0 to 1."""
+    led = found / step**1.5
+    return led, led**2 / (led**2 + (_CHANCE / size) ** 2)
 
 
 def _unit(cores: NDArray[np.float32]) -> Square:

@@ -136,22 +136,11 @@ def grow(
     score = second(in_view_of(seen, marginals(known(first(seen)))))
     score[-1] -= AT_HAND
     score = known(score)
-    made = list(merges or ())
-    likeliest = _likeliest(score, made)
-    score[made, likeliest] = -np.inf
     arcs = marginals(score)
     roots = (1 - arcs.sum(axis=0)).clip(0, 1)
+    likeliest = np.where(np.isin(np.arange(len(roots)), list(merges or ())), -1, roots).argmax()
     score[:-1, likeliest], score[-1, likeliest] = -np.inf, 0.0
     return Tree(roots, arcs, marginals(score))
-
-
-def _likeliest(score: NDArray[np.float64], merges: list[int]) -> int:
-    """Return the likeliest root; no merge is above it, as all of them came from it."""
-    below = score.copy()
-    below[merges] = -np.inf
-    roots = 1 - marginals(below).sum(axis=0)
-    roots[merges] = -1
-    return int(roots.argmax())
 
 
 def _bound(
@@ -164,6 +153,12 @@ def _bound(
     for merge, parents in merges.items():
         score[:-1, merge] = -np.inf
         score[merge, list(parents)] = -np.inf
+    if merges:  # nor has what is above its parents come from a merge
+        below = score.copy()
+        below[list(merges)] = -np.inf
+        arcs = marginals(below)
+        for merge, parents in merges.items():
+            score[merge, _above(arcs, parents)] = -np.inf
     if root is not None:
         score[-1] = -np.inf
         score[:-1, root], score[-1, root] = -np.inf, 0.0
@@ -172,6 +167,18 @@ def _bound(
         score[leaf] = -np.inf
         score[-1, leaf] = -np.inf
     return score
+
+
+def _above(arcs: NDArray[np.float64], places: Sequence[int]) -> list[int]:
+    """Return what is more likely than not upstream of some places, step by step."""
+    found: list[int] = []
+    left = list(places)
+    while left:
+        for place in np.flatnonzero(arcs[:, left.pop()] > 0.5).tolist():
+            if place not in found:
+                found.append(place)
+                left.append(place)
+    return found
 
 
 def marginals(score: NDArray[np.float64]) -> NDArray[np.float64]:
