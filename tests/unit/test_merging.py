@@ -346,7 +346,9 @@ def test_where_every_step_is_noise_merges_chains_and_pruned_models_are_what_they
     (source,) = (parent for parent, child in found if child == "sparse")
     assert source == "c" or size < 0.02  # so little more noise is below that of sketches
     steps_said = {(p, c) for p, c in found if c not in made}
-    assert steps_said == {*(("base", name) for name in "abcd"), ("a", "a2"), ("a2", "a3")}
+    true = {*(("base", name) for name in "abcd"), ("a", "a2"), ("a2", "a3")}
+    assert set(map(frozenset, steps_said)) == set(map(frozenset, true))
+    assert len(steps_said - true) <= (size < 0.01)  # so little noise may be read the other way
 
 
 @pytest.mark.parametrize("source", ["base", "a", "a2"])
