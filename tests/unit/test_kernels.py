@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import Array, write_model
 
+from lineage.artifacts import guard
 from lineage.artifacts.base import BLOCKS
 from lineage.fingerprints import fingerprint, folding, from_bytes, measure, to_bytes, values
 from lineage.fingerprints.kernel import KINDS, NARROWED, compiled
@@ -36,6 +37,7 @@ def test_the_loops_were_compiled_where_the_tests_run() -> None:
     # Without a compiler the library works, and these tests would compare NumPy with itself.
     asked_for_numpy = os.environ.get("LINEAGE_KERNEL") == "numpy"
     assert (compiled is None) == asked_for_numpy
+    assert guard.compiled() is not None or sys.platform == "win32"  # or its own tests skip
 
 
 def test_a_model_has_one_fingerprint_by_either(tmp_path: Path) -> None:
