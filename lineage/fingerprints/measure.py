@@ -10,7 +10,6 @@ from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from lineage.artifacts.opened import Region
 from lineage.cores import cores
 from lineage.errors import FormatError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
-from lineage.fingerprints.identity import ContentHasher, content_digest
+from lineage.fingerprints.identity import ContentHasher, content_digests
 from lineage.fingerprints.lattice import NO_LATTICE, Lattice, lattice
 from lineage.fingerprints.narrowing import LOOK, ROUNDED, TRIED, Narrower, narrow
 from lineage.fingerprints.pieces import (
@@ -27,7 +26,6 @@ from lineage.fingerprints.pieces import (
     WINDOW,
     Pieces,
     Room,
-    bunches,
     is_mapped,
     start_of,
     tasks,
@@ -142,37 +140,19 @@ class Pass:
             return
         assert isinstance(first.source, Region)
         base = start_of(first)
-        found: dict[str, TensorPrint] = {}
+        placed = [(item, start_of(item) - base) for item in items]
         with first.source.window(0, start_of(last) + last.size_bytes - base) as window:
-            for is_small, some in groupby(items, key=lambda item: item.size_bytes < SMALL):
-                placed = [(item, start_of(item) - base) for item in some]
-                for bunch in bunches(placed) if is_small else [placed]:
-                    glances = self._glances(bunch, window) if is_small else {}
-                    found.update(self._mapped(bunch, glances, window, room))
+            glances = self._glances([one for one in placed if one[0].size_bytes < SMALL], window)
+            small = [one for one in placed if one[0].name in glances]
+            found = self._small(small, glances, window, room)
+            for item, at in placed:
+                if item.name not in found:
+                    with window[at : at + item.size_bytes] as whole:
+                        found[item.name] = self._tensor(Pieces(item, whole, is_all=True), room)
         self.done.update(found)  # now that the window was left, and so was whole
 
-    def _mapped(
-        self,
-        placed: list[tuple[Item, int]],
-        glances: dict[str, Glance],
-        window: memoryview,
-        room: Room,
-    ) -> dict[str, TensorPrint]:
-        """Measure tensors whose bytes are at hand."""
-        found = {}
-        for item, at in placed:
-            with window[at : at + item.size_bytes] as whole:
-                glance = glances.get(item.name)
-                if glance is None:
-                    found[item.name] = self._tensor(Pieces(item, whole, is_all=True), room)
-                else:
-                    found[item.name] = self._small(item, whole, glance, room)
-        if glances and self.progress is not None:
-            self.progress(sum(item.size_bytes for item, _ in placed if item.name in glances))
-        return found
-
     def _glances(self, placed: list[tuple[Item, int]], data: memoryview) -> dict[str, Glance]:
-        """Look at those of some neighbours that hold plain numbers, all at once."""
+        """Look at those of some small tensors that hold plain numbers, all at once."""
         from lineage.fingerprints import parts, small
 
         every = {"exact": 0, "fast": 8}.get(self.tier, 1)
@@ -183,18 +163,39 @@ class Pass:
                 plain = [one for one in plain if not parts.sketchers(one[0], every)]
         return small.glances(plain, data, every) if plain else {}
 
-    def _small(self, item: Item, piece: memoryview, glance: Glance, room: Room) -> TensorPrint:
-        """Hash a tensor that was looked at already."""
-        if self._stop.is_set():
-            raise FormatError("interrupted", file=item.file, tensor=item.name)
-        digest = content_digest(item.dtype, item.shape, piece)
+    def _small(
+        self,
+        placed: list[tuple[Item, int]],
+        glances: dict[str, Glance],
+        window: memoryview,
+        room: Room,
+    ) -> dict[str, TensorPrint]:
+        """Hash tensors that were looked at, one after the other, and put together what is known."""
+        wholes = [(item, window[at : at + item.size_bytes]) for item, at in placed]
+        try:
+            digests = content_digests([(item.dtype, item.shape, data) for item, data in wholes])
+            found = {
+                item.name: self._glanced(item, data, digest, glances[item.name], room)
+                for (item, data), digest in zip(wholes, digests, strict=True)
+            }
+        finally:
+            for _, data in wholes:
+                data.release()
+        if found and self.progress is not None:
+            self.progress(sum(item.size_bytes for item, _ in placed))
+        return found
+
+    def _glanced(
+        self, item: Item, whole: memoryview, digest: bytes, glance: Glance, room: Room
+    ) -> TensorPrint:
+        """Put together what is known of a tensor that was looked at and hashed."""
         narrower = self._narrowers(item, glance.held)
         for one in narrower:
-            one.update(piece, room.narrowed)
+            one.update(whole, room.narrowed)
         found = NO_LATTICE
         if glance.sketch is not None and not glance.left_out:
             layout = Layout.of(item.shape)
-            found = lattice(piece, layout, item.dtype, has_steps=glance.has_steps)
+            found = lattice(whole, layout, item.dtype, has_steps=glance.has_steps)
         return _print(item, digest, narrower, glance.sketch, glance.left_out, found)
 
     def _narrowers(self, item: Item, held: Collection[str]) -> list[Narrower]:

@@ -66,20 +66,6 @@ def _windows(placed: Iterable[Item]) -> Iterator[list[Item]]:
         yield run
 
 
-def bunches(placed: Iterable[tuple[Item, int]]) -> Iterator[list[tuple[Item, int]]]:
-    """Cut small neighbours, with their places, into bunches of at most a piece."""
-    bunch: list[tuple[Item, int]] = []
-    held = 0
-    for item, at in placed:
-        if bunch and held + item.size_bytes > PIECE:
-            yield bunch
-            bunch, held = [], 0
-        bunch.append((item, at))
-        held += item.size_bytes
-    if bunch:
-        yield bunch
-
-
 class Room(NamedTuple):
     """Memory of a thread, used again for every piece.
 

@@ -48,6 +48,7 @@ if how == "bare":
     sys.modules["lineage.artifacts._guard"] = None
 from lineage.artifacts import guard, read
 from lineage.errors import FormatError
+from lineage.fingerprints import measure
 from lineage.fingerprints.measure import Pass
 
 def maps():
@@ -63,6 +64,11 @@ def progress(count):  # called where a window is mapped, with some of it read
     if count and not cut:
         cut = True
         os.truncate(path, 8 * 4096)
+digests = measure.content_digests
+def cut_digests(tensors):  # small neighbours are reported once all are read
+    progress(len(tensors))
+    return digests(tensors)
+measure.content_digests = cut_digests
 passed = Pass(tier, progress, lambda done: kept.append(dict(done)))
 with read(path) as artifact:
     try:
@@ -70,7 +76,8 @@ with read(path) as artifact:
     except FormatError as error:
         print(error)
 print(cut, guard.compiled().watched(), maps(), sep="\\n")
-print(all(whole.done[name] == found for name, found in passed.done.items()), len(kept))
+same = [whole.done[name].content == found.content for name, found in passed.done.items()]
+print(all(same), len(kept))
 """
 
 SHAPES = {
@@ -103,9 +110,12 @@ def test_a_model_that_is_cut_short_under_a_fingerprint_is_one_error(
 
 
 @pytest.mark.parametrize("tier", ["exact", "full"])
-def test_without_the_compiled_part_the_same_ends_the_process(tmp_path: Path, tier: str) -> None:
+@pytest.mark.parametrize("shape", ["neighbours", "small neighbours"])
+def test_without_the_compiled_part_the_same_ends_the_process(
+    tmp_path: Path, shape: str, tier: str
+) -> None:
     # Which shows that the test before reads what is not there.
-    done = run(CUT, model(tmp_path, "neighbours"), tier, "bare")
+    done = run(CUT, model(tmp_path, shape), tier, "bare")
     assert done.returncode == -signal.SIGBUS
 
 
