@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import random
 import struct
 import sys
@@ -662,6 +663,21 @@ def test_batches_of_every_type_are_measured() -> None:
         batch = pa.record_batch([array_of(values, kind)], ["c"])
         for part in (batch, batch.slice(1)):
             assert sum(piece.num_rows for piece in batches.cut([part])) == part.num_rows
+
+
+def test_a_part_of_a_large_batch_goes_alone_to_another_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = pa.record_batch({"t": ["x"] * 10}).slice(3, 1)
+    assert batches.alone(few) is few
+    large = pa.record_batch({"t": ["x" * 1000] * 10_000, "n": range(10_000)})
+    assert len(pickle.dumps(batches.alone(large.slice(500, 10)))) < 20_000
+    monkeypatch.setattr(batches, "ROW_BYTES", 0)
+    for kind, values, _ in TYPED:
+        column = array_of(values, kind)
+        part = pa.record_batch([pa.concat_arrays([column] * 1000)], ["c"]).slice(3, 5)
+        assert batches.digest(batches.alone(part), None) == batches.digest(part, None)
+        assert batches.alone(part).schema == part.schema
 
 
 def test_what_arrow_gives_up_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

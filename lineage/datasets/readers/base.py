@@ -105,6 +105,9 @@ class Reader(Protocol):
 class WatchedFile:
     """A file that is hashed while it is read, and must be the same at the end.
 
+    Leaving its `with` by a `FormatError` raises that the file changed, if it did: whatever was
+    found wrong in it came of that.
+
     Args:
         path: The file.
         progress: Told of every byte read.
@@ -135,7 +138,11 @@ class WatchedFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        try:
+            if isinstance(error, FormatError) and self._has_changed():
+                raise self._changed() from error
+        finally:
+            self._file.close()
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, at most `size`; none at the end."""
@@ -169,13 +176,19 @@ class WatchedFile:
             FormatError: If it changed since it was opened.
         """
         self.read_rest()
+        if self._has_changed() or self.size != self.expected:
+            raise self._changed()
+        return self._hasher.digest()
+
+    def _has_changed(self) -> bool:
         try:
             now = [_state(os.fstat(self._file.fileno())), _state(self.path.stat())]
         except FileNotFoundError:
-            now = []
-        if now != [self._before, self._before] or self.size != self.expected:
-            raise FormatError("the file changed while it was read", file=self.path)
-        return self._hasher.digest()
+            return True
+        return now != [self._before, self._before]
+
+    def _changed(self) -> FormatError:
+        return FormatError("the file changed while it was read", file=self.path)
 
     def digests(self) -> dict[str, str]:
         """Return the hexadecimal digests of the whole file, by the names of their hashes."""
