@@ -282,10 +282,6 @@ def in_weights(
 ) -> InWeights | None:
     """Hold an adapter's factors against what a model changed, in the weights themselves.
 
-    Derivation: with orthonormal P for the columns of B and Q for the rows of A, the part of the
-    residual R along either is |P'R|^2 + |R Q|^2 - |P'R Q|^2. An independent R of m by n has r (m +
-    n - r) / (m n) of its energy there, an extraction nothing.
-
     Args:
         adapter: Of any ranks.
         prints: Of the base and of the model, by which the modules are found.
@@ -305,44 +301,80 @@ def in_weights(
         pair = [of.names[p[change.key]] for of, p in zip(tables, places, strict=True)]
         if pair[0] not in base or pair[1] not in model or change.key not in changes:
             return None
-        one, other = (
-            m.T if is_turned else m
-            for m, is_turned in zip(
-                (_whole(base[pair[0]]), _whole(model[pair[1]])), turned, strict=True
-            )
-        )
-        step = other - one
+        ends = zip((base[pair[0]], model[pair[1]]), turned, strict=True)
+        one, other = (_whole(item).T if is_turned else _whole(item) for item, is_turned in ends)
         product = changes[change.key].load()
-        if not isinstance(product, Product) or step.shape != product.shape:
+        if not isinstance(product, Product) or one.shape != product.shape:
             return None
-        left, right = product.left * product.scale, product.right
-        p, upper = np.linalg.qr(left)
-        q, lower = np.linalg.qr(right.T)
-        middle = upper @ lower.T
-        down, across = p.T @ step, step @ q
-        both = down @ q
-        own = float(np.vdot(middle, middle))
-        inner = float(np.vdot(middle, both))
-        if own <= 0 or not np.any(step):
+        if (module := _module(product, other - one)) is None:
             return None
-        scale = inner / own
-        rest = float(np.vdot(step, step)) - 2 * scale * inner + scale**2 * own
-        apart = float(
-            np.vdot(down, down) + np.vdot(across, across) - np.vdot(both, both)
-            - 2 * scale * inner + scale**2 * own
-        )  # fmt: skip
-        m, n = step.shape
-        rank = min(left.shape[1], m, n)
-        scales.append(scale)
-        energy += scale**2 * own
-        along += scale * inner
-        whole += float(np.vdot(step, step))
-        inside += max(apart, 0.0)
-        expected += max(rest, 0.0) * rank * (m + n - rank) / (m * n)
+        scales.append(module.scale)
+        energy += module.energy
+        along += module.along
+        whole += module.whole
+        inside += module.inside
+        expected += module.expected
     if not scales or min(scales) <= 0 or expected <= 0:
         return None
     return InWeights(
         float(np.median(scales)), along / whole, inside / expected, inside / energy, len(scales)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """A module's change beside the adapter's product there.
+
+    Attributes:
+        scale: What B A is multiplied with.
+        energy: Squared norm of the product, so multiplied.
+        along: The product's inner product with the change.
+        whole: Squared norm of the change.
+        inside: That of what is left along B or A.
+        expected: The same of as much that has no direction.
+    """
+
+    scale: float
+    energy: float
+    along: float
+    whole: float
+    inside: float
+    expected: float
+
+
+def _module(product: Product, step: NDArray[np.float64]) -> _Module | None:
+    """Hold a product against a change; None where one of the two is nothing.
+
+    Derivation: with orthonormal P for the columns of B and Q for the rows of A, the part of the
+    residual R along either is |P'R|^2 + |R Q|^2 - |P'R Q|^2. An independent R of m by n has r (m +
+    n - r) / (m n) of its energy there, an extraction nothing.
+    """
+    left, right = product.left * product.scale, product.right
+    p, upper = np.linalg.qr(left)
+    q, lower = np.linalg.qr(right.T)
+    middle = upper @ lower.T
+    down, across = p.T @ step, step @ q
+    both = down @ q
+    own = float(np.vdot(middle, middle))
+    inner = float(np.vdot(middle, both))
+    if own <= 0 or not np.any(step):
+        return None
+    scale = inner / own
+    whole = float(np.vdot(step, step))
+    rest = whole - 2 * scale * inner + scale**2 * own
+    apart = float(
+        np.vdot(down, down) + np.vdot(across, across) - np.vdot(both, both)
+        - 2 * scale * inner + scale**2 * own
+    )  # fmt: skip
+    m, n = step.shape
+    rank = min(left.shape[1], m, n)
+    return _Module(
+        scale,
+        scale**2 * own,
+        scale * inner,
+        whole,
+        max(apart, 0.0),
+        max(rest, 0.0) * rank * (m + n - rank) / (m * n),
     )
 
 
