@@ -41,7 +41,8 @@ from lineage.datasets import (
     load,
     sorting,
 )
-from lineage.datasets.readers import base, kind_of, parquet
+from lineage.datasets.readers import kind_of, parquet
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError
 from lineage.manifests import Typed, canonical
 
@@ -716,14 +717,14 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"n": n} for n in range(10)])
-    finish = base.WatchedFile.finish
+    finish = WatchedFile.finish
 
-    def late(self: base.WatchedFile) -> bytes:
+    def late(self: WatchedFile) -> bytes:
         self.read_rest()
         changes.pop(0)()
         return finish(self)
 
-    monkeypatch.setattr(base.WatchedFile, "finish", late)
+    monkeypatch.setattr(WatchedFile, "finish", late)
     changes: list[Any] = [
         lambda: path.write_bytes(path.read_bytes() + b'{"n":10}\n'),
         lambda: path.write_bytes(path.read_bytes().replace(b"9", b"8")),

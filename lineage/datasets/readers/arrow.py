@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lineage.datasets import arrays, batches
-from lineage.datasets.readers.base import Columns, Job, Near, Source, WatchedFile
+from lineage.datasets.readers.base import Columns, Job, Near, Source
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError, printable
 
 unit = "row"
