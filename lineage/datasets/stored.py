@@ -54,6 +54,8 @@ from lineage.manifests.tree import (
 BLOCK = 1 << 16
 """Records that are looked at at once."""
 
+_CHANGED = "the file changed while it was read"
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Manifest:
             OSError: If it did not: the disk failed.
         """
         if not self.path.exists() or _state(self.path.stat()) != self.state:
-            raise FormatError("the file changed while it was read", file=self.path)
+            raise FormatError(_CHANGED, file=self.path)
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
 
 
@@ -162,16 +164,18 @@ def _load(path: Path) -> Manifest:
         if not line.startswith(_BEGIN) or not line.endswith(b"\n"):
             raise FormatError("not a data set's manifest")
         header, files_bytes = header_of(line)
-        files = file.read(min(files_bytes, size))
         records, distinct = header.head.records, header.head.distinct
         sizes = [SIZE * records, hashing.ENTRY * distinct, NEAR_BYTES * records * bool(header.near)]
         *starts, end = accumulate([len(line) + files_bytes, *sizes])
         if size != end:
             raise FormatError(f"expected {end} bytes, found {size}")
+        files = file.read(files_bytes)
         try:
             mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except ValueError as error:  # "mmap length is greater than file size"
-            raise FormatError("the file changed while it was read") from error
+            raise FormatError(_CHANGED) from error
+    if len(files) != files_bytes:
+        raise FormatError(_CHANGED)
     order, entries, near = map(np.frombuffer, [mapped] * 3, [np.uint8] * 3, sizes, starts)
     rows, skipped = files_of(files, header)
     found = Manifest(
