@@ -7,15 +7,14 @@ unless the other's fit what was multiplied into the matrices far better.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from math import prod
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.alignment.made import Made
 from lineage.alignment.rows import BY_HEAD, IN_HEADS, Rows
 from lineage.artifacts import Artifact, Item
 from lineage.artifacts.dialects import layered
@@ -24,7 +23,7 @@ from lineage.fingerprints.roles import AFTER
 from lineage.fingerprints.stream import ANCHORS, FED_BY, WRITERS, alike
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -81,26 +80,6 @@ def aligned(a: Stream, b: Stream, found: Alignment) -> Artifact:
         made = Made(partial(writer.tensor, item, by_item.get(name, [])))
         items.append(Item(name, "F32", item.shape, 4 * prod(item.shape), made))
     return Artifact("aligned", tuple(items))
-
-
-@dataclass
-class Made:
-    """A tensor that is computed when it is read, and forgotten when its last bytes were."""
-
-    make: Callable[[], NDArray[np.float32]]
-    _held: memoryview | None = None
-    _lock: Lock = field(default_factory=Lock)
-
-    def piece(self, start: int, size: int, scratch: memoryview) -> memoryview:  # noqa: ARG002
-        """Return a view of the tensor's bytes; see `artifacts.base.Source`."""
-        with self._lock:
-            if self._held is None:
-                array = np.ascontiguousarray(self.make(), "<f4").reshape(-1)
-                self._held = memoryview(array.view(np.uint8).data)
-            held = self._held
-            if start + size >= len(held):
-                self._held = None
-        return held[start : start + size]
 
 
 class _Writer:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.linalg import solve_sylvester
 from scipy.optimize import linear_sum_assignment
 
-from lineage.alignment.applied import Made
+from lineage.alignment.made import Made
 from lineage.alignment.maps import sharper
 from lineage.alignment.matrices import as_matrix
 from lineage.artifacts import Item

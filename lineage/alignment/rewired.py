@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.alignment.applied import Made
 from lineage.alignment.labelled import in_order
+from lineage.alignment.made import Made
 from lineage.alignment.matrices import as_matrix, folding, gathered, stored
 from lineage.alignment.normed import undone
 from lineage.artifacts import Artifact, Item

@@ -24,7 +24,7 @@ FILE = click.Path(path_type=Path)
 KINDS = ("arrow", "bytes", "csv", "image", "json", "jsonl", "parquet", "text", "tsv", "webdataset")
 
 
-@click.command
+@click.command(short_help="Say what a data set is: one root over its records.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("-o", "--output", type=FILE, help="Where to save it, for proofs and overlap.")
 @click.option(
@@ -36,7 +36,10 @@ KINDS = ("arrow", "bytes", "csv", "image", "json", "jsonl", "parquet", "text", "
 @click.option("--licence", "--license", help="The data's licence; by default what a card says.")
 @click.option("--source", help="Where the data are from; by default what a card says.")
 @click.option(
-    "--private", type=FILE, metavar="SECRET", help="Hide the records; made if it is not there."
+    "--private",
+    type=FILE,
+    metavar="SECRET",
+    help="Hide the records, by the secret in this file; made if it is not there.",
 )
 @click.option(
     "--against", type=FILE, help="Another description of the files to hold them to: Croissant, ..."

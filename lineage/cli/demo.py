@@ -11,7 +11,7 @@ from lineage.cli import say
 from lineage.cli.options import json_option
 
 
-@click.command()
+@click.command(short_help="Train a family of small networks, and show what they tell.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

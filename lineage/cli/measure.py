@@ -31,7 +31,7 @@ _WHOLE = 0.99
 _DEEP = "Read some weights again, for what fingerprints do not tell."
 
 
-@click.command()
+@click.command(short_help="Print the exact identity of models; save what comparing needs.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("-o", "--output", type=_OUTPUT, help="Save the fingerprint here.")
 @click.option("--exact", "tier", flag_value="exact", help="Identity alone, no sketch: fastest.")
@@ -116,7 +116,6 @@ def compare(
         lineage compare ./merged ./base --adapter ./one-lora --adapter ./other-lora
     """
     from lineage.evidence import compare_fingerprints
-    from lineage.evidence.folded import are_folded
 
     one, other = (load(path, cache=True, base=base) for path in (a, b))
     if base is not None:
@@ -130,12 +129,8 @@ def compare(
         from lineage.cli.adapters import told_of
 
         return told_of(a, b, adapters, one, other, found, as_json=as_json)
-    if deep and base is None:
-        from lineage.evidence.deeper import deepened
-
-        found = deepened(found, one, other, _weights({"a": a, "b": b}))
-    if base is None and (not found.related or are_folded(one, other)):
-        found = _elsewhere(found, {a: one, b: other})
+    if base is None:
+        found = _further(found, (a, b), (one, other), deep=deep)
     document = {"a": a, "b": b, **found.to_json()}
     called = say.names(a, b)
     told = [f"- {evidence.told(*called)}" for evidence in found.evidence]
@@ -150,10 +145,25 @@ def compare(
     return {True: 0, False: 1, None: 3}[found.related]
 
 
-def _elsewhere(found: Comparison, models: Mapping[str, Fingerprint]) -> Comparison:
-    """Look in other coordinates where those that models are stored in do not tell all."""
+def _further(
+    found: Comparison,
+    paths: tuple[str, str],
+    prints: tuple[Fingerprint, Fingerprint],
+    *,
+    deep: bool,
+) -> Comparison:
+    """Read weights where asked to, and in other coordinates where those stored do not tell all."""
+    from lineage.evidence.folded import are_folded
+
+    if deep:
+        from lineage.evidence.deeper import deepened
+
+        found = deepened(found, *prints, _weights(dict(zip("ab", paths, strict=True))))
+    if found.related and not are_folded(*prints):
+        return found
     from lineage.graph.elsewhere import elsewhere, is_open
 
+    models = dict(zip(paths, prints, strict=True))
     if not is_open(found, *models.values()):
         return found
     with say.watching("looking in other coordinates") as watch:
@@ -214,7 +224,7 @@ def _is_told(found: dict[str, Any]) -> bool:
     return found["related"] is None or min(shares["share_a"], shares["share_b"]) < _WHOLE
 
 
-@click.command()
+@click.command(short_help="Infer who came from whom among models.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the graph into this file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page about it here.")

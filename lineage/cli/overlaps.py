@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PARTS = ("a", "b")
 
 
-@click.command
+@click.command(short_help="Say which records two data sets have in common.")
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
 @click.option("--threshold", default=0.8, show_default=True, help="Jaccard of near-duplicates.")

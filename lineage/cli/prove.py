@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from lineage.fingerprints import Fingerprint
 
 
-@click.command()
+@click.command(short_help="Sign what a model is, and what it was made from.")
 @click.argument("model")
-@click.option("--parent", "parents", multiple=True, metavar="PATH", help="What it was made from.")
+@click.option(
+    "--parent", "parents", multiple=True, metavar="MODEL", help="What it was made from; repeatable."
+)
 @click.option("--key", "key_path", type=FILE, required=True, help="Your private key.")
 @click.option("--name", help="What the model is called; by default its file's or folder's name.")
 @click.option(
@@ -137,11 +139,19 @@ def _claim_text(document: dict[str, Any]) -> str:
     return "\n".join([*lines, f"signed by {document['key_id']}", f"wrote {document['path']}"])
 
 
-@click.command()
+@click.command(short_help="Check a signed claim, also against the weights.")
 @click.argument("path", type=FILE, metavar="CLAIM")
-@click.option("--key", "keys", type=FILE, multiple=True, required=True, help="An accepted key.")
-@click.option("--weights", help="The claimed model, or its saved fingerprint.")
-@click.option("--parent", "parents", multiple=True, help="A claimed parent, or its fingerprint.")
+@click.option(
+    "--key", "keys", type=FILE, multiple=True, required=True, help="An accepted key; repeatable."
+)
+@click.option("--weights", metavar="MODEL", help="The claimed model, or its saved fingerprint.")
+@click.option(
+    "--parent",
+    "parents",
+    multiple=True,
+    metavar="MODEL",
+    help="A claimed parent, or its fingerprint; repeatable.",
+)
 @click.option(
     "--trained-on",
     "data",

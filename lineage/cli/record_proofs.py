@@ -17,7 +17,7 @@ from lineage.files import write_whole
 _ROOT = re.compile("[0-9a-f]{64}")
 
 
-@click.command
+@click.command(short_help="Prove what is in a data set, or how it became another.")
 @click.argument("path", type=FILE, metavar="MANIFEST")
 @click.argument("newer", type=FILE, required=False, metavar="[NEWER]")
 @click.option("--record", metavar="JSON", help="The record, as JSON.")
@@ -81,7 +81,7 @@ def prove(
     )
 
 
-@click.command
+@click.command(short_help="Check such a proof, without the data.")
 @click.argument("path", type=FILE, metavar="PROOF")
 @click.option("--root", "roots", multiple=True, metavar="HEX", help="A root it must speak of.")
 @click.option(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lineage.datasets import Manifest
 
 
-@click.command
+@click.command(short_help="Sign that the records of a manifest are yours to be paid for.")
 @click.argument("path", type=FILE, metavar="PART")
 @click.option("--payee", required=True, help="Where the money goes.")
 @click.option("--role", required=True, help="What you did: curator, labeller, writer, ...")
@@ -59,7 +59,7 @@ def contribute(
     say.result(document, text, as_json=as_json)
 
 
-@click.command
+@click.command(short_help="Share what a data set earns among its contributors.")
 @click.argument("path", type=FILE, metavar="DATA")
 @click.option(
     "--part",
@@ -70,7 +70,9 @@ def contribute(
     metavar="MANIFEST CONTRIBUTION",
     help="A part's manifest, and who contributed it.",
 )
-@click.option("--key", "keys", type=FILE, multiple=True, help="An accepted contributor's key.")
+@click.option(
+    "--key", "keys", type=FILE, multiple=True, help="An accepted contributor's key; repeatable."
+)
 @click.option("--rest", metavar="PAYEE:ROLE", help="Whose the records are that nobody claims.")
 @click.option("--sign", "key_path", type=FILE, help="Sign the data set's claim with this key.")
 @click.option(

@@ -25,7 +25,7 @@ FILE = click.Path(path_type=Path)
 """A path as given; the library opens it and says in one line what is wrong with it."""
 
 
-@click.command
+@click.command(short_help="Make a key: PATH to sign with, and PATH.pub for everyone.")
 @click.argument("path", type=FILE)
 @click.option("--passphrase", is_flag=True, help="Ask for a passphrase that locks the key.")
 @json_option
@@ -54,7 +54,7 @@ def key(path: Path, passphrase: bool, as_json: bool) -> None:
     say.note(f"{path} signs: keep it secret. {public} checks: give it to everyone.")
 
 
-@click.command
+@click.command(short_help="Append signed claims to a log, with a receipt for each.")
 @click.argument("log", type=FILE)
 @click.argument("paths", type=FILE, nargs=-1, required=True, metavar="CLAIM...")
 @click.option("--key", "key_path", type=FILE, required=True, help="The log's private key.")
@@ -119,7 +119,7 @@ def append(
     )
 
 
-@click.command
+@click.command(short_help="Check that a log holds a claim, or check a whole log.")
 @click.argument("path", type=FILE, metavar="CLAIM|LOG")
 @click.argument("receipt", type=FILE, required=False)
 @click.option("--log-key", type=FILE, required=True, help="The log's public key.")
@@ -197,7 +197,12 @@ def _check_log(
 @click.option("--amount", type=int, required=True, help="What it earned, in the smallest unit.")
 @click.option("--unit", required=True, help="What the unit is called.")
 @click.option(
-    "--key", "key_paths", type=FILE, multiple=True, required=True, help="An accepted public key."
+    "--key",
+    "key_paths",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="An accepted public key; repeatable.",
 )
 @click.option("--audience", help="Accept claims addressed to this name, too.")
 @click.option("--ceiling", default="0.5", show_default=True, help="Most that all ancestors take.")

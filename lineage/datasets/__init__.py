@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from lineage.datasets.base import Built, Options
 from lineage.datasets.building import build
-from lineage.datasets.stored import Header, Manifest, is_manifest, load
+from lineage.datasets.headers import Header
+from lineage.datasets.stored import Manifest, is_manifest, load
 
 __all__ = ["Built", "Header", "Manifest", "Options", "build", "is_manifest", "load"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from lineage.datasets.stored import Header
+from lineage.datasets.headers import Header
 
 
 @final

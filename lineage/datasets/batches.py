@@ -37,6 +37,22 @@ def digest(batch: Any, near: Near | None) -> Done:
     return Done(hashing.digest_frames(*frames), batch.num_rows, (), sketches)
 
 
+def alone(batch: Any) -> Any:
+    """Return a batch that was looked through, copied if it is a small part of another.
+
+    Such a part takes all of the other along where it goes to another process (as of Arrow 26).
+    """
+    if batch.get_total_buffer_size() <= 2 * batch.nbytes + ROW_BYTES:
+        return batch
+    pa = arrays.library()
+    import pyarrow.ipc
+
+    sink = pa.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return pyarrow.ipc.open_stream(sink.getvalue()).read_next_batch()
+
+
 def checked(batch: Any) -> Any:
     """Return a batch that was looked through: nothing may be asked of one that was not.
 

@@ -25,11 +25,12 @@ from lineage.cores import cores
 from lineage.datasets import finding, resuming
 from lineage.datasets.base import Built, Options
 from lineage.datasets.gathering import Gathered
+from lineage.datasets.headers import NEAR_BYTES, NEAR_SCHEME, TYPE
 from lineage.datasets.readers import parquet, reader
-from lineage.datasets.readers.base import PIECE, Columns, Done, Source, WatchedFile
+from lineage.datasets.readers.base import Columns, Done, Source
 from lineage.datasets.resuming import Journal, Whole
 from lineage.datasets.sorting import Sorter
-from lineage.datasets.stored import NEAR_BYTES, NEAR_SCHEME, TYPE
+from lineage.datasets.watched import PIECE, WatchedFile
 from lineage.digest import blake3_digest
 from lineage.errors import FormatError
 from lineage.manifests.records import hidden_digest, salt_of

@@ -36,8 +36,9 @@ import numpy as np
 from lineage.datasets import finding
 from lineage.datasets.near import strings_of
 from lineage.datasets.readers import reader
-from lineage.datasets.readers.base import Columns, Done, Near, WatchedFile
+from lineage.datasets.readers.base import Columns, Done, Near
 from lineage.datasets.runs import UNKNOWN, Index, Numbers, index_of
+from lineage.datasets.watched import WatchedFile
 from lineage.digest import SIZE
 from lineage.errors import FormatError
 

@@ -13,18 +13,17 @@ from lineage import merkle
 from lineage.cores import cores
 from lineage.datasets import finding, hashing
 from lineage.datasets.base import Built, Options
-from lineage.datasets.readers.base import Done, Near
-from lineage.datasets.resuming import Journal
-from lineage.datasets.sorting import Sorter, tree_over
-from lineage.datasets.stored import (
+from lineage.datasets.headers import (
     MAX_HEADER,
     MAX_WORDS,
     NEAR_SCHEME,
     Header,
     file_leaves,
     files_section,
-    pieces_of,
 )
+from lineage.datasets.readers.base import Done, Near
+from lineage.datasets.resuming import Journal
+from lineage.datasets.sorting import Sorter, tree_over
 from lineage.digest import SIZE, blake3_digest, sha256_digest
 from lineage.files import write_all
 from lineage.manifests.records import hidden_digest, salt_of
@@ -109,7 +108,7 @@ class Gathered:
             self.journal.flush()
             kept = self.journal.folder
             parts = (kept / "order", self.folder / "set", kept / "near")
-            pieces = (piece for part in parts for piece in pieces_of(part))
+            pieces = (piece for part in parts for piece in _pieces_of(part))
             write_all(output, _chained([line, files], pieces))
         skipped, rows = tuple(self.skipped), tuple(self.rows)
         return Built(header, sha256_digest(line).hex(), skipped, rows, self.digests)
@@ -141,6 +140,13 @@ def _told(names: Iterable[str]) -> tuple[str, ...]:
             break
         told.append(name)
     return tuple(told)
+
+
+def _pieces_of(path: Path) -> Iterator[bytes]:
+    """Return a part of a manifest that was written beside it."""
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            yield piece
 
 
 def _chained(begin: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lineage.datasets.near import THRESHOLD, Near, near_duplicates
 from lineage.datasets.proving import Compared, shared_by
-from lineage.datasets.stored import Manifest
+from lineage.datasets.stored import Manifest, held
 from lineage.digest import SIZE
 from lineage.errors import FormatError
 
@@ -44,15 +44,16 @@ def overlap(a: Manifest, b: Manifest, threshold: float = THRESHOLD) -> Overlap:
     """
     if a.header.hidden != b.header.hidden:
         raise FormatError("one manifest is private and the other is not", file=b.path)
-    shared = shared_by(a.entries, b.entries)
     has_near = a.header.near is not None and a.header.near == b.header.near
-    return Overlap(
-        shared,
-        int(shared.before.astype(object).sum()),
-        int(shared.after.astype(object).sum()),
-        near_duplicates(a.near, b.near, threshold) if has_near else None,
-        near_duplicates(b.near, a.near, threshold) if has_near else None,
-    )
+    with held(a, b):
+        shared = shared_by(a.entries, b.entries)
+        return Overlap(
+            shared,
+            int(shared.before.astype(object).sum()),
+            int(shared.after.astype(object).sum()),
+            near_duplicates(a.near, b.near, threshold) if has_near else None,
+            near_duplicates(b.near, a.near, threshold) if has_near else None,
+        )
 
 
 def places(manifest: Manifest, shared: Compared, limit: int) -> list[dict[str, Any]]:
@@ -63,6 +64,11 @@ def places(manifest: Manifest, shared: Compared, limit: int) -> list[dict[str, A
         shared: What both have.
         limit: The most to return.
     """
+    with held(manifest):
+        return _places(manifest, shared, limit)
+
+
+def _places(manifest: Manifest, shared: Compared, limit: int) -> list[dict[str, Any]]:
     firsts = shared.digests[:, :8].copy().view(">u8").reshape(-1).astype(np.uint64)
     found: list[dict[str, Any]] = []
     for start in range(0, len(manifest.order), _AT_ONCE):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
 from lineage.datasets.proving import changes_between
 from lineage.datasets.sorting import Entries, counts_of, grouped, merged
-from lineage.datasets.stored import Manifest
+from lineage.datasets.stored import Manifest, held
 from lineage.digest import SIZE
 from lineage.errors import FormatError, VerificationError, printable
 
@@ -27,12 +28,14 @@ def hold_parts(whole: Manifest, parts: Mapping[str, Sequence[Manifest]]) -> int:
         FormatError: If some are private and others not.
         VerificationError: If a record is not there, or claimed more often than it is.
     """
-    for part in (part for each in parts.values() for part in each):
+    every = list(chain.from_iterable(parts.values()))
+    for part in every:
         if part.header.hidden != whole.header.hidden:
             raise FormatError("one manifest is private and the other is not", file=part.path)
-    together = [merged([part.entries for part in each]) for each in parts.values()]
-    for role, entries in zip(parts, together, strict=True):
-        _hold(whole, entries, role)
+    with held(whole, *every):
+        together = [merged([part.entries for part in each]) for each in parts.values()]
+        for role, entries in zip(parts, together, strict=True):
+            _hold(whole, entries, role)
     return whole.head.records - _covered(together)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineage.datasets.sorting import Entries, counts_of, grouped
-from lineage.datasets.stored import Manifest, halves, set_hash
+from lineage.datasets.stored import Manifest, halves, held, set_hash
 from lineage.digest import SIZE
 from lineage.errors import FormatError, VerificationError, printable
 from lineage.manifests import opened, proofs
@@ -39,7 +39,8 @@ def prove_record(manifest: Manifest, digest: bytes, secret: bytes | None = None)
         raise FormatError(f"the manifest {what}", file=manifest.path)
     salt = None if secret is None else salt_of(secret, digest)
     inside = digest if salt is None else hidden_digest(salt, digest)
-    tree = _opened(manifest.entries, [inside], 0)
+    with held(manifest):
+        tree = _opened(manifest.entries, [inside], 0)
     if salt is not None and not any(leaf.digest == inside for leaf in opened.read(tree).leaves):
         reason = "the record is not there under this secret; a private manifest proves no absence"
         raise FormatError(reason, file=manifest.path)
@@ -65,14 +66,15 @@ def prove_change(old: Manifest, new: Manifest) -> tuple[str, bytes]:
         `removal`, `append` or `change`, and the proof. Of equal sets, an `append` of nothing.
     """
     _alike(old, new)
-    changes = changes_between(old.entries, new.entries)
+    with held(old, new):
+        changes = changes_between(old.entries, new.entries)
+        tree = _Opener(is_subset=False).both(old.entries, new.entries, changes)
     if (changes.after > changes.before).all():
         kind = "append"
     elif (changes.after < changes.before).all():
         kind = "removal"
     else:
         kind = "change"
-    tree = _Opener(is_subset=False).both(old.entries, new.entries, changes)
     return kind, proofs.of_two(kind, old.head, new.head, tree)
 
 
@@ -83,11 +85,13 @@ def prove_subset(old: Manifest, new: Manifest) -> bytes:
         VerificationError: If one is not.
     """
     _alike(old, new)
-    changes = changes_between(old.entries, new.entries)
-    lost = int((changes.before > changes.after).sum())
-    if lost:
-        raise VerificationError(f"no subset: {lost} distinct records are missing there, or fewer")
-    tree = _Opener(is_subset=True).both(old.entries, new.entries, changes)
+    with held(old, new):
+        changes = changes_between(old.entries, new.entries)
+        lost = int((changes.before > changes.after).sum())
+        if lost:
+            reason = f"no subset: {lost} distinct records are missing there, or fewer"
+            raise VerificationError(reason)
+        tree = _Opener(is_subset=True).both(old.entries, new.entries, changes)
     return proofs.of_two("subset", old.head, new.head, tree)
 
 

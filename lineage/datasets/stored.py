@@ -6,32 +6,44 @@
     set       40 bytes a distinct record: digest and count, in digest order
     near      512 bytes a record, where asked for, in order
 
-Loading a file holds all of it to the header's roots, but for `near`, which no root covers.
+Loading a file holds all of it to the header's roots, but for `near`, which no root covers. The
+sections stay on disk, mapped: whoever reads them does so while `held` lasts.
 """
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-from lineage import canonical, merkle
+from lineage import merkle
+from lineage.artifacts.guard import Guard
 from lineage.datasets import hashing
+from lineage.datasets.headers import (
+    MAX_HEADER,
+    NEAR_BYTES,
+    TYPE,
+    Header,
+    file_leaves,
+    files_of,
+    header_of,
+)
 from lineage.datasets.sorting import Entries, prefixes_of
 from lineage.digest import SIZE, blake3_digest, sha256_digest
-from lineage.errors import FormatError, printable
+from lineage.errors import FormatError
 from lineage.manifests.tree import (
     RUN,
     Head,
     Side,
-    count_of,
-    digest_of,
-    file_leaf,
     hash_of,
     head_root,
     joined,
@@ -39,87 +51,16 @@ from lineage.manifests.tree import (
     run_hash,
 )
 
-TYPE = "urn:model-lineage:dataset-manifest:v1"
-SUFFIX = ".manifest"
-MAX_HEADER = 1 << 20
-MAX_FILES_BYTES = 1 << 30
-MAX_WORDS = 4096
-NEAR_BYTES = 512
-"""A record's sketch: 128 unsigned 32-bit numbers."""
-
-NEAR_SCHEME = "minhash-v2/hashes=128/seed=1/words=5"
-
 BLOCK = 1 << 16
 """Records that are looked at at once."""
 
-_MEMBERS = {
-    "_type", "bytes", "columns", "distinct", "files", "files_bytes", "files_root", "hidden",
-    "licence", "near", "ordered_root", "records", "root", "skipped", "source", "splits",
-}  # fmt: skip
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a manifest says of a data set, in a few lines.
-
-    Args:
-        head: The root over the records as a multiset, how many there are and how many distinct.
-        ordered_root: The root over the records in order.
-        files_root: The root over the files in order.
-        files: How many.
-        size_bytes: The files' bytes.
-        splits: Records by split; those of files that are of none are under "".
-        columns: Names that records of some file have, as met.
-        skipped: How many bad records were left out.
-        hidden: Whether the digests are salted by a secret.
-        licence: What the owner says, or the data set's card.
-        source: Where it is from, likewise.
-        near: The scheme of the sketches for near-duplicates, if there are any.
-    """
-
-    head: Head
-    ordered_root: bytes
-    files_root: bytes
-    files: int
-    size_bytes: int
-    splits: dict[str, int]
-    columns: tuple[str, ...]
-    skipped: int
-    hidden: bool
-    licence: str | None
-    source: str | None
-    near: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the header's members but for its type and the length of the files' section."""
-        return {
-            "bytes": self.size_bytes,
-            "columns": list(self.columns),
-            "distinct": self.head.distinct,
-            "files": self.files,
-            "files_root": self.files_root.hex(),
-            "hidden": self.hidden,
-            "licence": self.licence,
-            "near": self.near,
-            "ordered_root": self.ordered_root.hex(),
-            "records": self.head.records,
-            "root": self.head.root.hex(),
-            "skipped": self.skipped,
-            "source": self.source,
-            "splits": self.splits,
-        }
-
-    def to_line(self, files_bytes: int) -> bytes:
-        """Return the header as the first line of a file."""
-        value = {"_type": TYPE, "files_bytes": files_bytes, **self.to_json()}
-        return canonical.dumps(value) + b"\n"
+_CHANGED = "the file changed while it was read"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A saved manifest, its digests on disk.
+    """A saved manifest, its digests on disk: read them while it is `held`.
 
     Args:
         path: The file.
@@ -130,6 +71,8 @@ class Manifest:
         order: The digests in order.
         entries: The distinct digests with their counts.
         near: Sketches in order; empty where there are none.
+        mapped: The bytes of the file that these three lie in.
+        state: Device, inode, size and modification time in ns of the file as it was mapped.
     """
 
     path: Path
@@ -140,6 +83,8 @@ class Manifest:
     order: npt.NDArray[np.uint8]
     entries: Entries
     near: npt.NDArray[np.uint32]
+    mapped: mmap.mmap = field(repr=False)
+    state: tuple[int, int, int, int] = field(repr=False)
 
     @property
     def head(self) -> Head:
@@ -158,13 +103,33 @@ class Manifest:
         """Return the leaf hashes of the files."""
         return file_leaves(self.rows)
 
+    def fail(self) -> None:
+        """Raise what it means that bytes of the file cannot be read which were there.
 
-def file_leaves(rows: Any) -> list[bytes]:
-    """Return the leaf hashes of files."""
-    return [
-        file_leaf(row["name"], bytes.fromhex(row["blake3"]), row["bytes"], row["records"])
-        for row in rows
-    ]
+        Raises:
+            FormatError: If the file changed, as one that was cut short did.
+            OSError: If it did not: the disk failed.
+        """
+        if not self.path.exists() or _state(self.path.stat()) != self.state:
+            raise FormatError(_CHANGED, file=self.path)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def held(*manifests: Manifest) -> Iterator[None]:
+    """Read manifests while the `with` lasts; what was read of one that was cut is of no use.
+
+    Raises:
+        FormatError: On leaving it, if a file was cut short meanwhile.
+    """
+    with ExitStack() as stack:
+        for found in manifests:
+            stack.enter_context(Guard(memoryview(found.mapped), found.fail))
+        yield
 
 
 def is_manifest(path: Path) -> bool:
@@ -193,20 +158,26 @@ def load(path: Path | str) -> Manifest:
 
 def _load(path: Path) -> Manifest:
     with path.open("rb") as file:
+        state = _state(os.fstat(file.fileno()))
+        size = state[2]
         line = file.readline(MAX_HEADER)
         if not line.startswith(_BEGIN) or not line.endswith(b"\n"):
             raise FormatError("not a data set's manifest")
-        header, files_bytes = _header(line)
-        files = file.read(min(files_bytes, path.stat().st_size))
-        at = len(line) + files_bytes
+        header, files_bytes = header_of(line)
         records, distinct = header.head.records, header.head.distinct
         sizes = [SIZE * records, hashing.ENTRY * distinct, NEAR_BYTES * records * bool(header.near)]
-        if path.stat().st_size != at + sum(sizes):
-            raise FormatError(f"expected {at + sum(sizes)} bytes, found {path.stat().st_size}")
-    order, entries, near = (
-        _window(path, at + sum(sizes[:i]), size) for i, size in enumerate(sizes)
-    )
-    rows, skipped = _files(files, header)
+        *starts, end = accumulate([len(line) + files_bytes, *sizes])
+        if size != end:
+            raise FormatError(f"expected {end} bytes, found {size}")
+        files = file.read(files_bytes)
+        try:
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except ValueError as error:  # "mmap length is greater than file size"
+            raise FormatError(_CHANGED) from error
+    if len(files) != files_bytes:
+        raise FormatError(_CHANGED)
+    order, entries, near = map(np.frombuffer, [mapped] * 3, [np.uint8] * 3, sizes, starts)
+    rows, skipped = files_of(files, header)
     found = Manifest(
         path,
         header,
@@ -216,15 +187,12 @@ def _load(path: Path) -> Manifest:
         order.reshape(-1, SIZE),
         entries.reshape(-1, hashing.ENTRY),
         near.view("<u4").reshape(-1, NEAR_BYTES // 4),
+        mapped,
+        state,
     )
-    _check(found)
+    with held(found):
+        _check(found)
     return found
-
-
-def _window(path: Path, at: int, size: int) -> npt.NDArray[np.uint8]:
-    if not size:
-        return np.zeros(0, np.uint8)
-    return np.memmap(path, np.uint8, "r", at, (size,))
 
 
 def _check(found: Manifest) -> None:
@@ -281,91 +249,6 @@ def _is_sorted(entries: Entries) -> bool:
         return True
     texts = [row.tobytes() for row in entries[:, :SIZE]]
     return all(a < b for a, b in pairwise(texts))
-
-
-def _header(line: bytes) -> tuple[Header, int]:
-    value = canonical.loads(line[:-1], max_bytes=MAX_HEADER)
-    if set(value) != _MEMBERS:
-        odd = sorted(set(value) ^ _MEMBERS)[0]
-        raise FormatError(f"the member '{printable(odd, 80)}' is missing or not known")
-    if canonical.dumps(value) + b"\n" != line:
-        raise FormatError("the header is not in canonical form (RFC 8785)")
-    files_bytes = count_of(value["files_bytes"], "files_bytes")
-    if files_bytes > MAX_FILES_BYTES:
-        raise FormatError(f"files_bytes: more than {MAX_FILES_BYTES}")
-    splits, columns = value["splits"], value["columns"]
-    if not isinstance(splits, dict) or len(splits) > MAX_WORDS:
-        raise FormatError("splits: expected an object")
-    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        raise FormatError("columns: expected names")
-    for key in ("licence", "source"):
-        if not isinstance(value[key], str | None):
-            raise FormatError(f"{key}: expected a string or null")
-    if value["near"] not in (None, NEAR_SCHEME):
-        raise FormatError(f"near: expected null or {NEAR_SCHEME}")
-    if not isinstance(value["hidden"], bool):
-        raise FormatError("hidden: expected true or false")
-    head = Head.from_json({key: value[key] for key in ("distinct", "records", "root")}, "header")
-    if sum(count_of(n, "splits") for n in splits.values()) != head.records:
-        raise FormatError("splits: the records do not add up")
-    made = Header(
-        head,
-        digest_of(value["ordered_root"], "ordered_root"),
-        digest_of(value["files_root"], "files_root"),
-        count_of(value["files"], "files"),
-        count_of(value["bytes"], "bytes"),
-        splits,
-        tuple(columns),
-        count_of(value["skipped"], "skipped"),
-        value["hidden"],
-        value["licence"],
-        value["source"],
-        value["near"],
-    )
-    return made, files_bytes
-
-
-def _files(data: bytes, header: Header) -> tuple[tuple[dict[str, Any], ...], ...]:
-    value = canonical.loads(data, max_bytes=MAX_FILES_BYTES)
-    if not isinstance(value, dict) or set(value) != {"files", "skipped"}:
-        raise FormatError("files: expected files and skipped")
-    if not all(isinstance(part, list) for part in value.values()):
-        raise FormatError("files: expected lists")
-    wanted = {"name", "kind", "split", "blake3", "bytes", "records"}
-    for row in value["files"]:
-        if (
-            not isinstance(row, dict)
-            or set(row) != wanted
-            or not isinstance(row["name"], str)
-            or not isinstance(row["kind"], str)
-            or not isinstance(row["split"], str | None)
-        ):
-            raise FormatError(f"files: expected {', '.join(sorted(wanted))}")
-        digest_of(row["blake3"], "files.blake3")
-        for key in ("bytes", "records"):
-            count_of(row[key], f"files.{key}")
-    for row in value["skipped"]:
-        if not isinstance(row, dict) or set(row) != {"file", "where", "reason"}:
-            raise FormatError("skipped: expected file, where and reason")
-        if not all(isinstance(word, str) for word in row.values()):
-            raise FormatError("skipped: expected strings")
-    rows = value["files"]
-    totals = [len(rows), *(sum(row[key] for row in rows) for key in ("bytes", "records"))]
-    if totals != [header.files, header.size_bytes, header.head.records]:
-        raise FormatError("files: they do not add up to the header's counts")
-    return tuple(rows), tuple(value["skipped"])
-
-
-def files_section(rows: list[dict[str, Any]], skipped: list[dict[str, Any]]) -> bytes:
-    """Return the section of files."""
-    return canonical.dumps({"files": rows, "skipped": skipped})
-
-
-def pieces_of(path: Path) -> Iterator[bytes]:
-    """Return a part of a manifest that was written beside it."""
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            yield piece
 
 
 def json_of(found: Manifest) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lineage.errors import SchemeError
 from lineage.evidence.base import MOST, Comparison, Copied, Evidence
@@ -41,6 +42,10 @@ from lineage.evidence.vocabulary import vocabulary
 from lineage.evidence.width import width
 from lineage.fingerprints import Fingerprint
 from lineage.relation import Relation
+
+if TYPE_CHECKING:
+    from lineage.evidence.kinship import Kinship
+    from lineage.evidence.replaced import Replaced
 
 __all__ = [
     "SHARED_INIT_COSINE",
@@ -112,21 +117,9 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if hides_most(pairing.first) or hides_most(pairing.second):
         return as_hidden(base)
     shares = copied(pairing) if may_be_parts(pairing) else None
-    anew = None
-    if shares is not None and shares.parts:
-        if _is_in_parts(pairing, shares):
-            return as_parts(base, shares)
-        if shares.is_mixed:  # what was replaced says nothing of the rest
-            anew = replaced(pairing)
-            pairing = pairing.only(shares.places)
-            kin = kinship(pairing)
-            base = as_kin(pairing, kin)
-        base = replace(base, shares=shares)
-    if anew is None and (anew := replaced(pairing)) is not None and anew.places:
-        rest = pairing.only(sorted(set(range(len(pairing.a))) - set(anew.places)))
-        if _is_most(copied(rest)):
-            pairing, kin = rest, kinship(rest)
-            base = replace(as_kin(rest, kin), shares=base.shares)
+    if shares is not None and shares.parts and _is_in_parts(pairing, shares):
+        return as_parts(base, shares)
+    pairing, kin, base, anew = _without_anew(pairing, kin, base, shares)
     if not base.related:
         return base
     base = replace(base, course=course(pairing))
@@ -151,6 +144,26 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
         return as_cut_down(base, cut)
     # 8. A training step: what kind, then which way.
     return by_counters(in_place(as_trained(base, pairing, kin), anew), a, b)
+
+
+def _without_anew(
+    pairing: Pairing, kin: Kinship, base: Comparison, shares: Copied | None
+) -> tuple[Pairing, Kinship, Comparison, Replaced | None]:
+    """Leave out what was replaced, which says nothing of the rest, and weigh the rest by itself."""
+    anew = None
+    if shares is not None and shares.parts:
+        if shares.is_mixed:
+            anew = replaced(pairing)
+            pairing = pairing.only(shares.places)
+            kin = kinship(pairing)
+            base = as_kin(pairing, kin)
+        base = replace(base, shares=shares)
+    if anew is None and (anew := replaced(pairing)) is not None and anew.places:
+        rest = pairing.only(sorted(set(range(len(pairing.a))) - set(anew.places)))
+        if _is_most(copied(rest)):
+            pairing, kin = rest, kinship(rest)
+            base = replace(as_kin(rest, kin), shares=base.shares)
+    return pairing, kin, base, anew
 
 
 def _is_in_parts(pairing: Pairing, shares: Copied) -> bool:

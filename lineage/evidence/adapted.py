@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING
 from lineage.adapters.applied import is_plain
 from lineage.evidence.base import Comparison, Evidence
 from lineage.evidence.contained import merged
-from lineage.evidence.extraction import (
-    NULL,
-    InWeights,
-    changes_more,
-    extracted,
-    in_weights,
-    is_told,
-)
+from lineage.evidence.cut_out import InWeights, in_weights
+from lineage.evidence.extraction import NULL, changes_more, extracted, is_told
 from lineage.evidence.kinship import kinship
 from lineage.evidence.pairing import pair
 from lineage.relation import Relation

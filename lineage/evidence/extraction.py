@@ -12,7 +12,7 @@ factorisation and alpha (which the weights do not hold, and s takes in). That te
 Sketches give each module's s, with an error that is known: the sketches of B A and of a residual
 that is orthogonal to it on both sides have an inner product of 0 with a deviation of |B A| |R| / k,
 k = 36. They do not tell whether R is orthogonal to B and A exactly: an adapter that was merged, and
-the model trained on a little or rounded, looks the same. That takes the weights (`in_weights`).
+the model trained on a little or rounded, looks the same. That takes the weights (`cut_out`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.adapters.matrices import Product
 from lineage.evidence.contained import fits
 from lineage.evidence.matching import table
-from lineage.evidence.weights import some_rows
 from lineage.fingerprints.sketch import SCHEME
 
 if TYPE_CHECKING:
@@ -34,28 +32,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.adapters.base import Change
-    from lineage.artifacts import Item
     from lineage.evidence.matching import Table
     from lineage.fingerprints import Fingerprint
     from lineage.fingerprints.delta import ChangePrint, Delta
 
 Key = tuple[str, str]
 
-__all__ = [
-    "Extracted", "Held", "InWeights", "changes_more", "extracted", "in_weights", "is_told",
-]  # fmt: skip
+__all__ = ["Extracted", "Held", "changes_more", "extracted", "is_told"]
 
 NULL = "an adapter that knows nothing of the change: in each module the sketches' cosine is 0"
 
-_LEAST_KEPT = 0.04
+LEAST_KEPT = 0.04
 """Share of the change's squared norm that the adapter must hold: of less, chance is too near."""
 
 _LEAST_LEFT = 1e-4
 """Share of it that must be left: of less, the adapter was merged."""
-
-_ANYTHING_LEFT = 1e-9
-"""The same where weights tell that what is left has no part along the adapter, as rounding has."""
 
 _MOST_SPREAD = 1.6
 """Of the modules' factors, over what sketches leave: at most 1.1 for extracted adapters of the
@@ -63,13 +54,6 @@ tuning families, at least 2.0 for trained ones and pairs of other models."""
 
 _FEWEST = 8
 """Modules that have one factor, at least: four of a trained adapter have had one by chance."""
-
-_ALL, _SOME = 1 << 31, 12
-"""Bytes of a model's modules above which only so many of them are read."""
-
-_MOST_INSIDE = 0.2
-"""Share of the residual's energy along B or A, over that of a residual without a direction: 0 of an
-extraction, 1 of a rounding, more of a training. Rounding the adapter leaves about .001."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,31 +75,6 @@ class Extracted:
     log10_p: float
 
 
-@dataclass(frozen=True, slots=True)
-class InWeights:
-    """What the weights tell.
-
-    Attributes:
-        scale: What B A is multiplied with, in the middle module.
-        kept: Share of the change's squared norm that the adapter holds.
-        inside: Energy of what is left along B or A, over what a residual without a direction has.
-        off: The same energy, over that of the adapter.
-        modules: How many modules were read.
-    """
-
-    scale: float
-    kept: float
-    inside: float
-    off: float
-    modules: int
-
-    @property
-    def is_extracted(self) -> bool:
-        """Whether what is left is orthogonal to the adapter, and more than rounding is left."""
-        is_apart = self.inside <= _MOST_INSIDE
-        return is_apart and self.kept >= _LEAST_KEPT / 4 and 1 - self.kept >= _ANYTHING_LEFT
-
-
 class Held:
     """An adapter held against many models: what it has in common with the weights of each.
 
@@ -127,7 +86,7 @@ class Held:
 
     def __init__(self, adapter: Delta, models: Mapping[str, Fingerprint]) -> None:
         """Take the inner product with every module of every model that it fits."""
-        self._low = _products(adapter)
+        self._low = products(adapter)
         self._energy = np.array([float(np.vdot(c.core, c.core)) for c in self._low])
         found: dict[str, list[float]] = {}
         for path in sorted(models):
@@ -160,7 +119,7 @@ _GLANCE = 0.1
 """Variance of the modules' factors over their mean's square, up to which a pair is looked at."""
 
 
-def _products(adapter: Delta) -> list[ChangePrint]:
+def products(adapter: Delta) -> list[ChangePrint]:
     """Return the changes that are products of two factors: an adapter's modules.
 
     None are where norms are set besides (DoRA), and the product is not what is added.
@@ -189,11 +148,11 @@ def _cores(adapter: Delta, model: Fingerprint) -> list[NDArray[np.float64]] | No
 
     Square modules lie as the others do.
     """
-    low, of = _products(adapter), table(model)
-    places = _places(adapter, model)
+    low, of = products(adapter), table(model)
+    places = places_of(adapter, model)
     if places is None or not low:
         return None
-    turned = _is_turned(low, of, places)
+    turned = is_turned_in(low, of, places)
     cores = [of.matrix(places[change.key]).astype(np.float64) for change in low]
     cores = [core.T if turned else core for core in cores]
     if any(core.shape != change.core.shape for core, change in zip(cores, low, strict=True)):
@@ -201,7 +160,7 @@ def _cores(adapter: Delta, model: Fingerprint) -> list[NDArray[np.float64]] | No
     return cores
 
 
-def _places(adapter: Delta, model: Fingerprint) -> Mapping[Key, int] | None:
+def places_of(adapter: Delta, model: Fingerprint) -> Mapping[Key, int] | None:
     """Return where a model has an adapter's modules; None where it has not all of them in full."""
     fitting, usable = fits(adapter, model), table(model).usable
     if model.scheme != SCHEME or not fitting.is_whole:
@@ -209,7 +168,8 @@ def _places(adapter: Delta, model: Fingerprint) -> Mapping[Key, int] | None:
     return fitting.places if all(usable[place] for place in fitting.places.values()) else None
 
 
-def _is_turned(low: Sequence[ChangePrint], of: Table, places: Mapping[Key, int]) -> bool:
+def is_turned_in(low: Sequence[ChangePrint], of: Table, places: Mapping[Key, int]) -> bool:
+    """Return whether a model has modules the other way round than the adapter."""
     extents = [(c, of.shapes[places[c.key]]) for c in low]
     return any(c.turned or (shape[0], math.prod(shape[1:])) != c.shape for c, shape in extents)
 
@@ -227,7 +187,7 @@ def extracted(adapter: Delta, base: Fingerprint, model: Fingerprint) -> Extracte
     ours, theirs = _cores(adapter, base), _cores(adapter, model)
     if ours is None or theirs is None or len(ours) < _FEWEST:
         return None
-    low = _products(adapter)
+    low = products(adapter)
     deltas = [change.core for change in low]
     steps = [other - one for one, other in zip(ours, theirs, strict=True)]
     energy = np.array([float(np.vdot(d, d)) for d in deltas])
@@ -245,7 +205,7 @@ def extracted(adapter: Delta, base: Fingerprint, model: Fingerprint) -> Extracte
         mean = float((factors / error).sum() / (1 / error).sum())
         spread = float(((factors - mean) ** 2 / error).sum() / (len(factors) - 1))
         share = float(left.sum() / whole.sum())
-        if mean > 0 and spread <= _MOST_SPREAD and kept >= _LEAST_KEPT and share >= _LEAST_LEFT:
+        if mean > 0 and spread <= _MOST_SPREAD and kept >= LEAST_KEPT and share >= _LEAST_LEFT:
             sigma = float(np.sqrt((energy * whole / cells).sum()))
             log10_p = float(log_ndtr(-inner.sum() / sigma) / np.log(10))
             return Extracted(mean, 1 - share, spread, len(factors), log10_p)
@@ -254,7 +214,7 @@ def extracted(adapter: Delta, base: Fingerprint, model: Fingerprint) -> Extracte
 
 def is_told(adapter: Delta) -> bool:
     """Whether sketches can tell of an adapter: of enough modules."""
-    return len(_products(adapter)) >= _FEWEST
+    return len(products(adapter)) >= _FEWEST
 
 
 def changes_more(adapter: Delta, base: Fingerprint, model: Fingerprint) -> bool:
@@ -271,88 +231,3 @@ def changes_more(adapter: Delta, base: Fingerprint, model: Fingerprint) -> bool:
         tensor.name not in inside and values.get(tensor.name, tensor.value) != tensor.value
         for tensor in one.tensors[: one.whole]
     )
-
-
-def in_weights(
-    adapter: Delta,
-    prints: tuple[Fingerprint, Fingerprint],
-    changes: Mapping[Key, Change],
-    base: Mapping[str, Item],
-    model: Mapping[str, Item],
-) -> InWeights | None:
-    """Hold an adapter's factors against what a model changed, in the weights themselves.
-
-    Derivation: with orthonormal P for the columns of B and Q for the rows of A, the part of the
-    residual R along either is |P'R|^2 + |R Q|^2 - |P'R Q|^2. An independent R of m by n has r (m +
-    n - r) / (m n) of its energy there, an extraction nothing.
-
-    Args:
-        adapter: Of any ranks.
-        prints: Of the base and of the model, by which the modules are found.
-        changes: The adapter's, open for reading.
-        base: The base's.
-        model: The model's.
-    """
-    low = _products(adapter)
-    ours, theirs = (_places(adapter, model) for model in prints)
-    if ours is None or theirs is None:
-        return None
-    places, tables = (ours, theirs), (table(prints[0]), table(prints[1]))
-    turned = [_is_turned(low, t, p) for t, p in zip(tables, places, strict=True)]
-    scales = []
-    energy = whole = along = inside = expected = 0.0
-    for change in _chosen(low):
-        pair = [of.names[p[change.key]] for of, p in zip(tables, places, strict=True)]
-        if pair[0] not in base or pair[1] not in model or change.key not in changes:
-            return None
-        one, other = (
-            m.T if is_turned else m
-            for m, is_turned in zip(
-                (_whole(base[pair[0]]), _whole(model[pair[1]])), turned, strict=True
-            )
-        )
-        step = other - one
-        product = changes[change.key].load()
-        if not isinstance(product, Product) or step.shape != product.shape:
-            return None
-        left, right = product.left * product.scale, product.right
-        p, upper = np.linalg.qr(left)
-        q, lower = np.linalg.qr(right.T)
-        middle = upper @ lower.T
-        down, across = p.T @ step, step @ q
-        both = down @ q
-        own = float(np.vdot(middle, middle))
-        inner = float(np.vdot(middle, both))
-        if own <= 0 or not np.any(step):
-            return None
-        scale = inner / own
-        rest = float(np.vdot(step, step)) - 2 * scale * inner + scale**2 * own
-        apart = float(
-            np.vdot(down, down) + np.vdot(across, across) - np.vdot(both, both)
-            - 2 * scale * inner + scale**2 * own
-        )  # fmt: skip
-        m, n = step.shape
-        rank = min(left.shape[1], m, n)
-        scales.append(scale)
-        energy += scale**2 * own
-        along += scale * inner
-        whole += float(np.vdot(step, step))
-        inside += max(apart, 0.0)
-        expected += max(rest, 0.0) * rank * (m + n - rank) / (m * n)
-    if not scales or min(scales) <= 0 or expected <= 0:
-        return None
-    return InWeights(
-        float(np.median(scales)), along / whole, inside / expected, inside / energy, len(scales)
-    )
-
-
-def _chosen(low: Sequence[ChangePrint]) -> Sequence[ChangePrint]:
-    """Return the modules to read: all, or some of those of a large model, evenly spread."""
-    if sum(4 * math.prod(change.shape) for change in low) <= _ALL:
-        return low
-    some = np.unique(np.linspace(0, len(low) - 1, _SOME).astype(np.intp))
-    return [low[n] for n in some]
-
-
-def _whole(item: Item) -> NDArray[np.float64]:
-    return some_rows(item, item.shape[0], 1 << 62).astype(np.float64)

@@ -18,7 +18,8 @@ import networkx as nx
 from lineage.adapters.applied import is_plain
 from lineage.evidence.adapted import CLEARLY_MERGED
 from lineage.evidence.contained import MOST_LEFT, contained, fits, merged
-from lineage.evidence.extraction import Held, changes_more, extracted, in_weights, is_told
+from lineage.evidence.cut_out import in_weights
+from lineage.evidence.extraction import Held, changes_more, extracted, is_told
 from lineage.graph.base import Edge, Undetermined
 from lineage.relation import Relation
 

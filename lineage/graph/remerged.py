@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import nnls
 
-from lineage.alignment.applied import Made
+from lineage.alignment.made import Made
 from lineage.artifacts import Item
 from lineage.evidence.pairing import ROUNDING_RMS
 from lineage.evidence.panel import structure

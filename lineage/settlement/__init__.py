@@ -55,11 +55,7 @@ def settle(
     5. each model's take is divided by its claim's splits;
     6. round to whole units, largest remainder first, ties by payee id.
     """
-    if isinstance(amount, bool) or not isinstance(amount, int):
-        raise TypeError("an amount is a whole number of the smallest unit")
-    if amount < 0:
-        raise SettlementError(f"an amount of {amount} cannot be divided: it is negative")
-    fields.name(unit, "unit")
+    _check(amount, unit)
     # 1
     family = family_of(claims, earner, terms)
     # 2
@@ -71,10 +67,7 @@ def settle(
     takes[keeper] = 1 - sum(takes.values(), Fraction(0))
     # 5
     reasons = _reasons(takes, family)
-    parts = {
-        payee: sum((reason.part for reason in found), Fraction(0))
-        for payee, found in reasons.items()
-    }
+    parts = {payee: sum((r.part for r in found), Fraction(0)) for payee, found in reasons.items()}
     # 6
     held = Fraction(0) if keeper in family else takes[keeper]
     units, unclaimed = _apportion(amount, parts, held)
@@ -91,6 +84,15 @@ def settle(
         claims=tuple(sorted(verified.claim_id for verified in family.values())),
         asserted=_asserted(family),
     )
+
+
+def _check(amount: int, unit: str) -> None:
+    """Raise unless these are an amount and the name of a unit."""
+    if isinstance(amount, bool) or not isinstance(amount, int):
+        raise TypeError("an amount is a whole number of the smallest unit")
+    if amount < 0:
+        raise SettlementError(f"an amount of {amount} cannot be divided: it is negative")
+    fields.name(unit, "unit")
 
 
 def _takes(

@@ -13,7 +13,7 @@ import pytest
 from test_contract import check as fits
 
 from lineage.cli import run
-from lineage.datasets.readers.base import WatchedFile
+from lineage.datasets.watched import WatchedFile
 
 
 @pytest.fixture

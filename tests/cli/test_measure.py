@@ -437,6 +437,7 @@ def test_the_group_lists_every_command(capsys: Say) -> None:
     status, out, _ = lineage(capsys, "--help")
     assert status == 0
     assert all(f"  {command} " in out for command in COMMANDS)
+    assert "..." not in out.partition("Commands:")[2]  # each is said whole, in one line
     status, out, _ = lineage(capsys, "--version")
     assert status == 0
     assert out.startswith("lineage, version ")

@@ -140,7 +140,8 @@ def _jobs(paths: list[Path], kind: str | None) -> None:
     from lineage.datasets import finding
     from lineage.datasets.near import sketches
     from lineage.datasets.readers import reader
-    from lineage.datasets.readers.base import Columns, WatchedFile
+    from lineage.datasets.readers.base import Columns
+    from lineage.datasets.watched import WatchedFile
 
     for source in finding.find(paths, kind).sources:
         assert source.path is not None

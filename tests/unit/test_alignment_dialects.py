@@ -7,7 +7,8 @@ import json
 import by_hand
 import numpy as np
 import pytest
-from by_hand import DIALECTS, drawn, hidden, tuned, written
+from architectures_by_hand import DIALECTS
+from by_hand import drawn, hidden, tuned, written
 from makers import Array
 from safetensors.numpy import load, save
 

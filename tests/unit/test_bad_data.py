@@ -30,7 +30,8 @@ from lineage import canonical
 from lineage.cli import run
 from lineage.datasets import Options, build, load
 from lineage.datasets.readers import parquet
-from lineage.datasets.readers.base import Source, WatchedFile
+from lineage.datasets.readers.base import Source
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "fuzz"))

@@ -210,9 +210,9 @@ def test_who_signs_what_is_not_theirs_is_refused(
     ]  # fmt: skip
 
 
-def test_labellers_are_paid_by_a_model_trained_on_their_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sign for five of seven records in this folder; return the command that shares them."""
     monkeypatch.chdir(tmp_path)
     lines = [json.dumps({"n": n, "label": "x"}) for n in range(7)]
     for name, part in (("whole", lines), ("ann", lines[:3]), ("bob", lines[3:5])):
@@ -220,19 +220,18 @@ def test_labellers_are_paid_by_a_model_trained_on_their_records(
         assert run(["manifest", f"{name}.jsonl", "-o", f"{name}.manifest"]) == 0
     for name in ("ann", "bob", "owner"):
         assert run(["key", f"{name}.key"]) == 0
-    bad = ["--payee", "ann", "--role", "labeller", "--weight", "0", "--key", "ann.key", "-o", "x"]
-    assert run(["contribute", "ann.manifest", *bad]) == 2
     for name, weight in (("ann", "1"), ("bob", "1.5")):
         words = ["--payee", name, "--role", "labeller", "--weight", weight, "--key", f"{name}.key"]
         assert run(["contribute", f"{name}.manifest", *words, "-o", f"{name}.json"]) == 0
-    parts = [
-        w
-        for n in ("ann", "bob")
-        for w in ("--part", f"{n}.manifest", f"{n}.json", "--key", f"{n}.key.pub")
-    ]
-    given_ = ["shares", "whole.manifest", *parts, "--rest", "owner:curator"]
+    parts = [f"--part {n}.manifest {n}.json --key {n}.key.pub".split() for n in ("ann", "bob")]
+    return ["shares", "whole.manifest", *parts[0], *parts[1], "--rest", "owner:curator"]
+
+
+def test_what_a_data_set_earns_is_shared_by_records(
+    labelled: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
-    assert run([*given_, "--sign", "owner.key", "--rate", "0.2", "--json"]) == 0
+    assert run([*labelled, "--sign", "owner.key", "--rate", "0.2", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     fits("shares", made)
     assert made["splits"] == [
@@ -240,30 +239,35 @@ def test_labellers_are_paid_by_a_model_trained_on_their_records(
         {"payee": "bob", "role": "labeller", "share": "0.375"},
         {"payee": "owner", "role": "curator", "share": "0.25"},
     ]
-    assert run([*given_]) == 0
+    assert run(labelled) == 0
     assert "0.375  ann, labeller" in capsys.readouterr().out
-    assert run(["shares", "whole.manifest", *parts]) == 1  # the rest is nobody's
-    assert run([*given_[:-1], "owner"]) == 2
-    swapped = [
-        "--part",
-        "ann.manifest",
-        "bob.json",
-        "--key",
-        "bob.key.pub",
-        "--rest",
-        "owner:curator",
-    ]
-    assert run(["shares", "whole.manifest", *swapped]) == 1
-    stranger = [
-        "--part",
-        "ann.manifest",
-        "ann.json",
-        "--key",
-        "bob.key.pub",
-        "--rest",
-        "owner:curator",
-    ]
-    assert run(["shares", "whole.manifest", *stranger]) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (2, "contribute ann.manifest --payee a --role b --weight 0 --key ann.key -o x"),
+        (1, "shares whole.manifest --part ann.manifest ann.json --key ann.key.pub"),  # and the rest
+        (2, "shares whole.manifest --part ann.manifest ann.json --key ann.key.pub --rest owner"),
+        (
+            1,
+            "shares whole.manifest --part ann.manifest bob.json --key bob.key.pub --rest o:curator",
+        ),
+        (
+            1,
+            "shares whole.manifest --part ann.manifest ann.json --key bob.key.pub --rest o:curator",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("labelled")
+def test_what_nobody_signed_for_is_not_shared(status: int, words: str) -> None:
+    assert run(words.split()) == status
+
+
+def test_labellers_are_paid_by_a_model_trained_on_their_records(
+    labelled: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*labelled, "--sign", "owner.key", "--rate", "0.2"]) == 0
     data = Envelope.from_bytes(Path("whole.claim.json").read_bytes())
     said_of_data = claims.read(data)
     save_file({"w": np.ones((4, 4), np.float32)}, "model.safetensors")
@@ -277,13 +281,8 @@ def test_labellers_are_paid_by_a_model_trained_on_their_records(
     assert [d.sha256 for d in model.datasets] == [said_of_data.subject.manifest_sha256]
     owner = claims.Policy((POLICY.keys[0], load_public("owner.key.pub")))
     verified = [claims.verify(envelope, owner) for envelope in (data, signed)]
-    done = settle(
-        verified,
-        earner=model.subject.root,
-        amount=4000,
-        unit="cent",
-        terms=Terms(accept_asserted=True),
-    )
+    terms = Terms(accept_asserted=True)
+    done = settle(verified, earner=model.subject.root, amount=4000, unit="cent", terms=terms)
     paid = {payout.payee: payout.amount for payout in done.payouts}
     assert paid == {"ann": 300, "bob": 300, "owner": 200, "maker": 3200}
 

@@ -20,8 +20,9 @@ from lineage.datasets import Options, build, load, near, proving
 from lineage.datasets.near import error_of, near_duplicates, shingles, sketches
 from lineage.datasets.overlap import overlap, places
 from lineage.datasets.readers import reader
-from lineage.datasets.readers.base import Columns, Source, WatchedFile
+from lineage.datasets.readers.base import Columns, Source
 from lineage.datasets.stored import Manifest
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError, VerificationError
 from lineage.manifests import canonical, check, record_digest
 

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import random
 import struct
 import sys
@@ -40,7 +41,8 @@ from lineage.datasets import (
     load,
     sorting,
 )
-from lineage.datasets.readers import base, kind_of, parquet
+from lineage.datasets.readers import kind_of, parquet
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError
 from lineage.manifests import Typed, canonical
 
@@ -664,6 +666,21 @@ def test_batches_of_every_type_are_measured() -> None:
             assert sum(piece.num_rows for piece in batches.cut([part])) == part.num_rows
 
 
+def test_a_part_of_a_large_batch_goes_alone_to_another_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = pa.record_batch({"t": ["x"] * 10}).slice(3, 1)
+    assert batches.alone(few) is few
+    large = pa.record_batch({"t": ["x" * 1000] * 10_000, "n": range(10_000)})
+    assert len(pickle.dumps(batches.alone(large.slice(500, 10)))) < 20_000
+    monkeypatch.setattr(batches, "ROW_BYTES", 0)
+    for kind, values, _ in TYPED:
+        column = array_of(values, kind)
+        part = pa.record_batch([pa.concat_arrays([column] * 1000)], ["c"]).slice(3, 5)
+        assert batches.digest(batches.alone(part), None) == batches.digest(part, None)
+        assert batches.alone(part).schema == part.schema
+
+
 def test_what_arrow_gives_up_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise pa.ArrowMemoryError("malloc of size 9 failed")
@@ -700,14 +717,14 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_that_changes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"n": n} for n in range(10)])
-    finish = base.WatchedFile.finish
+    finish = WatchedFile.finish
 
-    def late(self: base.WatchedFile) -> bytes:
+    def late(self: WatchedFile) -> bytes:
         self.read_rest()
         changes.pop(0)()
         return finish(self)
 
-    monkeypatch.setattr(base.WatchedFile, "finish", late)
+    monkeypatch.setattr(WatchedFile, "finish", late)
     changes: list[Any] = [
         lambda: path.write_bytes(path.read_bytes() + b'{"n":10}\n'),
         lambda: path.write_bytes(path.read_bytes().replace(b"9", b"8")),

@@ -9,7 +9,8 @@ import by_hand
 import ml_dtypes
 import numpy as np
 import pytest
-from by_hand import DIALECTS, drawn, written
+from architectures_by_hand import DIALECTS
+from by_hand import drawn, written
 from makers import Array
 from test_alignment import (
     LAYERS,

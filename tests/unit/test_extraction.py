@@ -10,7 +10,8 @@ import pytest
 from makers import write_model
 
 from lineage.cli import run
-from lineage.evidence.extraction import Held, extracted, in_weights
+from lineage.evidence.cut_out import in_weights
+from lineage.evidence.extraction import Held, extracted
 from lineage.evidence.weights import Weights
 from lineage.fingerprints import fingerprint
 from lineage.graph import compare, infer

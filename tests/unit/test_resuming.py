@@ -15,6 +15,7 @@ import pytest
 from lineage.datasets import Options, build, load
 from lineage.datasets.readers import base, json_lines
 from lineage.datasets.resuming import Journal, partial_of
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError
 
 
@@ -91,13 +92,13 @@ def test_files_that_were_read_whole_are_not_opened(
     sizes = [path.stat().st_size for path in sorted(folder.iterdir())]
     broken_off(folder, output, sum(sizes[:2]) + 300)
     opened: list[str] = []
-    watched = base.WatchedFile.__init__
+    watched = WatchedFile.__init__
 
-    def counted(self: base.WatchedFile, path: Path, *rest: Any) -> None:
+    def counted(self: WatchedFile, path: Path, *rest: Any) -> None:
         opened.append(path.name)
         watched(self, path, *rest)
 
-    monkeypatch.setattr(base.WatchedFile, "__init__", counted)
+    monkeypatch.setattr(WatchedFile, "__init__", counted)
     build([folder], output)
     assert opened == ["c.jsonl"]
 

@@ -13,7 +13,7 @@ from lineage.datasets.base import Built
 from lineage.datasets.cards import front_matter
 from lineage.datasets.conventions import croissant, dvc, hub_info, mosaic, wandb
 from lineage.datasets.conventions.base import Declared, Description
-from lineage.datasets.stored import MAX_WORDS
+from lineage.datasets.headers import MAX_WORDS
 from lineage.errors import FormatError, printable
 
 MAX_BYTES = 64 << 20

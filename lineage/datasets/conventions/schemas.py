@@ -11,7 +11,8 @@ from typing import Any, final
 
 from lineage.datasets import arrays, finding
 from lineage.datasets.readers import json_file, json_lines, tables
-from lineage.datasets.readers.base import Source, WatchedFile, whole_lines
+from lineage.datasets.readers.base import Source, whole_lines
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError, printable
 
 _TEXT = "sc:Text"

@@ -1,4 +1,4 @@
-"""What a reader of records is, and the file it reads, which must not change meanwhile.
+"""What a reader of records is, and how it reads its file in pieces or lines.
 
 A reader turns one file into jobs, in the file's order. A job is a function and its arguments; it
 may run in another thread or process, and tells the digests of its records. What is wrong in a
@@ -8,25 +8,18 @@ record is told, not raised: whoever collects the jobs decides whether a bad reco
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Protocol, final
-
-from blake3 import blake3
 
 from lineage.datasets.hashing import digest_texts
 from lineage.datasets.json_texts import Bad
+from lineage.datasets.watched import PIECE, WatchedFile
 from lineage.errors import FormatError
 from lineage.manifests.records import MAX_RECORD_BYTES
-
-PIECE = 1 << 20
-"""Bytes read at once, and about what one job gets."""
 
 MOST_SKETCHED = 1 << 13
 """Records to be sketched that one job gets at most, however short: a sketch is 512 bytes."""
@@ -99,92 +92,6 @@ class Reader(Protocol):
         Raises:
             FormatError: If the file as a whole cannot be read; single records are `Done.bad`.
         """
-
-
-@final
-class WatchedFile:
-    """A file that is hashed while it is read, and must be the same at the end.
-
-    Args:
-        path: The file.
-        progress: Told of every byte read.
-        also: Other hashes of the file to take.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        progress: Callable[[int], None] | None = None,
-        also: tuple[str, ...] = (),
-    ) -> None:
-        self.path = path
-        self.size = 0
-        self._progress = progress
-        self._hasher = blake3()
-        self._also = {n: hashlib.new(n, usedforsecurity=False) for n in also if n != "blake3"}
-        self._file = path.open("rb", buffering=0)
-        self._before = _state(os.fstat(self._file.fileno()))
-        self.expected = self._before[0]
-
-    def __enter__(self) -> WatchedFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, at most `size`; none at the end."""
-        data = self._file.read(size)
-        self._pass(data)
-        return data
-
-    def _pass(self, data: bytes | memoryview) -> None:
-        self.size += len(data)
-        self._hasher.update(data)
-        for hasher in self._also.values():
-            hasher.update(data)
-        if self._progress is not None and data:
-            self._progress(len(data))
-
-    def read_to(self, end: int) -> None:
-        """Hash what is left before `end`."""
-        buffer = bytearray(PIECE)
-        whole = memoryview(buffer)
-        while self.size < end and (size := self._file.readinto(whole)):
-            self._pass(whole[:size])
-
-    def read_rest(self) -> None:
-        """Hash what is left."""
-        self.read_to(self.expected + 1)  # one byte more tells a file that grew
-
-    def finish(self) -> bytes:
-        """Return the BLAKE3 of the whole file.
-
-        Raises:
-            FormatError: If it changed since it was opened.
-        """
-        self.read_rest()
-        try:
-            now = [_state(os.fstat(self._file.fileno())), _state(self.path.stat())]
-        except FileNotFoundError:
-            now = []
-        if now != [self._before, self._before] or self.size != self.expected:
-            raise FormatError("the file changed while it was read", file=self.path)
-        return self._hasher.digest()
-
-    def digests(self) -> dict[str, str]:
-        """Return the hexadecimal digests of the whole file, by the names of their hashes."""
-        found = {name: hasher.hexdigest() for name, hasher in self._also.items()}
-        return {"blake3": self._hasher.hexdigest(), **found}
-
-
-def _state(stat: os.stat_result) -> tuple[int, int, int, int]:
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev
 
 
 @final

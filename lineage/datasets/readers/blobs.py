@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, WatchedFile, done
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, done
+from lineage.datasets.watched import WatchedFile
 from lineage.manifests.records import Typed, canonical
 
 unit = "record"

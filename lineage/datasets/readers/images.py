@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, WatchedFile, done
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, done
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError
 from lineage.manifests.records import Typed, canonical
 

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any
 
 from lineage.datasets import batches
-from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, WatchedFile, done
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, done
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError
 from lineage.manifests.records import canonical
 

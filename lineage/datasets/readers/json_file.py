@@ -11,17 +11,16 @@ from pathlib import Path
 from lineage.datasets.json_texts import Bad, canonical_texts
 from lineage.datasets.readers.base import (
     MOST_SKETCHED,
-    PIECE,
     Columns,
     Done,
     Job,
     Near,
     Source,
-    WatchedFile,
     done,
     pieces,
     without_mark,
 )
+from lineage.datasets.watched import PIECE, WatchedFile
 from lineage.errors import FormatError
 from lineage.manifests.records import MAX_RECORD_BYTES, parse_json
 

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lineage.datasets.json_texts import Bad, canonical_texts
-from lineage.datasets.readers.base import (
-    Columns,
-    Done,
-    Job,
-    Near,
-    Source,
-    WatchedFile,
-    done,
-    whole_lines,
-)
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, done, whole_lines
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError
 from lineage.manifests.records import parse_json
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, final
 
 from lineage.datasets import arrays, batches
-from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, WatchedFile
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source
+from lineage.datasets.watched import WatchedFile
 from lineage.errors import FormatError, printable
 
 unit = "row"

@@ -8,17 +8,8 @@ from collections.abc import Iterator
 from json.encoder import encode_basestring
 from typing import final
 
-from lineage.datasets.readers.base import (
-    PIECE,
-    Columns,
-    Done,
-    Job,
-    Near,
-    Source,
-    WatchedFile,
-    done,
-    whole_lines,
-)
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, done, whole_lines
+from lineage.datasets.watched import PIECE, WatchedFile
 from lineage.errors import FormatError, printable
 from lineage.manifests.records import MAX_RECORD_BYTES
 

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from json.encoder import encode_basestring
 
-from lineage.datasets.readers.base import (
-    Columns,
-    Done,
-    Job,
-    Near,
-    Source,
-    WatchedFile,
-    done,
-    whole_lines,
-)
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, done, whole_lines
+from lineage.datasets.watched import WatchedFile
 
 unit = "line"
 suffixes = (".txt", ".text", ".txt.gz", ".txt.zst")

@@ -13,17 +13,8 @@ from pathlib import PurePosixPath
 
 from blake3 import blake3
 
-from lineage.datasets.readers.base import (
-    PIECE,
-    Columns,
-    Done,
-    Job,
-    Near,
-    Source,
-    WatchedFile,
-    done,
-    unpacked,
-)
+from lineage.datasets.readers.base import Columns, Done, Job, Near, Source, done, unpacked
+from lineage.datasets.watched import PIECE, WatchedFile
 from lineage.errors import FormatError, printable
 from lineage.manifests.records import Typed, canonical
 
