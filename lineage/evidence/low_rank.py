@@ -1,7 +1,8 @@
 """Is the difference of two models a merged low-rank adapter?
 
-From sketches, where the adapter's weakest direction is above what rounding leaves in them; else
-from the differences themselves, which have many more directions for rounding to spread over.
+From sketches, where the adapter's weakest direction is above what rounding leaves in them, or where
+all matrices show the same last gap between directions; else from the differences themselves, which
+have many more directions for rounding to spread over.
 """
 
 from __future__ import annotations
@@ -51,6 +52,14 @@ _GAP, _MOST_GAP, _SHARP = 0.1, 0.5, 3.0
 """Mean logarithm of a singular value over the next, in the differences themselves, from which there
 is a gap; what one matrix adds to the mean at most; and how many times it must be any gap behind."""
 
+_SURE, _CLEAR = 5.0, 2.0
+"""How far a gap between singular values is beyond that of white noise behind it: the mean over
+matrices in its standard errors, and in standard deviations of one matrix."""
+
+_STRAYS, _ALWAYS = 2.0, 0.1
+"""How far mean gaps behind may be off those of white noise: in standard errors, and as much more in
+standard deviations of one matrix, as what rounding leaves is not quite white."""
+
 _FEW, _SEE_IT = 4, 0.5
 """Matrices from which a rank is told at least, and what share of them must have a gap there that
 is as sharp: of a light adapter some matrices have less than rounding leaves."""
@@ -70,15 +79,7 @@ class LowRank:
 
 
 def low_rank(pairing: Pairing) -> LowRank | None:
-    """Count singular values above the rounding floor in the core of each changed matrix.
-
-    The core of a product BA is the product of the sketched factors, so it has the rank of BA
-    wherever that is below the core's side. The floor is what rounding to the stored dtype leaves:
-    a Gaussian matrix of side m and entries of variance s^2 has a norm of about 2 s sqrt(m).
-
-    The same rounding hides most of a light training of everything, whose few strongest directions
-    stand out. But these are more in one matrix and fewer in another, and what they leave is more
-    than rounding, where an adapter has one rank and leaves nothing.
+    """Find one rank in the cores of changed matrices, above rounding or by a gap.
 
     Returns:
         None unless the changed matrices have one rank, of at most half of nearly all their sides.
@@ -95,6 +96,23 @@ def low_rank(pairing: Pairing) -> LowRank | None:
         one = _Seen.of(core, _noise(pairing, int(place)), pairing.first.shapes[pairing.a[place]])
         full += one.rank(_ROUNDED) > SIDE // 2
         seen.append(one)
+    found = [_above_rounding(seen)]
+    if _is_as_of_adapters(pairing):
+        found.append(_at_gap(seen))
+    return max(filter(None, found), key=lambda one: one.rank, default=None)
+
+
+def _above_rounding(seen: list[_Seen]) -> LowRank | None:
+    """Count singular values above the rounding floor in the core of each changed matrix.
+
+    The core of a product BA is the product of the sketched factors, so it has the rank of BA
+    wherever that is below the core's side. The floor is what rounding to the stored dtype leaves:
+    a Gaussian matrix of side m and entries of variance s^2 has a norm of about 2 s sqrt(m).
+
+    The same rounding hides most of a light training of everything, whose few strongest directions
+    stand out. But these are more in one matrix and fewer in another, and what they leave is more
+    than rounding, where an adapter has one rank and leaves nothing.
+    """
     rounded = _roundings(seen)
     ranks = [(one, rank) for one in seen if (rank := one.rank(rounded))]  # 0: rounding alone
     low = sorted(rank for one, rank in ranks if rank <= one.side // 2)
@@ -111,6 +129,37 @@ def low_rank(pairing: Pairing) -> LowRank | None:
     if sum(rest for rest, _ in left) > _MOST_LEFT * noise or taken < _LEAST_TAKEN * noise:
         return None
     return LowRank(rank, len(ranks))
+
+
+def _is_as_of_adapters(pairing: Pairing) -> bool:
+    """Whether some matrices alone changed: no vector, and not all that are matrices."""
+    is_same, is_matrix = pairing.same, pairing.is_matrix
+    return bool(is_same[~is_matrix].all() and is_same[is_matrix].any())
+
+
+def _at_gap(seen: list[_Seen]) -> LowRank | None:
+    """Find the last place at which the singular values of all matrices fall, to white noise.
+
+    An adapter that is as small as rounding has directions in the noise, more in one matrix than in
+    another, so that none shows its rank by itself. Behind the rank the mean gaps between logarithms
+    of singular values are those of a Gaussian matrix without that many rows and columns, and at it
+    the gap is larger. A training of everything falls off without such a gap. It, too, may end in
+    noise, which is why this is asked only where nothing but some matrices changed.
+    """
+    seen = [one for one in seen if one.side >= 2 * _SMALLEST_SIDE and one.values[0] > 0]
+    if len(seen) < _FEW:
+        return None
+    for rank in range(min(one.side for one in seen) // 2, 0, -1):
+        ats, behinds = zip(*(one.gaps(rank) for one in seen), strict=True)
+        shortest = min(map(len, behinds))
+        strays = np.stack([one[:shortest] for one in behinds]).mean(axis=0)
+        sharp, error = float(np.mean(ats)), len(seen) ** -0.5
+        if sharp >= max(_SURE * error, _CLEAR):
+            lefts, noises = zip(*(one.left(rank) for one in seen), strict=True)
+            is_noise = sum(lefts) <= _MOST_LEFT * _ROUNDED * sum(noises)
+            is_white = np.sqrt(np.mean(strays**2)) <= _STRAYS * error + _ALWAYS
+            return LowRank(rank, len(seen)) if is_noise and is_white else None
+    return None
 
 
 def rank_of(differences: Iterable[tuple[NDArray[np.float64], float]]) -> LowRank | None:
@@ -185,6 +234,16 @@ class _Seen:
         floor = _OVER_NOISE * 2 * np.sqrt(rounded * self.noise / min(self.cells))
         return int(np.count_nonzero(self.values > floor))
 
+    def gaps(self, rank: int) -> tuple[float, NDArray[np.float64]]:
+        """Return the gap at a rank and those behind, as deviations from those of white noise."""
+        rows, cols = self.cells
+        mean, spread = _white_gaps(rows - rank, cols - rank)
+        logs = np.log(np.maximum(self.values[: self.side], 1e-9 * self.values[0]))
+        gaps = logs[:-1] - logs[1:]
+        seen = max(2, (self.side - 1 - rank) * 2 // 3)  # the smallest ones vary
+        behind = (gaps[rank : rank + seen] - mean[:seen]) / spread[:seen]
+        return float((gaps[rank - 1] - mean[0]) / spread[0]), behind
+
     def left(self, rank: int) -> tuple[float, float]:
         """Return the squared norm beyond a rank, and what one rounding leaves of it."""
         rows, cols = self.cells
@@ -201,6 +260,15 @@ def _roundings(seen: list[_Seen]) -> float:
     weak = sum(float((one.values[one.side // 2 :] ** 2).sum()) for one in some)
     expected = sum(_weaker_half(*sorted(one.cells)) * one.noise for one in some)
     return min(max(weak / expected, 1.0), _ROUNDED) if expected else 1.0
+
+
+@cache
+def _white_gaps(rows: int, cols: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Simulate gaps between logarithms of singular values of noise: mean and spread."""
+    drawn = np.random.default_rng(0).standard_normal((64, rows, cols))
+    logs = np.log(np.linalg.svd(drawn, compute_uv=False))
+    gaps = logs[:, :-1] - logs[:, 1:]
+    return gaps.mean(axis=0), gaps.std(axis=0)
 
 
 @cache

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 _SMALLEST_SIDE = 16
 _LEAST_MATRICES = 4
 
-_ALIKE = 0.15
+_ALIKE = 0.06
 """How far matrices differ at most in how much of their norm a rounding changed."""
 
 _LARGEST = 0.035
 """Share of the weights' norm above which nobody adds noise: nothing would be left of the model."""
+
+_OVER_ROUNDING = 16.0
+"""Squared norm of a difference, over what storing a model changes: that looks like noise, too."""
 
 _TOP = 0.03
 """How far, on average, the largest singular value of a core may be above that of a noise."""
@@ -65,10 +68,11 @@ def noise(pairing: Pairing) -> Noise | None:
         if min(core.shape) < _SMALLEST_SIDE:
             continue
         energy = float(np.sum(core**2))
-        if energy <= 100 * float(pairing.noise[place]):
+        if energy <= _OVER_ROUNDING * float(pairing.noise[place]):
             continue  # what storing it changes looks like noise
-        shares.append(np.sqrt(pairing.energy_d[place] / pairing.energy_a[place]))
-        sizes.append(np.sqrt(pairing.energy_d[place] / pairing.size[place]))
+        added = pairing.energy_d[place] - pairing.noise[place]
+        shares.append(np.sqrt(added / pairing.energy_a[place]))
+        sizes.append(np.sqrt(added / pairing.size[place]))
         m, n = core.shape
         top = float(np.linalg.norm(core, 2)) / np.sqrt(energy)
         excesses.append(top - (np.sqrt(m) + np.sqrt(n)) / np.sqrt(m * n))

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.affine import LEAST_COEFFICIENT, MOST_COEFFICIENT, MOST_PARENTS
+from lineage.evidence.affine import MOST_PARENTS
 from lineage.evidence.base import Merge
+from lineage.evidence.sums import LEAST_COEFFICIENT, MOST_COEFFICIENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

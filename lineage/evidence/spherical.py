@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lineage.evidence.affine import FLOOR, LEAST_COEFFICIENT, NEEDED, PLAIN, WHITE
 from lineage.evidence.base import Merge
+from lineage.evidence.sums import FLOOR, LEAST_COEFFICIENT, NEEDED, PLAIN, WHITE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

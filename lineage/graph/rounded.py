@@ -101,7 +101,7 @@ def _source(
     """Return whose copy a rounded model is, and how sure that is.
 
     Of those that sketches cannot tell apart beside the rounding it is the one that it has most
-    tensors of, such as norms, which are mostly left as they are.
+    tensors of, such as norms, which are mostly left as they are, or in fewer bits.
 
     Args:
         child: The rounded model.
@@ -116,12 +116,26 @@ def _source(
         return nearest, CERTAIN
     own = {tensor.value for tensor in models[child].tensors}
     shared = {
-        path: sum(tensor.value in own for tensor in models[path].tensors)
+        path: sum(
+            tensor.value in own or any(digest in own for _, digest in tensor.rounded)
+            for tensor in models[path].tensors
+        )
         for path in (nearest, *alike)
     }
-    best = max(shared, key=shared.__getitem__)
-    is_told = sum(count == shared[best] for count in shared.values()) == 1
-    return best, LIKELY if is_told else UNSURE
+    most = max(shared.values())
+    best = [path for path, count in shared.items() if count == most]
+    if len(best) == 1:
+        return best[0], LIKELY
+    # Of a model and its casts, all of which would give the same, it is the model that people take.
+    casts = {
+        path for path in best if any(_is_cast(between(one, path)) for one in best if one != path)
+    }
+    return next(path for path in best if path not in casts or len(casts) == len(best)), UNSURE
+
+
+def _is_cast(found: Comparison) -> bool:
+    """Whether the second of two models is the first in fewer bits, digest for digest."""
+    return found.is_exact and found.relation is Relation.QUANTIZED and found.direction == "a->b"
 
 
 def _is_reduced(found: Comparison, child: str, hidden: Disguises) -> bool:

@@ -249,6 +249,44 @@ def test_a_merged_adapter_and_its_rank(rank: int, storage: str) -> None:
         assert found.rank == rank
 
 
+def fallen(model: Model, seed: int, size: float, rank: int) -> Model:
+    """Add to every matrix of the blocks, and store in bfloat16, directions of falling strength."""
+    draw = np.random.default_rng([18, seed])
+
+    def alter(name: str, weights: Array) -> Array:
+        if "layers" not in name:
+            return weights
+        rows, cols = weights.shape
+        strengths = 4.0 ** -np.linspace(0, 1, min(rank, rows, cols))
+        left, right = draw.normal(size=(rows, rank)), draw.normal(size=(rank, cols))
+        left, right = np.linalg.qr(left)[0], np.linalg.qr(right.T)[0].T
+        moved = (left * strengths) @ right
+        return weights + size * moved * np.linalg.norm(weights) / np.linalg.norm(moved)
+
+    return cast(changed(cast(model, np.float32), alter), ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("rank", [2, 4, 8])
+def test_the_rank_of_an_adapter_that_rounding_half_hides(rank: int) -> None:
+    base = cast(network(0, blocks=4), ml_dtypes.bfloat16)
+    for seed in range(3):
+        found = both_ways(base, fallen(base, seed, 0.002 * rank**0.5, rank))
+        assert (found.relation, found.how, found.rank) == ("finetune", "low_rank", rank)
+
+
+@pytest.mark.parametrize("size", [0.002, 0.004, 0.01])
+def test_matrices_that_were_trained_lightly_alone_have_no_low_rank(size: float) -> None:
+    base = cast(network(0, blocks=4), ml_dtypes.bfloat16)
+    for seed in range(3):
+        assert both_ways(base, fallen(base, seed, size, 64)).how != "low_rank"
+
+
+def test_noise_beside_the_rounding_of_half_floats_is_noise() -> None:
+    base = cast(BASE, ml_dtypes.bfloat16)
+    child = cast(noisy(cast(base, np.float32), 1, 0.01), ml_dtypes.bfloat16)
+    assert both_ways(base, child).relation == "noised"
+
+
 @pytest.mark.parametrize("size", [0.001, 0.01, 0.03])
 def test_noise_is_called_noise_whatever_it_was_scaled_by(size: float) -> None:
     assert kind(both_ways(BASE, noisy(BASE, 1, size)))[:2] in {

@@ -128,6 +128,30 @@ def test_a_sum_of_models(child: Model, how: str, wanted: dict[str, float], dtype
     assert shares(models, found["child"]) == pytest.approx(wanted, abs=0.01)
 
 
+HALF = {name: cast(model, ml_dtypes.bfloat16) for name, model in {
+    "base": BASE, **{name: tuned(BASE, seed, 0.003) for seed, name in enumerate("abcd", start=1)}
+}.items()}  # fmt: skip
+"""Trained so lightly that storing them changes them half as much."""
+
+
+@pytest.mark.parametrize("shares", [{"a": 0.5, "b": 0.5}, {"a": 0.7, "d": 0.3}])
+def test_a_mean_of_models_that_moved_little_more_than_they_are_rounded(
+    shares: dict[str, float],
+) -> None:
+    child = linear(list(shares.values()), *(HALF[name] for name in shares))
+    models = {**HALF, "child": cast(child, ml_dtypes.bfloat16)}
+    found = merges(models)
+    assert list(found) == ["child"]
+    assert {list(models)[parent] for parent in found["child"].parents} == set(shares)
+
+
+def test_no_light_training_is_a_mean_of_others() -> None:
+    # Nor is a model that hardly moved, or one that began where another was on its way.
+    touched = cast(tuned(BASE, 7, 0.0003), ml_dtypes.bfloat16)
+    after = cast(tuned(cast(HALF["a"], np.float32), 8, 0.002), ml_dtypes.bfloat16)
+    assert not merges({**HALF, "touched": touched, "after": after})
+
+
 def test_an_arc() -> None:
     far = {name: tuned(BASE, seed, 0.5) for seed, name in ((31, "far"), (32, "off"))}
     models = {**FAMILY, **far, "child": arc(0.3, far["far"], far["off"])}
