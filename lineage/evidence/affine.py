@@ -13,12 +13,17 @@ equations, one for each of b, m and n. The rule by which one of them is chosen:
 3. Of several ways to write one child, or to choose it, the one with the fewest parents; parents
    that are no merges themselves, weights in round numbers and small ones count for a part of one
    parent. Solved for a model that it was made from, a sum has larger weights than for its child.
-4. No model is among its own ancestors.
+4. Of models on one line the one that was made was rounded when it was stored, and nothing else was.
+   What is left of it is then that rounding; read as if another had been made, it is by the square
+   of that one's weight more or less. That tells where models are stored in half precision; where it
+   does not, and two readings are as good, neither is sure.
+5. No model is among its own ancestors.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -29,11 +34,13 @@ from lineage.evidence.base import Merge
 from lineage.evidence.extrapolated import are_round, base_of, negated_around
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from lineage.evidence.stacked import Stack
+
+    Computed = Callable[[int, Sequence[int], Sequence[float]], bool]
 
 LEAST_COEFFICIENT = 0.02
 """A share below this is no ingredient."""
@@ -59,13 +66,22 @@ NEEDED = 5.0
 _UNNATURAL = 0.5
 """What weights count, as parts of a parent, by how much their sizes sum to more than 1."""
 
-_BEYOND, _NEGATED = 2.05, 1.9
+_BEYOND, _AS_ROUND, _NEGATED = 2.05, 2.2, 1.9
 """What speaks against a model that was taken beyond another by a round number, in parents: more
-than against a mean of round shares, and less than against a mean of others; and where the mean of
-round shares is the start of others."""
+than against a mean of round shares, and less than against a mean of others; where the mean has
+round shares too; and where that mean is the start of others."""
 
 _COARSE = 0.1
 """What a rest of twice what rounding leaves counts, as a part of a parent."""
+
+_MISFIT, _MANY_STEPS, _USUAL_REST = 1.5, 30.0, 1.1
+"""What a rest of twice, or half, of what rounding one model leaves counts, as a part of a parent,
+if there are only two parents; how many times as far apart, squared, these are at least: of a
+lighter step most values are the same, and are not rounded; and the usual rest. Values that are some
+steps apart are rounded by few numbers: 1.5 times as much for halves, not at all for whole steps."""
+
+_AS_GOOD = 0.3
+"""Between the costs of two readings of three models on a line, of which then neither is sure."""
 
 PLAIN = 1e-3
 """A residual below this share of the distance to the nearest parent is no training's. A larger one
@@ -92,12 +108,22 @@ class _Option:
     merge: Merge
     cost: float
 
+    @property
+    def line(self) -> tuple[int, ...]:
+        """The models that it is about."""
+        return tuple(sorted((self.child, *self.merge.parents)))
 
-def affine_merges(family: Stack) -> dict[int, Merge]:
-    """Find all exact merges of a family."""
+
+def affine_merges(family: Stack, computed: Computed | None = None) -> dict[int, Merge]:
+    """Find all exact merges of a family.
+
+    Args:
+        family: The sketches of its models.
+        computed: Tells by the weights whether a model is the rounded sum of two others.
+    """
     merges: dict[int, Merge] = {}
     for members in _related(family):
-        merges.update(_choose(family, members))
+        merges.update(_choose(family, members, computed))
     return merges
 
 
@@ -141,9 +167,11 @@ def _related(family: Stack) -> list[list[int]]:
     return sorted(sorted(found) for found in nx.connected_components(links) if len(found) > 2)
 
 
-def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
+def _choose(family: Stack, members: Sequence[int], computed: Computed | None) -> dict[int, Merge]:
     """Choose children until nothing more can be told from the others, the likeliest first."""
     options = [option for child in members for option in _options(family, child, members)]
+    if computed is not None:
+        options = _as_computed(options, computed)
     inside = {option.child for option in options if option.merge.base is None}
 
     def rank(option: _Option) -> tuple[float, float, int, tuple[int, ...]]:
@@ -155,6 +183,9 @@ def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
             cost += 0.1 * float(family.is_before[members, merge.base].mean())
         return cost, merge.residual, option.child, merge.parents
 
+    on_line: dict[tuple[int, ...], list[_Option]] = defaultdict(list)
+    for option in options:
+        on_line[option.line].append(option)
     chosen: dict[int, Merge] = {}
     order = nx.DiGraph()
     order.add_nodes_from(members)
@@ -162,9 +193,33 @@ def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
         child, parents = option.child, option.merge.parents
         if child in chosen or any(nx.has_path(order, child, parent) for parent in parents):
             continue
-        chosen[child] = option.merge
+        rivals = on_line[option.line] if len(parents) == 2 else ()
+        is_open = any(r.child != child and r.cost - option.cost < _AS_GOOD for r in rivals)
+        chosen[child] = replace(option.merge, is_open=is_open)
         order.add_edges_from((parent, child) for parent in parents)
     return chosen
+
+
+def _as_computed(options: Sequence[_Option], computed: Computed) -> list[_Option]:
+    """Leave out readings of three models on a line, if another is what was computed, to the bit.
+
+    What lies between two is within a rounding of their mean where one of these was computed, too,
+    so that what is computed beyond comes first.
+    """
+    readings: dict[tuple[int, ...], list[_Option]] = defaultdict(list)
+    for option in options:
+        readings[option.line].append(option)
+    kept: list[_Option] = []
+    for line, read in readings.items():
+        found = read
+        if len(line) == 3 and len({option.child for option in read}) > 1:
+            exact = [o for o in read if computed(o.child, o.merge.parents, o.merge.coefficients)]
+            beyond = [o for o in exact if min(o.merge.coefficients) < 0]
+            told = beyond or exact
+            if len({option.child for option in told}) == 1:
+                found = told
+        kept += found
+    return kept
 
 
 def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Option]:
@@ -186,13 +241,15 @@ def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Opt
         fit = _Fit.of(family, child, key)
         if fit is None:
             continue
+        misfit = _MISFIT * fit.misfit(family, child)
         for base in (None, *key):
             merge = fit.merge(family, base)
             if merge is not None:
-                yield _Option(child, merge, _cost(merge) + _COARSE * _over(family, child, merge))
+                cost = _cost(merge) + misfit
+                yield _Option(child, merge, cost + _COARSE * _over(family, child, merge))
         beyond, cost = fit.beyond(family, child)
         if beyond is not None:
-            yield _Option(child, beyond, cost + _COARSE * _over(family, child, beyond))
+            yield _Option(child, beyond, cost + misfit + _COARSE * _over(family, child, beyond))
 
 
 def _over(family: Stack, child: int, merge: Merge) -> float:
@@ -307,17 +364,46 @@ class _Fit:
             return None
         return cls(parents, weights, left, residual, float(np.diag(inner).min()))
 
+    def misfit(self, family: Stack, child: int) -> float:
+        """Return how often what is left is twice, or half, of what rounding the child leaves.
+
+        It is 0 of more than two parents, which others than the child are seldom a sum with, and
+        where sketches do not tell.
+        """
+        return self._misfit(family, child, 1.0) if self._tells(family, child) else 0.0
+
+    def _tells(self, family: Stack, child: int) -> bool:
+        """Whether sketches show which of three models on a line was rounded."""
+        line = [child, *self.parents]
+        if len(line) != 3 or not all(family.is_coarse(place) for place in line):
+            return False
+        apart = float(family.distances[self.parents[0], self.parents[1]])
+        return apart >= _MANY_STEPS * float(family.rounding[line].max())
+
+    def _misfit(self, family: Stack, made: int, weight: float) -> float:
+        """Return the same if another was made, which has this weight in the child."""
+        usual = _USUAL_REST * float(family.rounding[made])
+        rest = max(self.residual / weight**2, 1e-3 * usual)
+        return float(abs(np.log2(rest / usual)))
+
     def beyond(self, family: Stack, child: int) -> tuple[Merge | None, float]:
         """Return the model as taken beyond one of two others, if that may be, and its cost."""
-        base = base_of(family, child, self.parents, self.weights)
-        if base is None or not are_round(self.weights):
+        if len(self.parents) != 2 or not are_round(self.weights):
             return None, 0.0
-        cost, middle = _BEYOND, self.parents[int(np.argmax(self.weights))]
-        if are_round(np.array([1, -self.weights.min()]) / self.weights.max()):
+        middle, most = self.parents[int(np.argmax(self.weights))], float(self.weights.max())
+        tells = self._tells(family, child)
+        own = self._misfit(family, child, 1.0)
+        is_told = tells and own + _AS_GOOD < self._misfit(family, middle, most)
+        base = base_of(family, child, self.parents, self.weights, is_told=is_told)
+        if base is None:
+            return None, 0.0
+        cost = _BEYOND
+        if not is_told and are_round(np.array([1, -self.weights.min()]) / most):
             ends = [child, *(parent for parent in self.parents if parent != middle)]
-            if negated_around(family, middle, ends, is_strict=True) != child:
+            is_negated = negated_around(family, middle, ends, is_strict=True) == child
+            if tells and not is_negated:
                 return None, 0.0
-            cost = _NEGATED
+            cost = _NEGATED if is_negated else _AS_ROUND
         return self._made(family, "task_arithmetic", base), cost
 
     def merge(self, family: Stack, base: int | None) -> Merge | None:
@@ -347,7 +433,7 @@ def _is_worth_a_look(family: Stack, child: int, parents: Sequence[int]) -> bool:
     raised = inner + 1e-13 * float(np.trace(inner)) * np.eye(len(inner))
     weights = np.asarray(np.linalg.solve(raised, np.ones(len(inner))), np.float64)
     weights /= weights.sum()
-    if base_of(family, child, parents, weights) is not None:
+    if base_of(family, child, parents, weights, is_told=family.is_coarse(child)) is not None:
         return True
     bases = (None, *parents) if len(parents) > 2 else (None,)
     return any(_are_plausible(family, parents, weights, base) for base in bases)
