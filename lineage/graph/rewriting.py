@@ -139,7 +139,6 @@ class Writing:
             a: The model whose stream may be wider.
             b: The other.
         """
-        self.watch(f"looking for {PurePath(b).name} in {PurePath(a).name}")
         with ExitStack() as stack:
             try:
                 one, other = self._described(a, stack), self._described(b, stack)
@@ -147,6 +146,10 @@ class Writing:
                     return None
                 if one.width <= other.width:
                     return None
+                units = common_units(self._sketch(a), self._sketch(b))
+                if units is not None and units.related is False:
+                    return None
+                self.watch(f"looking for {PurePath(b).name} in {PurePath(a).name}")
                 seen = solve(one, other)
             except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
                 return None
