@@ -23,6 +23,7 @@ from lineage.evidence.packed import hides_most, packed_copy
 from lineage.evidence.pairing import Pairing, pair
 from lineage.evidence.reduced import pruned, quantized
 from lineage.evidence.replaced import replaced
+from lineage.evidence.roundtrip import round_trip
 from lineage.evidence.truncated import truncated
 from lineage.evidence.verdicts import (
     SHARED_INIT_COSINE,
@@ -33,6 +34,7 @@ from lineage.evidence.verdicts import (
     as_parts,
     as_reduced,
     as_restructured,
+    as_round_trip,
     as_scaled,
     as_trained,
     by_counters,
@@ -130,7 +132,10 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     found = as_restructured(base, pairing, kin)
     if found is not None:
         return found
-    # 5. Fewer levels, or zeros: the child is certain.
+    # 5. Fewer levels, or zeros: the child is certain, unless an adapter came on top of them.
+    trip = round_trip(pairing)
+    if trip is not None:
+        return in_place(as_round_trip(base, trip), anew)
     reduction = quantized(pairing) or pruned(pairing)
     if reduction is not None:
         return as_reduced(base, reduction)
@@ -138,6 +143,9 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     found = as_noised(base, pairing)
     if found is not None:
         return found
+    trip = round_trip(pairing, least=0)
+    if trip is not None:
+        return in_place(as_round_trip(base, trip), anew)
     # 7. The largest directions of every matrix, and nothing else.
     cut = truncated(pairing)
     if cut is not None and low_rank(pairing) is None:

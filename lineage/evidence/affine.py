@@ -13,12 +13,17 @@ equations, one for each of b, m and n. The rule by which one of them is chosen:
 3. Of several ways to write one child, or to choose it, the one with the fewest parents; parents
    that are no merges themselves, weights in round numbers and small ones count for a part of one
    parent. Solved for a model that it was made from, a sum has larger weights than for its child.
-4. No model is among its own ancestors.
+4. Of models on one line the one that was made was rounded when it was stored, and nothing else was.
+   What is left of it is then that rounding; read as if another had been made, it is by the square
+   of that one's weight more or less. That tells where models are stored in half precision; where it
+   does not, and two readings are as good, neither is sure.
+5. No model is among its own ancestors.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -26,14 +31,23 @@ import networkx as nx
 import numpy as np
 
 from lineage.evidence.base import Merge
-from lineage.evidence.sums import FLOOR, LEAST_COEFFICIENT, NEEDED_FINE, Sum, inner_products
+from lineage.evidence.sums import (
+    AS_GOOD,
+    FLOOR,
+    LEAST_COEFFICIENT,
+    NEEDED_FINE,
+    Sum,
+    inner_products,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from lineage.evidence.stacked import Stack
+
+    Computed = Callable[[int, Sequence[int], Sequence[float]], bool]
 
 MOST_PARENTS = 8
 
@@ -42,6 +56,10 @@ _UNNATURAL = 0.5
 
 _COARSE = 0.1
 """What a rest of twice what rounding leaves counts, as a part of a parent."""
+
+_MISFIT = 1.5
+"""What a rest of twice, or half, of what rounding one model leaves counts, as a part of a parent,
+if there are only two parents."""
 
 _LOOSE = 1.0
 """What a sum counts, in parents, that leaves something else than the child's own rounding."""
@@ -64,12 +82,22 @@ class _Option:
     merge: Merge
     cost: float
 
+    @property
+    def line(self) -> tuple[int, ...]:
+        """The models that it is about."""
+        return tuple(sorted((self.child, *self.merge.parents)))
 
-def affine_merges(family: Stack) -> dict[int, Merge]:
-    """Find all exact merges of a family."""
+
+def affine_merges(family: Stack, computed: Computed | None = None) -> dict[int, Merge]:
+    """Find all exact merges of a family.
+
+    Args:
+        family: The sketches of its models.
+        computed: Tells by the weights whether a model is the rounded sum of two others.
+    """
     merges: dict[int, Merge] = {}
     for members in _related(family):
-        merges.update(_choose(family, members))
+        merges.update(_choose(family, members, computed))
     return merges
 
 
@@ -113,9 +141,11 @@ def _related(family: Stack) -> list[list[int]]:
     return sorted(sorted(found) for found in nx.connected_components(links) if len(found) > 2)
 
 
-def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
+def _choose(family: Stack, members: Sequence[int], computed: Computed | None) -> dict[int, Merge]:
     """Choose children until nothing more can be told from the others, the likeliest first."""
     options = [option for child in members for option in _options(family, child, members)]
+    if computed is not None:
+        options = _as_computed(options, computed)
     inside = {option.child for option in options if option.merge.base is None}
 
     def rank(option: _Option) -> tuple[float, float, int, tuple[int, ...]]:
@@ -127,6 +157,9 @@ def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
             cost += 0.1 * float(family.is_before[members, merge.base].mean())
         return cost, merge.residual, option.child, merge.parents
 
+    on_line: dict[tuple[int, ...], list[_Option]] = defaultdict(list)
+    for option in options:
+        on_line[option.line].append(option)
     chosen: dict[int, Merge] = {}
     order = nx.DiGraph()
     order.add_nodes_from(members)
@@ -134,9 +167,33 @@ def _choose(family: Stack, members: Sequence[int]) -> dict[int, Merge]:
         child, parents = option.child, option.merge.parents
         if child in chosen or any(nx.has_path(order, child, parent) for parent in parents):
             continue
-        chosen[child] = option.merge
+        rivals = on_line[option.line] if len(parents) == 2 else ()
+        is_open = any(r.child != child and r.cost - option.cost < AS_GOOD for r in rivals)
+        chosen[child] = replace(option.merge, is_open=is_open)
         order.add_edges_from((parent, child) for parent in parents)
     return chosen
+
+
+def _as_computed(options: Sequence[_Option], computed: Computed) -> list[_Option]:
+    """Leave out readings of three models on a line, if another is what was computed, to the bit.
+
+    What lies between two is within a rounding of their mean where one of these was computed, too,
+    so that what is computed beyond comes first.
+    """
+    readings: dict[tuple[int, ...], list[_Option]] = defaultdict(list)
+    for option in options:
+        readings[option.line].append(option)
+    kept: list[_Option] = []
+    for line, read in readings.items():
+        found = read
+        if len(line) == 3 and len({option.child for option in read}) > 1:
+            exact = [o for o in read if computed(o.child, o.merge.parents, o.merge.coefficients)]
+            beyond = [o for o in exact if min(o.merge.coefficients) < 0]
+            told = beyond or exact
+            if len({option.child for option in told}) == 1:
+                found = told
+        kept += found
+    return kept
 
 
 def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Option]:
@@ -160,8 +217,9 @@ def _options(family: Stack, child: int, members: Sequence[int]) -> Iterator[_Opt
         if fit is not None:
             fits.append(fit)
     fine = [fit for fit in fits if fit.is_fine(family, child)]
-    loose = 0.0 if fine else _LOOSE
     for fit in fine or fits:  # beside one that leaves its rounding alone the others leave more
+        misfit = fit.misfit(family, child)
+        loose = (0.0 if fine else _LOOSE) if misfit is None else _MISFIT * misfit
         for base in (None, *fit.parents):
             merge = fit.merge(family, base)
             if merge is not None:

@@ -330,6 +330,7 @@ class Merge:
         how: A detail from `relation.HOW`.
         base: The parent that the others' differences were taken from, where there is one.
         is_seen: Whether it was seen in single values, not only in sketches.
+        is_open: Whether another of the models may as well be the one that was made.
     """
 
     parents: tuple[int, ...]
@@ -338,6 +339,7 @@ class Merge:
     how: str = "linear"
     base: int | None = None
     is_seen: bool = False
+    is_open: bool = False
 
 
 def rounded(value: float | None) -> float | None:

@@ -202,7 +202,9 @@ def likeness(pairing: Pairing, n: int) -> float:
 
 
 def without_largest(cores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a core, or a stack of cores, without its largest direction."""
+    """Return a core, or a stack of cores, without its largest direction; one row has no other."""
+    if min(cores.shape[-2:]) < 2:
+        return cores
     left, values, right = np.linalg.svd(cores, full_matrices=False)
     rest: NDArray[np.float64] = cores - (left[..., :1] * values[..., None, :1]) @ right[..., :1, :]
     return rest

@@ -12,6 +12,8 @@ two, to the bit of what is stored here: c = 1.5 p - .5 q is p = 2/3 c + 1/3 q. W
    lies off their start by (u + v) / 2, so that the ways from it to all others lean back by as much;
    those from a start do not. The negation of a model is the one of the two that others' steps point
    away from: trainings have something in common. This tells where both ways have round numbers too.
+4. Where models are stored in half precision, what is left of the equation is the rounding of the
+   one that was made; see `affine`.
 
 Sources: Zheng et al. (2024), "Weak-to-strong extrapolation expedites alignment"; Ilharco et al.
 (2023), "Editing models with task arithmetic".
@@ -51,7 +53,12 @@ def are_round(weights: NDArray[np.float64]) -> bool:
 
 
 def base_of(
-    family: Stack, child: int, parents: Sequence[int], weights: NDArray[np.float64]
+    family: Stack,
+    child: int,
+    parents: Sequence[int],
+    weights: NDArray[np.float64],
+    *,
+    is_told: bool = False,
 ) -> int | None:
     """Return which of two models a child beyond one of them was taken from, the base; or None.
 
@@ -60,13 +67,22 @@ def base_of(
         child: Its place.
         parents: Two places.
         weights: Theirs, which sum to 1, one of them negative.
+        is_told: Whether what rounding left tells that the child is the one that was made.
     """
     if len(parents) != 2 or not -MOST_BEYOND - _WITHIN <= float(weights.min()) < -_WITHIN:
         return None
     first, last = (parents[int(i)] for i in np.argsort(-weights))  # the nearer one, and the other
-    if family.leans[last, first] >= _LEAST_LEAN and not _are_thirds(family, child, last, weights):
+    are_thirds = not is_told and _are_thirds(family, child, last, weights)
+    if family.leans[last, first] >= _LEAST_LEAN and not are_thirds:
         return last
+    if is_told and abs(family.leans[first, last]) <= -_LEAST_LEAN and not _is_mirror(weights):
+        return first
     return first if negated_around(family, first, (last, child)) == child else None
+
+
+def _is_mirror(weights: NDArray[np.float64]) -> bool:
+    """Whether a model is as far beyond the middle as another is before it: each is the other's."""
+    return abs(float(weights.min()) + 1) <= _WITHIN
 
 
 def _are_thirds(family: Stack, child: int, base: int, weights: NDArray[np.float64]) -> bool:

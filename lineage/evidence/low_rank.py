@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lineage.evidence.pairing import Pairing
 
-__all__ = ["LOW_RANK", "LowRank", "low_rank", "rank_of"]
+__all__ = ["LOW_RANK", "LowRank", "low_rank", "rank_of", "weaker_half"]
 
 LOW_RANK = "low-rank-v1"
 """The detector's name, where sketches tell."""
@@ -258,7 +258,7 @@ def _roundings(seen: list[_Seen]) -> float:
     """
     some = [one for one in seen if one.side == min(one.cells)]
     weak = sum(float((one.values[one.side // 2 :] ** 2).sum()) for one in some)
-    expected = sum(_weaker_half(*sorted(one.cells)) * one.noise for one in some)
+    expected = sum(weaker_half(*sorted(one.cells)) * one.noise for one in some)
     return min(max(weak / expected, 1.0), _ROUNDED) if expected else 1.0
 
 
@@ -272,7 +272,7 @@ def _white_gaps(rows: int, cols: int) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 @cache
-def _weaker_half(rows: int, cols: int) -> float:
+def weaker_half(rows: int, cols: int) -> float:
     """Simulate how much of a Gaussian matrix's squared norm the smaller singular values have."""
     drawn = np.random.default_rng(0).standard_normal((64, rows, cols))
     squares = np.linalg.svd(drawn, compute_uv=False) ** 2

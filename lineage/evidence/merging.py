@@ -13,6 +13,7 @@ from lineage.evidence.spherical import arc_of, plane_merge
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from lineage.evidence.affine import Computed
     from lineage.evidence.stacked import Stack
 
     Detector = Callable[[Stack, int, Sequence[int]], Merge | None]
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Merge", "find_merges", "linear_merge"]
 
 
-def find_merges(family: Stack, by_value: Detector | None = None) -> dict[int, Merge]:
+def find_merges(
+    family: Stack, by_value: Detector | None = None, computed: Computed | None = None
+) -> dict[int, Merge]:
     """Find the merges of a family: child -> what it was merged from.
 
     The surest first: sums that are exact down to rounding, over all matrices together or matrix by
@@ -30,8 +33,9 @@ def find_merges(family: Stack, by_value: Detector | None = None) -> dict[int, Me
     Args:
         family: The sketches of its models.
         by_value: Finds a child's parents among others, from the weights.
+        computed: Tells from the weights whether a model is the rounded sum of two others.
     """
-    merges = affine_merges(family)
+    merges = affine_merges(family, computed)
     merges |= {child: arc_of(family, child, merge) for child, merge in merges.items()}
     every = range(len(family.cores))
     detectors = (by_value, plane_merge, spanned_merge, sparsified_merge)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.artifacts.dialects import layered
 from lineage.evidence.base import Evidence
 from lineage.evidence.pairing import FLOAT8
 from lineage.evidence.whiteness import spikes
@@ -36,9 +37,9 @@ _WHITE_BITS, _WHITE = 3, 1.1
 """Bits of a rounding from which what it changes knows little of the weights, and the most that its
 singular values stand out then: .93 to .99 for all quantizers, 2 to 4 for what trainings leave."""
 
-_USUAL = 1.4
+_USUAL = 1.6
 """What b bits change, as a share of the norm, times 2^b: 1.1 to 1.8 with a step for some dozens of
-values."""
+values, and up to 2.2 for a row."""
 
 _LEAST = 0.64
 """What b bits change at least, as a share of the norm, times 2^b: the range of 16 values of a
@@ -84,7 +85,8 @@ def quantized(pairing: Pairing, *, least: float = _LEAST) -> Reduction | None:
     quantizer's: then the model on levels came first, and the other was trained on from it. Nor does
     one fill zeros in. What rounding changes is white, also where quantizers round to make up for
     each other's errors; where it is not, something else lies between the two, such as a training of
-    what was rounded.
+    what was rounded. Nor did matrices that are on no levels change by more than noise: those have
+    an adapter on top of their levels.
 
     Args:
         pairing: Of two models.
@@ -130,6 +132,9 @@ def quantized(pairing: Pairing, *, least: float = _LEAST) -> Reduction | None:
     used = np.zeros(len(use), np.bool_)
     used[np.flatnonzero(use)[on]] = True
     if commonest >= _WHITE_BITS and (spikes(pairing, used) or 0.0) > _WHITE:
+        return None
+    inside = [layered(pairing.first.labels[i]) is not None for i in pairing.a]
+    if (spikes(pairing, use & ~used & np.array(inside)) or 0.0) > _WHITE:
         return None
     words = f"{child}'s values lie on at most {2**commonest} levels, next to the other's values"
     evidence = Evidence("lattice-v1", words, statistic=float(max(share_a, share_b)))

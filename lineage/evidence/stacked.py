@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _BEYOND = 30.0
 """Squared distance over what rounding leaves, from which two models differ by something else."""
 
+_COARSE = (0.4 * ROUNDING["F16"]) ** 2
+"""What storing leaves, as a share of the energy, from which sketches show it: half precision."""
+
 _LOOKED_AT = 60
 """Pairs whose difference tells what trainings look like, at most."""
 
@@ -99,6 +102,15 @@ class Stack:
         looked = sorted(pairs)[:: -(-len(pairs) // _LOOKED_AT) or 1]
         found = [self.spikes(self.cores[i] - self.cores[j]) for i, j in looked]
         return float(np.median(found)) if found else 0.0
+
+    def is_coarse(self, place: int) -> bool:
+        """Whether a model is stored so coarsely that sketches show what rounding it left."""
+        return bool(self.rounding[place] >= _COARSE * self.energy[place].sum())
+
+    def roundings(self, place: int) -> NDArray[np.float64]:
+        """Return the squared norm that storing a model leaves, matrix by matrix."""
+        energy = self.energy[place]
+        return np.asarray(energy * (self.rounding[place] / max(energy.sum(), 1e-300)), np.float64)
 
     def starts_of(self, places: Sequence[int], most: int) -> list[int]:
         """Return the models of some that came before most of them, as far as `leans` tells."""

@@ -41,17 +41,26 @@ _FINE, NEEDED_FINE, _QUIET = 1.2, 1.2, 1.05
 what is expected of that, and no less white than this. Models that were trained lightly and stored
 in few bits differ by little more than their rounding."""
 
-_ROUGH = 2.0**-14
-"""Share of the norm that storing a child must change for that to be seen: of half floats."""
-
 _LEAST_LEFT = 0.2
 """What such a child's rounding must leave at least, as a share of what is expected: a model whose
 values hardly moved is no sum of two."""
 
-_BEYOND, _NEGATED = 2.05, 1.9
+_BEYOND, _AS_ROUND, _NEGATED = 2.05, 2.2, 1.9
 """What speaks against a model that was taken beyond another by a round number, in parents: more
-than against a mean of round shares, and less than against a mean of others; and where the mean of
-round shares is the start of others."""
+than against a mean of round shares, and less than against a mean of others; where the mean has
+round shares too; and where that mean is the start of others."""
+
+AS_GOOD = 0.3
+"""Between the costs of two readings of three models on a line, of which then neither is sure."""
+
+_MANY_STEPS, _USUAL_REST = 30.0, 1.1
+"""How many times as far apart, squared, two models are at least whose sum tells by what is left of
+it: of a lighter step most values are the same, and are not rounded; and the usual rest. Values that
+are some steps apart are rounded by few numbers: 1.5 times as much for halves, not at all for whole
+steps."""
+
+_FEW = 4
+"""Matrices from which that is told."""
 
 PLAIN = 1e-3
 """A residual below this share of the distance to the nearest parent is no training's. A larger one
@@ -102,23 +111,57 @@ class Sum:
 
     def is_fine(self, family: Stack, child: int) -> bool:
         """Whether what is left is the child's own rounding and nothing else."""
-        own = float(family.rounding[child])
-        if own < _ROUGH**2 * float(family.energy[child].sum()):
+        if not family.is_coarse(child):
             return False  # sketches are rounded as much
+        own = float(family.rounding[child])
         is_own = _LEAST_LEFT * own <= self.residual <= _FINE * own
         return is_own and family.spikes(self.left) <= _QUIET
 
+    def misfit(self, family: Stack, child: int) -> float | None:
+        """Return how often what is left is twice, or half, of what rounding the child leaves.
+
+        None of more than two parents, which others than the child are seldom a sum with, and where
+        sketches do not tell.
+        """
+        telling = self._telling(family, child)
+        return self._misfit(family, child, 1.0, telling) if telling.any() else None
+
+    def _telling(self, family: Stack, child: int) -> NDArray[np.bool_]:
+        """Return the matrices whose sketches show which of three models on a line was rounded."""
+        line = [child, *self.parents]
+        if len(line) != 3 or not all(family.is_coarse(place) for place in line):
+            return np.zeros(family.energy.shape[1], np.bool_)
+        way = family.cores[self.parents[0]] - family.cores[self.parents[1]]
+        steps = np.max([family.roundings(place) for place in line], axis=0)
+        found = np.asarray(family.per_matrix(way, way) >= _MANY_STEPS * steps, np.bool_)
+        return found & (np.count_nonzero(found) >= _FEW)
+
+    def _misfit(self, family: Stack, made: int, weight: float, telling: NDArray[np.bool_]) -> float:
+        """Return the same if another was made, which has this weight in the child."""
+        usual = _USUAL_REST * float(family.roundings(made)[telling].sum())
+        left = float(family.per_matrix(self.left, self.left)[telling].sum())
+        return float(abs(np.log2(max(left / weight**2, 1e-3 * usual) / usual)))
+
     def beyond(self, family: Stack, child: int) -> tuple[Merge | None, float]:
         """Return the model as taken beyond one of two others, if that may be, and its cost."""
-        base = base_of(family, child, self.parents, self.weights)
-        if base is None or not are_round(self.weights):
+        if len(self.parents) != 2 or not are_round(self.weights):
             return None, 0.0
-        cost, middle = _BEYOND, self.parents[int(np.argmax(self.weights))]
-        if are_round(np.array([1, -self.weights.min()]) / self.weights.max()):
+        middle, most = self.parents[int(np.argmax(self.weights))], float(self.weights.max())
+        telling = self._telling(family, child)
+        is_told = bool(telling.any()) and (
+            self._misfit(family, child, 1.0, telling) + AS_GOOD
+            < self._misfit(family, middle, most, telling)
+        )
+        base = base_of(family, child, self.parents, self.weights, is_told=is_told)
+        if base is None:
+            return None, 0.0
+        cost = _BEYOND
+        if not is_told and are_round(np.array([1, -self.weights.min()]) / most):
             ends = [child, *(parent for parent in self.parents if parent != middle)]
-            if negated_around(family, middle, ends, is_strict=True) != child:
+            is_negated = negated_around(family, middle, ends, is_strict=True) == child
+            if telling.any() and not is_negated:
                 return None, 0.0
-            cost = _NEGATED
+            cost = _NEGATED if is_negated else _AS_ROUND
         return self._made(family, "task_arithmetic", base), cost
 
     def merge(self, family: Stack, base: int | None) -> Merge | None:
@@ -148,7 +191,7 @@ def _is_worth_a_look(family: Stack, child: int, parents: Sequence[int]) -> bool:
     raised = inner + 1e-13 * float(np.trace(inner)) * np.eye(len(inner))
     weights = np.asarray(np.linalg.solve(raised, np.ones(len(inner))), np.float64)
     weights /= weights.sum()
-    if base_of(family, child, parents, weights) is not None:
+    if base_of(family, child, parents, weights, is_told=family.is_coarse(child)) is not None:
         return True
     bases = (None, *parents) if len(parents) > 2 else (None,)
     return any(_are_plausible(family, parents, weights, base) for base in bases)

@@ -29,6 +29,7 @@ from lineage.evidence.pairing import Pairing
 from lineage.evidence.projected import PROJECTED, one_direction
 from lineage.evidence.reduced import Reduction, rounded_side
 from lineage.evidence.replaced import Replaced
+from lineage.evidence.roundtrip import ROUNDED_ADAPTER, RoundTrip
 from lineage.evidence.truncated import TRUNCATED, Truncation
 from lineage.evidence.turned import TURNED, turned
 from lineage.evidence.vocabulary import vocabulary
@@ -45,6 +46,7 @@ __all__ = [
     "as_parts",
     "as_reduced",
     "as_restructured",
+    "as_round_trip",
     "as_scaled",
     "as_trained",
     "by_counters",
@@ -66,6 +68,12 @@ _FROZEN_SHARE = 0.01
 
 _CONTINUED_CHANGE = 0.5
 """A full fine-tune that moved the weights by more than this share of their norm."""
+
+
+_PURE, _SHORT_OF_A_STEP = 0.85, 0.7
+"""Share of a pure step's margin from which two models are no two trainings of like length, and what
+they have in common of their courses, below which they are two trainings even so: a long step of an
+encoder that was extrapolated by a half has .72, two trainings of very unlike lengths up to .64."""
 
 
 def as_kin(pairing: Pairing, kin: Kinship) -> Comparison:
@@ -192,6 +200,31 @@ def as_cut_down(base: Comparison, cut: Truncation) -> Comparison:
     )
 
 
+def as_round_trip(base: Comparison, trip: RoundTrip) -> Comparison:
+    """Name an adapter that was merged into what levels stand for, also one too light to be seen."""
+    words = (
+        f"{trip.matrices} matrices changed by {trip.share:.1%} of their norms, in each row alike, "
+        "as rounding to levels changes them, but are on no levels"
+    )
+    if trip.adapted:
+        words = (
+            f"{trip.matrices} matrices changed by {trip.share:.1%} of their norms, in each row "
+            f"alike, as rounding to levels changes them, and {trip.adapted} of them in few "
+            "directions besides: an adapter was merged into rounded weights"
+        )
+    sign = {"a->b": 1.0, "b->a": -1.0, None: 0.0}[trip.direction]
+    return replace(
+        base,
+        relation=Relation.FINETUNE,
+        how="low_rank",
+        direction=trip.direction,
+        margin=sign,
+        share=sign,
+        step="low_rank",
+        evidence=(Evidence(ROUNDED_ADAPTER, words, statistic=trip.share), *base.evidence),
+    )
+
+
 def as_noised(base: Comparison, pairing: Pairing) -> Comparison | None:
     """Name a difference that has no structure; which of the two has it is another question."""
     seen = noise(pairing)
@@ -245,7 +278,8 @@ def as_trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
         return replace(
             base, relation=Relation.FINETUNE, how=base.step, evidence=(*seen, *base.evidence)
         )
-    is_short = kin.equal_share == 0 and base.course < SHORT_COURSE
+    short = SHORT_COURSE if abs(lean.share) < _PURE else _SHORT_OF_A_STEP
+    is_short = kin.equal_share == 0 and base.course < short
     if adapter is None and (is_short or _is_apart(kin, lean)):
         return _shared_init(base)
     if adapter is None and abs(lean.share) < CLEAR_SHARE and change >= _SIBLING_CHANGE:

@@ -8,7 +8,9 @@ around 0, with a standard deviation of |old| |new| sqrt(1/k + 1/n), where they a
 
 A vocabulary that lost its last rows looks the same from the other side and is read as grown, which
 is commoner. One that kept other rows is known by its columns: each column's energy falls by about
-one share, so the profile over columns stays, which a matrix that was made anew does not have.
+one share, so the profile over columns stays, which a matrix that was made anew does not have. A
+head need not show it: tokens that never occur are pushed one way there. Where the rows that one has
+less are far weaker than the others, as means of others are, they may as well have been put in.
 """
 
 from __future__ import annotations
@@ -34,8 +36,12 @@ KEPT = 0.5
 DEVIATIONS = 8.0
 """Standard deviations of chance that it must have besides."""
 
-SAME_PROFILE = 0.98
-"""Correlation of two profiles over columns above which one matrix is some rows of the other."""
+SAME_PROFILE = 0.95
+"""Correlation of two profiles over columns above which one matrix is some rows of the other: those
+of trained embeddings have .96 to 1, strangers and embeddings that were made anew up to .84."""
+
+_LEAST_OF_A_ROW = 0.4
+"""Energy of a row that was left out over that of one that was kept, on average, at least."""
 
 _POSITIONS = ("position_embd", "pos_emb", "position_emb")
 
@@ -44,7 +50,9 @@ def vocabulary(pairing: Pairing) -> Structure | None:
     """Say which model's embedding or head is the other's with more rows, or with some of them."""
     outside = [r for r in pairing.resized if _may_hold_tokens(pairing.first.labels[r.a])]
     grown = [r for r in outside if _is_grown(pairing, r)]
-    cut = [] if grown else [r for r in outside if _is_cut(pairing, r)]
+    cut = [] if grown else [r for r in outside if _is_less(pairing, r)]
+    if not any(_has_profile(pairing, r) for r in cut):
+        cut = []
     found = grown or cut
     signs = {r.extents[1] > r.extents[0] for r in found}
     if len(signs) != 1 or len(found) < len(outside):
@@ -109,13 +117,26 @@ def _is_kept(pairing: Pairing, found: Resized) -> bool:
     return abs(found.cross - energy) <= float(6 * chance) + 1e-5 * energy
 
 
-def _is_cut(pairing: Pairing, found: Resized) -> bool:
-    (small, i), (large, j) = _small_and_large(pairing, found)
-    axis = "cols" if found.axis == 0 else "rows"
-    x, y = _buckets(small, i, axis), _buckets(large, j, axis)
-    if len(x) < 8 or len(x) != len(y) or np.any(x > y) or np.ptp(x) == 0 or np.ptp(y) == 0:
+def _is_less(pairing: Pairing, found: Resized) -> bool:
+    """Whether no column has more energy in the smaller matrix than in the larger."""
+    x, y = _columns(pairing, found)
+    return len(x) >= 8 and len(x) == len(y) and not bool(np.any(x > y))
+
+
+def _has_profile(pairing: Pairing, found: Resized) -> bool:
+    """Whether columns have energies in proportion, and what is missing is as strong as the rest."""
+    x, y = _columns(pairing, found)
+    fewer, more = sorted(found.extents)
+    missing = float((y - x).sum()) / (more - fewer)
+    if np.ptp(x) == 0 or np.ptp(y) == 0 or missing < _LEAST_OF_A_ROW * float(x.sum()) / fewer:
         return False
     return float(np.corrcoef(x, y)[0, 1]) >= SAME_PROFILE
+
+
+def _columns(pairing: Pairing, found: Resized) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    (small, i), (large, j) = _small_and_large(pairing, found)
+    axis = "cols" if found.axis == 0 else "rows"
+    return _buckets(small, i, axis), _buckets(large, j, axis)
 
 
 def _core_energy(of: Table, place: int) -> float:

@@ -1,9 +1,9 @@
 """What the weights add to their fingerprints, for the pairs of a family that matter.
 
-Fingerprints suffice for most of a family. Reading some of the weights again tells three things
+Fingerprints suffice for most of a family. Reading some of the weights again tells four things
 more: by the rows that no example touched, who is nobody's parent (`evidence.untouched`); which
-merges took their values from whom (`evidence.masked`); and whose least weights were set to zero
-(`evidence.zeroed`).
+merges took their values from whom (`evidence.masked`); whose least weights were set to zero
+(`evidence.zeroed`); and which of three models on a line was computed (`evidence.computed`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.evidence.computed import is_computed
 from lineage.evidence.deeper import COLS, ROWS, further
 from lineage.evidence.masked import Values, masked_merge
 from lineage.evidence.untouched import apart, decayed, in_common
@@ -165,6 +166,15 @@ class Deep:
         away = self._panel.pairs.squared[child]
         near = sorted(others, key=lambda place: (away[place], place))[:_NEAREST]
         return masked_merge(values, child, family.starts_of(near, len(near)))
+
+    def is_computed(self, child: int, parents: Sequence[int], weights: Sequence[float]) -> bool:
+        """Whether a model is the rounded sum of two others to the bit; see `evidence.computed`."""
+        values = self._values
+        if values is None:
+            return False
+        numbers = [values.numbers[place] for place in parents]
+        rounding = float(values.rounding[child])
+        return is_computed(values.numbers[child], numbers, weights, rounding)
 
     def has_no_mask(self, child: int) -> bool:
         """Whether a model has hardly a value of any other, as what a mask left alone would be.

@@ -137,6 +137,20 @@ class Disguises:
         seen = write.seen(a, b)
         return None if seen is None else (seen, write.left(a, b))
 
+    @classmethod
+    def narrower(
+        cls, a: str, b: str, models: Mapping[str, Fingerprint], weights: Weights
+    ) -> Alignment | None:
+        """Return what of a's stream b's narrower one has, as after pruning it; None if nothing.
+
+        Args:
+            a: One model.
+            b: The other.
+            models: Both -> fingerprint.
+            weights: Of both.
+        """
+        return Writing(models, weights, "exact", lambda _: None).narrowed(a, b)
+
     @property
     def _writing(self) -> Writing:
         assert self.writing is not None

@@ -121,7 +121,7 @@ def elsewhere(
     a, b = models
     told = Disguises.between_two(a, b, models, weights, watch)
     if told is None:
-        return undenied(found, models, weights)
+        return _narrowed(found, models, weights) or undenied(found, models, weights)
     seen, left = told
     if left is not None and not left.related:
         left = None
@@ -148,3 +148,38 @@ def elsewhere(
         score=max(found.score, 0.5 + seen.share / 2),
         evidence=(first, *found.evidence),
     )
+
+
+def _narrowed(
+    found: Comparison, models: Mapping[str, Fingerprint], weights: Weights
+) -> Comparison | None:
+    """Say that one of two models is the other with fewer coordinates in its stream.
+
+    Vectors of the stream lost the same numbers everywhere, so that no matrix can be compared as it
+    is stored; units and their order tell. A stream that was widened looks the same from the other
+    side and is read as the one that the other was cut from, which is commoner.
+    """
+    if found.related is not None or found.relation is not None:
+        return None
+    a, b = models
+    for wide, narrow, direction in ((a, b, "a->b"), (b, a, "b->a")):
+        seen = Disguises.narrower(wide, narrow, models, weights)
+        if seen is None or min(seen.share, _share_of_all(seen, models[narrow])) <= MOST:
+            continue
+        name, other = ("{b}", "{a}") if direction == "a->b" else ("{a}", "{b}")
+        words = (
+            f"{name}'s vectors are {other}'s with fewer numbers: {seen.share:.0%} of its parts are "
+            "there; what else was changed was not measured"
+        )
+        return replace(
+            found,
+            related=True,
+            relation=Relation.PRUNED,
+            how="width",
+            direction="a->b" if direction == "a->b" else "b->a",
+            score=max(found.score, 0.5 + seen.share / 2),
+            evidence=(
+                Evidence("aligned-v1", words, seen.share, seen.log10_p, NULL), *found.evidence,
+            ),
+        )  # fmt: skip
+    return None

@@ -20,7 +20,7 @@ from lineage.graph.base import Edge, Undetermined
 from lineage.graph.deep import Deep
 from lineage.graph.disguised import Disguises
 from lineage.graph.leaves import CERTAIN, LIKELY, cut_down, noised, sparse
-from lineage.graph.merged import merged_inside, merged_of
+from lineage.graph.merged import merged_inside, merged_of, nearer_to_parents
 from lineage.graph.remerged import remerged
 from lineage.graph.rounded import hang, past_noise
 from lineage.graph.structure import (
@@ -235,6 +235,7 @@ class Family:
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
+            counted = counted[0] | nearer_to_parents(merges, panel), counted[1]
         tree = _grown(seen, parents, first, counted, deep, refuted)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):

@@ -6,21 +6,23 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lineage.evidence.merging import Merge, find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.stacked import stack
 from lineage.graph.base import Edge
-from lineage.graph.leaves import CERTAIN, LIKELY
+from lineage.graph.leaves import CERTAIN, LIKELY, UNSURE
 from lineage.graph.rounded import has_levels
 from lineage.relation import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lineage.graph.deep import Deep
     from lineage.graph.disguised import Disguises
 
-__all__ = ["merged_inside", "merged_of"]
+__all__ = ["merged_inside", "merged_of", "nearer_to_parents"]
 
 _GUESSED = frozenset({"ties", "dare"})
 """Kinds of merges whose rest is white, where their values were not read."""
@@ -76,7 +78,8 @@ def merged_of(
     """
     family = stack(panel.models)
     by_value = None if deep is None else deep.merge_of
-    merges = {} if family is None else find_merges(family, by_value)
+    computed = None if deep is None else deep.is_computed
+    merges = {} if family is None else find_merges(family, by_value, computed)
     first = merges.get(likely)
     if first is not None and first.how in _GUESSED and not first.is_seen:
         del merges[likely]  # a start lies amid its children too
@@ -94,8 +97,24 @@ def merged_of(
     return merges, edges
 
 
+def nearer_to_parents(merges: Mapping[int, Merge], panel: Panel) -> set[tuple[int, int]]:
+    """Return arcs (merge, model) that are none, as the model is nearer to what was merged.
+
+    A step knows nothing of the way on which its start was made, so that it leads away from all of
+    that way's other end. Extrapolations and negations lie off their family, and lightly so.
+    """
+    squared = panel.pairs.squared
+    return {
+        (merge, int(place))
+        for merge, made in merges.items()
+        for place in np.flatnonzero(squared[merge] > squared[list(made.parents)].min(axis=0))
+        if place != merge
+    }
+
+
 def _edges(paths: Sequence[str], child: int, merge: Merge, sure: float) -> list[Edge]:
     """Return an edge from each parent; which of a base and its lightest children it was is open."""
+    sure = min(sure, UNSURE) if merge.is_open else sure
     return [
         Edge(paths[parent], paths[child], Relation.MERGE, merge.how, share, sure)
         for parent, share in zip(merge.parents, merge.coefficients, strict=True)

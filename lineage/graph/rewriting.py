@@ -11,8 +11,10 @@ import numpy as np
 
 from lineage.alignment import (
     Aligned,
+    Alignment,
     Chain,
     ChainAlignment,
+    Stream,
     aligned,
     can_be_written,
     described,
@@ -35,7 +37,6 @@ from lineage.relation import Relation
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lineage.alignment import Stream
     from lineage.evidence import Comparison
     from lineage.evidence.pairing import Pairing
     from lineage.evidence.weights import Weights
@@ -130,6 +131,29 @@ class Writing:
                 return seen if seen.related and seen.how else None
             except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
                 return None
+
+    def narrowed(self, a: str, b: str) -> Alignment | None:
+        """Return what of a wider stream a narrower one has; None if nothing, or it is none.
+
+        Args:
+            a: The model whose stream may be wider.
+            b: The other.
+        """
+        with ExitStack() as stack:
+            try:
+                one, other = self._described(a, stack), self._described(b, stack)
+                if not (isinstance(one, Stream) and isinstance(other, Stream)):
+                    return None
+                if one.width <= other.width:
+                    return None
+                units = common_units(self._sketch(a), self._sketch(b))
+                if units is not None and units.related is False:
+                    return None
+                self.watch(f"looking for {PurePath(b).name} in {PurePath(a).name}")
+                seen = solve(one, other)
+            except (ArchitectureError, FormatError):  # unknown, or with values that are no numbers
+                return None
+        return seen if isinstance(seen, Alignment) and seen.related else None
 
     def like(self, a: str, b: str, seen: Aligned) -> Aligned:
         """Return how b's coordinates become a's, where it is known how they become its relative's.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lineage.evidence.packed import PACKED
 from lineage.evidence.panel import structure
 from lineage.evidence.reduced import levels
+from lineage.evidence.roundtrip import ROUNDED_ADAPTER
 from lineage.graph.base import Edge
 from lineage.graph.leaves import CERTAIN, LIKELY, UNSURE
 from lineage.relation import Relation
@@ -60,7 +61,7 @@ def hang(
             for parent in _may_be_sources(child, members, models, hidden)
             if _is_reduced(found := between(parent, child), child, hidden)
         )
-        if not sources:
+        if not sources or _has_adapter(child, members, between):
             rest.append(child)
             continue
         *_, least, _, _ = sources[0]
@@ -72,6 +73,15 @@ def hang(
             sure = UNSURE  # an adapter may have been merged into what was packed
         edges.append(Edge(parent, child, found.relation, found.how, None, sure))
     return rest, edges
+
+
+def _has_adapter(child: str, members: Iterable[str], between: Between) -> bool:
+    """Whether an adapter was merged into levels of one of some models: that is no rounded copy."""
+    return any(
+        between(parent, child).evidence[0].detector == ROUNDED_ADAPTER
+        for parent in members
+        if parent != child and between(parent, child).evidence
+    )
 
 
 def past_noise(edges: Iterable[Edge], between: Between) -> list[Edge]:

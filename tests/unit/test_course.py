@@ -132,3 +132,15 @@ def test_a_family_takes_two_near_trainings_apart_and_scores_them_below_all_kin()
         )
     assert max(scores["strangers"]) < min(scores["twins"])
     assert max(scores["twins"]) <= 0.5 < min(scores["kin"])
+
+
+def test_a_long_step_that_was_extrapolated_is_no_second_training() -> None:
+    """Its vectors went back some of the way that they had come, and beyond."""
+    step = trained({n: 0 * w for n, w in BASE.items()}, 3, 0.4, 0.05)
+    for name in (*BIASES, *GAINS):
+        step[name] -= 0.25 * (BASE[name] - START[name])
+    beyond = {n: (w + 1.3 * step[n]).astype(np.float32) for n, w in BASE.items()}
+    assert 0.7 < shared(BASE, beyond) < SHORT_COURSE
+    assert compare(BASE, beyond).relation is Relation.FINETUNE
+    # Two trainings that leaned on their start alike are told by as much as before.
+    assert compare(BASE, TWIN).relation is Relation.SHARED_INIT

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_alignment import Model, everything, llama, tuned, units_moved
+from test_alignment import WIDTH, Model, everything, llama, tuned, units_moved
 from test_alignment_places import UNITS, Array, mixture, single, with_experts_moved
 
 import lineage
@@ -133,3 +133,31 @@ def test_convolutions_that_were_not_looked_at_are_not_denied(
     monkeypatch.setattr("lineage.graph.rewriting.MOST_OF_A_CHAIN", 0)
     found = lineage.compare(one, other)
     assert found.related is None and "lineage align" in found.evidence[0].words
+
+
+def narrowed(model: Model, width: int, seed: int) -> Model:
+    """Leave numbers out of every vector of the stream."""
+    whole = model["model.norm.weight"].shape[0]
+    kept = np.sort(np.random.default_rng(seed).choice(whole, width, replace=False))
+    made = {}
+    for name, values in model.items():
+        if values.ndim == 1:
+            made[name] = values if name.endswith("bias") else values[kept]
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            made[name] = values[kept]
+        else:
+            made[name] = values[:, kept]
+    return made
+
+
+@pytest.mark.parametrize("size", [0, 0.06])
+def test_a_stream_with_fewer_numbers_is_a_pruned_width(size: float) -> None:
+    child = narrowed(tuned(BASE, size, 1) if size else BASE, WIDTH * 3 // 4, 2)
+    found, back = lineage.compare(BASE, child), lineage.compare(child, BASE)
+    assert (found.related, found.relation, found.how) == (True, Relation.PRUNED, "width")
+    assert (found.direction, back.direction) == ("a->b", "b->a")
+    assert "with fewer numbers" in found.evidence[0].told("a", "b")
+
+
+def test_a_stranger_with_a_narrower_stream_is_none() -> None:
+    assert not lineage.compare(BASE, narrowed(llama(1), WIDTH * 3 // 4, 2)).related

@@ -131,3 +131,22 @@ def test_where_norms_alone_were_trained_the_family_tells_which_model() -> None:
     assert set(edges(found)) == {
         ("base", "one"), ("base", "two"), ("base", "norms"), ("norms", "next"),
     }  # fmt: skip
+
+
+def test_a_table_of_positions_in_one_row_is_no_head_that_was_made_anew() -> None:
+    """Image models hold theirs as 1 by N by D: without its largest direction nothing is left."""
+    rng = np.random.default_rng(6)
+    positions = rng.normal(0, 0.02, (1, 17, D)).astype(np.float32)
+    head = rng.normal(0, 0.1, (10, D)).astype(np.float32)
+    names = "vit.embeddings.position_embeddings", "classifier.weight"
+
+    def with_both(model: Model, seed: int) -> Model:
+        own = {names[0]: positions, names[1]: head}
+        return model | (tuned(own, seed, 0.05) if seed else own)
+
+    models = {"base": with_both(BASE, 0), "one": with_both(ONE, 1), "two": with_both(TWO, 2)}
+    moved = models["one"] | {names[1]: models["one"][names[1]][rng.permutation(10)]}
+    found = infer(models | {"moved": moved})
+    assert set(edges(found)) == {("base", "one"), ("base", "two"), ("one", "moved")}
+    (edge,) = (edge for edge in found.edges if edge.child == "moved")
+    assert edge.probability == 0.95

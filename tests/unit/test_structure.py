@@ -193,6 +193,22 @@ def test_a_vocabulary_that_kept_some_tokens_is_a_pruned_width() -> None:
         child[name] = child[name] * columns
     base = BASE | {name: BASE[name] * columns for name in scaled}
     assert kind(both_ways(base, child)) == (True, "pruned", "width", "a->b")
+    # A head need not keep its profile, where tokens that never occur are far out.
+    out = base["lm_head.weight"].copy()
+    out[np.setdiff1d(np.arange(TOKENS), kept)] += 3 * rng.normal(size=D).astype(np.float32)
+    assert kind(both_ways(base | {"lm_head.weight": out}, child)) == (
+        True, "pruned", "width", "a->b",
+    )  # fmt: skip
+
+
+def test_weak_tokens_that_were_put_in_front_are_no_cut() -> None:
+    rng = np.random.default_rng(1)
+    columns = np.exp(rng.normal(0, 1, D)).astype(np.float32)
+    names = "model.embed_tokens.weight", "lm_head.weight"
+    base = BASE | {name: BASE[name] * columns for name in names}
+    more = {name: np.tile(base[name].mean(axis=0), (3, 1)) for name in names}
+    child = base | {name: np.concatenate([more[name], base[name]]) for name in names}
+    assert both_ways(base, child).relation != "pruned"
 
 
 # Depth
