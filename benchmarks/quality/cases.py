@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from lineage.evidence.ancestry import Evidence, evidence
+from lineage.evidence.gains import Gains, gains
 from lineage.evidence.panel import Panel, structure
 from lineage.fingerprints import Fingerprint, fingerprint
+from lineage.fingerprints.base import TensorPrint
 
 Array = NDArray[np.float64]
 PARTS = 16
@@ -137,6 +140,80 @@ def invented(number: int) -> Family:
     return Family(f"invented-{number:02}", truth, prints)
 
 
+def shrunk(family: Family, rng: np.random.Generator) -> Family:
+    """Return a family as it would be had its steps been against decay, of any strength.
+
+    In every step each tensor that moved loses a share of its length, matrices alone or all of them:
+    from a tenth of the step's squared relative size to ten times that, at which length says no
+    more who came first, or the opposite. Merges, and what came from them, are left out.
+    """
+    prints: dict[str, Fingerprint] = {}
+    lengths: dict[str, Array] = {}
+    left = {m: set(_line(family, m)) & set(family.prints) for m in family.prints}
+    for model in sorted(family.prints, key=lambda m: (len(left[m]), m)):
+        own = family.prints[model].tensors
+        at = family.parent(model, list(family.prints))
+        if family.is_merge(model) or at == UNKNOWN:
+            continue
+        above = list(family.prints)[at] if at != NO_PARENT else None
+        if above is None:
+            lengths[model] = np.ones(len(own))
+        elif above in lengths:
+            theirs = family.prints[above].tensors
+            size = _relative(theirs, own)
+            loss = min(size, size**2 * 10 ** rng.uniform(-1, 1), 0.2)
+            with_vectors = rng.random() < 0.3
+            lost = [
+                loss * (a.value != b.value and (with_vectors or len(b.shape) > 1))
+                for a, b in zip(theirs, own, strict=True)
+            ]
+            lengths[model] = lengths[above] * (1 - np.array(lost))
+        else:
+            continue
+        prints[model] = _scaled(family.prints[model], lengths[model])
+    return Family(f"{family.name}-shrunk", family.truth, dict(sorted(prints.items())))
+
+
+def _line(family: Family, model: str) -> Iterator[str]:
+    """Yield all that a model came from."""
+    for parent in family.truth[model]["parents"]:
+        yield parent
+        yield from _line(family, parent)
+
+
+def _relative(one: Sequence[TensorPrint], other: Sequence[TensorPrint]) -> float:
+    """Return the norm of a step over that of its start, over all tensors."""
+    step = norm = 0.0
+    for a, b in zip(one, other, strict=True):
+        if a.sketch is not None and b.sketch is not None:
+            core = b.sketch.core.astype(np.float64) - a.sketch.core
+            step, norm = step + float(np.vdot(core, core)), norm + a.sketch.energy
+    return float(np.sqrt(step / max(norm, 1e-300)))
+
+
+def _scaled(model: Fingerprint, lengths: Array) -> Fingerprint:
+    """Return the fingerprint of a model whose tensors are as many times as long."""
+    return replace(model, tensors=tuple(map(_scaled_tensor, model.tensors, lengths.tolist())))
+
+
+def _scaled_tensor(tensor: TensorPrint, length: float) -> TensorPrint:
+    sketch = tensor.sketch
+    if length == 1 or sketch is None:
+        return tensor
+    raw = tuple(
+        (part.astype(np.float64) * by).astype("<f4").tobytes()
+        for part, by in (
+            (sketch.core, length), (sketch.rows, length**2), (sketch.cols, length**2),
+        )
+    )  # fmt: skip
+    energy, fourth = sketch.energy * length**2, sketch.fourth * length**4
+    value = blake3(tensor.value + np.float64(length).tobytes()).digest()
+    return replace(
+        tensor, value=value, rounded=(),
+        sketch=replace(sketch, raw=raw, energy=energy, fourth=fourth),
+    )  # fmt: skip
+
+
 def _shares(liking: Mapping[str, float]) -> Array:
     found = np.array(list(liking.values()))
     return found / found.sum()
@@ -161,6 +238,17 @@ def cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:
         members = _WAYS[part % len(_WAYS)](family, rng)
         if 1 < len(members) < len(everyone):
             yield _case(family, members, is_whole=False)
+
+
+def steps(family: Family) -> Iterator[Gains]:
+    """Yield what every step of training gained: of two models alone, the parent first."""
+    for model, told in family.truth.items():
+        above = told["parents"]
+        is_step = len(above) == 1 and told["relation"] == "finetune"
+        if is_step and model in family.prints and above[0] in family.prints:
+            panel = Panel([family.prints[above[0]], family.prints[model]])
+            if panel.matrices:
+                yield gains(panel)
 
 
 def small_cases(family: Family, rng: np.random.Generator) -> Iterator[Case]:

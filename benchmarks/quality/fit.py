@@ -1,6 +1,6 @@
 """Fits the networks of `lineage/graph/odds.py` and writes them beside it.
 
-    python benchmarks/quality/fit.py [--zoo DIR ...] [--gains] [--held-out] [--seed N]
+    python benchmarks/quality/fit.py [--zoo DIR ...] [--gains | --alone] [--held-out] [--seed N]
 
 Needs torch. Every tuning family of the zoos, of one structure and one root, is a case, whole and
 with members left out by lot; families by lot come from `python benchmarks/zoo --drawn N --out DIR`.
@@ -21,11 +21,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cases import NO_PARENT, UNKNOWN, Case, cases, families, invented, small_cases
+from cases import (
+    NO_PARENT,
+    UNKNOWN,
+    Case,
+    Family,
+    cases,
+    families,
+    invented,
+    shrunk,
+    small_cases,
+    steps,
+)
 from numpy.typing import NDArray
 
+from lineage.evidence import alone
+from lineage.evidence.alone import Alone
 from lineage.evidence.ancestry import Evidence, in_view_of
 from lineage.evidence.gains import Gains
+from lineage.evidence.nets import MOST, MOST_SPREAD, Net
 from lineage.graph import odds
 from lineage.graph.odds import Look, Nets
 from lineage.graph.tree import LEAST_EDGE, marginals
@@ -33,10 +47,13 @@ from lineage.graph.tree import LEAST_EDGE, marginals
 HIDDEN, GAINS_HIDDEN, NETS, FOLDS = 24, 8, 3, 3
 EPOCHS, GAINS_EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 25, 64, 0.01, 0.1, 0.1
 INVENTED, FEW_INVENTED = 90, 30
+ALONE_EPOCHS, ALONE_BATCH, ALONE_DECAY, ALONE_INVENTED, SHRUNK = 60, 128, 0.3, 60, 2
+SHRUNK_WEIGHT = 0.7
+"""Of a step as it would be against decay, beside one as it is."""
 
 
 class Scorer(torch.nn.Module):
-    """`odds.Net`, to be fitted."""
+    """`Net`, to be fitted."""
 
     def __init__(self, examples: torch.Tensor, hidden: int) -> None:
         """Take means and deviations from examples of the features."""
@@ -52,20 +69,18 @@ class Scorer(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return a score for the features along the last axis."""
-        z = ((features - self.mean) / self.spread).clamp(-odds.MOST_SPREAD, odds.MOST_SPREAD)
-        found: torch.Tensor = (
-            (self.linear(z) + self.hidden(z)).squeeze(-1).clamp(-odds.MOST, odds.MOST)
-        )
+        z = ((features - self.mean) / self.spread).clamp(-MOST_SPREAD, MOST_SPREAD)
+        found: torch.Tensor = (self.linear(z) + self.hidden(z)).squeeze(-1).clamp(-MOST, MOST)
         return found
 
-    def plain(self) -> odds.Net:
+    def plain(self) -> Net:
         """Return the network in NumPy."""
         first, _, _, second, _, _, last = self.hidden
         of = [
             self.mean, self.spread, self.linear.weight[0], first.weight, first.bias, second.weight,
             second.bias, last.weight[0], self.linear.bias[0] + last.bias[0],
         ]  # fmt: skip
-        return odds.Net(*(one.detach().numpy().astype(np.float32) for one in of))
+        return Net(*(one.detach().numpy().astype(np.float32) for one in of))
 
 
 class Batch(NamedTuple):
@@ -127,7 +142,7 @@ def _batch(of: Sequence[Example], weight: Sequence[float]) -> Batch:
         m = len(case.parents)
         arcs[k, :m, :m], nodes[k, :m], is_there[k, :m] = seen.arcs, seen.nodes, True
         if score is not None:
-            known[k, :m, :m], known[k, n, :m] = np.maximum(score[:-1], -odds.MOST), score[-1]
+            known[k, :m, :m], known[k, n, :m] = np.maximum(score[:-1], -MOST), score[-1]
         possible[k, :m, :m] = ~np.eye(m, dtype=bool)
         possible[k, :m, list(case.merges)] = False
         possible[k, n, :m] = True
@@ -158,9 +173,7 @@ def fit(
     return Nets(*zip(*pairs, strict=True), names=of[0].seen.names)
 
 
-def _fit_one(
-    data: Sequence[Batch], seed: int, hidden: int, epochs: int
-) -> tuple[odds.Net, odds.Net]:
+def _fit_one(data: Sequence[Batch], seed: int, hidden: int, epochs: int) -> tuple[Net, Net]:
     torch.manual_seed(seed)
     by_arc = Scorer(torch.cat([one.arcs[one.possible[:, :-1]] for one in data]), hidden)
     by_node = Scorer(torch.cat([one.nodes[one.is_there] for one in data]), hidden)
@@ -218,6 +231,65 @@ def with_gains(
 
     first = beside(by[0], of)
     return first, beside(by[1], [_again(case, first) for case in of])
+
+
+class Step(NamedTuple):
+    """One step of training alone: the gains of its two models, parent first."""
+
+    family: str
+    weight: float
+    seen: Gains
+
+
+def lone_steps(family: Family, rng: np.random.Generator) -> list[Step]:
+    """Return a family's steps, as they are and as they would be against decay."""
+    found = [Step(family.name, 1.0, seen) for seen in steps(family)]
+    for _ in range(SHRUNK):
+        found += [Step(family.name, SHRUNK_WEIGHT, seen) for seen in steps(shrunk(family, rng))]
+    return found
+
+
+def fit_alone(of: Sequence[Step], seed: int) -> Alone:
+    """Fit networks whose score of a step is above that of the step back."""
+    sizes: dict[str, int] = {}
+    for one in of:
+        sizes[one.family] = sizes.get(one.family, 0) + 1
+    weight = torch.tensor([one.weight * sizes[one.family] ** -0.5 for one in of])
+    weight /= weight.mean()
+    there, back = (torch.tensor(np.stack([one.seen.arcs[at] for one in of]))
+                   for at in ((0, 1), (1, 0)))  # fmt: skip
+    nets = []
+    for k in range(NETS):
+        torch.manual_seed(seed + k)
+        scorer = Scorer(torch.cat([there, back]), GAINS_HIDDEN)
+        optimizer = torch.optim.AdamW(scorer.parameters(), lr=RATE, weight_decay=ALONE_DECAY)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ALONE_EPOCHS)
+        for _ in range(ALONE_EPOCHS):
+            for lot in torch.randperm(len(of)).split(ALONE_BATCH):
+                odds_of = scorer(there[lot]) - scorer(back[lot])
+                loss = (torch.nn.functional.softplus(-odds_of) * weight[lot]).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
+                optimizer.step()
+            schedule.step()
+        nets.append(scorer.plain())
+    return Alone(tuple(nets), of[0].seen.names)
+
+
+def alone_held_out(of: Sequence[Step], seed: int) -> None:
+    """Print how often the order of steps of families that were left out is said, and right."""
+    names = sorted({one.family for one in of})
+    found: list[float] = []
+    for fold in range(FOLDS):
+        out = set(names[fold::FOLDS])
+        by = fit_alone([one for one in of if one.family not in out], seed)
+        found += [by(one.seen) for one in of if one.family in out and one.weight == 1]
+    odds_of = np.array(found)
+    for least in (0.0, 1.5, 2.0, 2.5, 3.0, 4.0):
+        said = np.abs(odds_of) >= least
+        print(f"odds of {np.exp(least):.1f} and more: said {said.mean():.3f}, right "
+              f"{(odds_of[said] > 0).mean():.3f}")  # fmt: skip
 
 
 class Counts(NamedTuple):
@@ -291,10 +363,14 @@ def main() -> int:
     home = Path(__file__).parents[1]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, nargs="+", default=[home / ".cache" / "zoo"])
-    parser.add_argument("--gains", action="store_true", help="fit what gains are worth alone")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--gains", action="store_true", help="fit what gains are worth alone")
+    only.add_argument("--alone", action="store_true", help="fit what is said of two models alone")
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    if chosen.alone:
+        return _alone(chosen)
     found: list[Case] = []
     few: list[Case] = []
     number = 0
@@ -325,6 +401,25 @@ def main() -> int:
         f"wrote {path.name}: networks from {len(found)} cases, and of gains from {len(few)}, "
         f"of {len({case.family for case in few})} families"
     )
+    return 0
+
+
+def _alone(chosen: argparse.Namespace) -> int:
+    of: list[Step] = []
+    for zoo in chosen.zoo:
+        for number, family in enumerate(families(zoo)):
+            print(f"{family.name}: {len(family.prints)} models", file=sys.stderr)
+            of += lone_steps(family, np.random.default_rng([chosen.seed, number]))
+    if not of:
+        print("no tuning families; make them with python benchmarks/zoo", file=sys.stderr)
+        return 3
+    for number in range(ALONE_INVENTED):
+        of += [Step(f"invented-{number}", 1.0, seen) for seen in steps(invented(number))]
+    if chosen.held_out:
+        alone_held_out(of, chosen.seed)
+        return 0
+    alone.save(fit_alone(of, chosen.seed), Path(alone.__file__).with_name(alone.WEIGHTS))
+    print(f"wrote {alone.WEIGHTS}: from {len(of)} steps")
     return 0
 
 

@@ -6,10 +6,10 @@ on 240 public pairs the sign of the margin below is right for 194; on 222 of one
 for 99 in 100 above .05, and worse than chance on the lightest changes. So it abstains there.
 
 In one matrix the comparison below says no more than whether the norm grew. Training without decay
-makes norms grow; strong weight decay shrinks them and turns the answer round, which a pair alone
+makes norms grow; strong weight decay shrinks them and turns the answer round, which this alone
 does not show. Where the change is shows some of it: a step adds its own energy to its start's, so
-that rows with more change grow more, while decay takes from all rows alike. Where rows and columns
-clearly speak against the norms, nothing is said.
+that rows with more change grow more, while decay takes from all rows alike. What all of it and more
+is worth together for a lone pair is weighed in `alone`; here is what a person can follow.
 
 All this is a lean and no proof: it names a likely order, and refuses no claim.
 """
@@ -28,25 +28,14 @@ if TYPE_CHECKING:
 
     _Numbers = NDArray[np.float64]
 
-CLEAR_MARGIN = 0.01
-"""The margin above which the direction of a lone pair is said."""
-
-CLEAR_CHANGE = 0.02
-"""The direction of a lone pair that changed by less of its norm than this is not said."""
-
 CLEAR_SHARE = 0.4
 """How much of the margin of a pure step must be there. It is 1 for a pure step; for siblings that
 moved by u and v it is (v^2 - u^2) / (v^2 + u^2): 0 when both moved alike, and .4 when one moved
 half as far again, which a lone pair can hardly tell from a step."""
 
-LARGEST_SHARE = 1.2
-"""More than this no pure step has, either way: the difference undoes what one of them learned."""
-
 PURE_SHARES = (0.6, 1.1)
-"""The same for what has nothing to do with the weights, such as noise."""
-
-LEAST_SLOPE = -2.0
-"""A slope of this many deviations against the margin leaves the direction open."""
+"""How much of the margin of a pure step what has nothing to do with the weights has, such as
+noise."""
 
 ADAPTER_MARGIN = 0.02
 ADAPTER_SHARES = (0.6, 1.5)
@@ -72,21 +61,14 @@ class Orthogonality:
     margin: float
     share: float
 
-    def is_clear(self, change: float, *, is_low_rank: bool) -> bool:
-        """Whether a lone pair may be given this direction, if its `slope` is not against it.
+    def is_clear(self) -> bool:
+        """Whether a lone pair that a low-rank step parts may be given this direction.
 
-        A low-rank step may be lighter: one factor of an adapter starts at random and hardly moves,
-        so its product is orthogonal to the weights by construction, not by the course of training.
-
-        Args:
-            change: Norm of the difference over the norm of the first model.
-            is_low_rank: Whether the difference has a low rank.
+        Such a step may be light: one factor of an adapter starts at random and hardly moves, so its
+        product is orthogonal to the weights by construction, not by the course of training.
         """
         size, share = abs(self.margin), abs(self.share)
-        if is_low_rank:
-            return size >= ADAPTER_MARGIN and ADAPTER_SHARES[0] <= share <= ADAPTER_SHARES[1]
-        is_pure = CLEAR_SHARE <= share <= LARGEST_SHARE
-        return size >= CLEAR_MARGIN and change >= CLEAR_CHANGE and is_pure
+        return size >= ADAPTER_MARGIN and ADAPTER_SHARES[0] <= share <= ADAPTER_SHARES[1]
 
 
 def leans(pairing: Pairing) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -117,11 +99,6 @@ def orthogonality(pairing: Pairing) -> Orthogonality:
     start = np.minimum(pairing.energy_a[use], pairing.energy_b[use])
     pure = float(size @ np.sqrt(d / (d + start)) / size.sum())
     return Orthogonality(margin, margin / pure)
-
-
-def is_against(pairing: Pairing, lean: Orthogonality) -> bool:
-    """Whether rows and columns clearly speak against the direction that norms lean to."""
-    return bool(slope(pairing) * np.sign(lean.share) <= LEAST_SLOPE)
 
 
 def slope(pairing: Pairing) -> float:

@@ -7,20 +7,19 @@ test says of models that are not there (see `controls`).
 
 from __future__ import annotations
 
+from math import exp
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.evidence.alone import ALONE, SAID
 from lineage.evidence.controls import controls, relatedness
 from lineage.evidence.counters import COUNTERS
 from lineage.evidence.deeper import DECAY
 from lineage.evidence.depth import depth
 from lineage.evidence.direction import (
-    CLEAR_CHANGE,
-    CLEAR_MARGIN,
-    CLEAR_SHARE,
-    LARGEST_SHARE,
-    LEAST_SLOPE,
+    ADAPTER_MARGIN,
+    ADAPTER_SHARES,
     leans,
     orthogonality,
     slope,
@@ -249,13 +248,21 @@ def _direction(pairing: Pairing, found: Comparison) -> list[str]:
             said = f"{ends[0]} -> {ends[1]}: by {what}, whatever is below"
     return [
         "undetermined" if found.direction is None else said,
-        f"the difference is nearer to orthogonal to {first} in {agree} of {len(each)} matrices",
-        f"the margin is {abs(lean.margin):.3f}; a direction is said from {CLEAR_MARGIN:g} on",
-        f"that is {abs(lean.share):.2f} of what one step would have, where 0 is siblings; said "
-        f"between {CLEAR_SHARE:g} and {LARGEST_SHARE:g}",
+        *_odds(found),
+        f"the difference is nearer to orthogonal to {first} in {agree} of {len(each)} matrices, by "
+        f"a margin of {abs(lean.margin):.3f}",
+        f"that is {abs(lean.share):.2f} of what one step would have, where 0 is siblings",
         f"over rows and columns energy grows from {first} with the change by "
-        f"{growth if lean.margin >= 0 else -growth:.1f} deviations; not said from "
-        f"{LEAST_SLOPE:g} down",
-        f"the change is {found.change or 0.0:.1%}; said from {CLEAR_CHANGE:.0%} on, a difference "
-        "of low rank from less",
+        f"{growth if lean.margin >= 0 else -growth:.1f} deviations",
     ]
+
+
+def _odds(found: Comparison) -> list[str]:
+    """Say by what the direction is said, or would be."""
+    if found.rank is not None:
+        return [
+            f"of a difference of low rank it is said by the margin below, from {ADAPTER_MARGIN:g} "
+            f"on, and between {ADAPTER_SHARES[0]:g} and {ADAPTER_SHARES[1]:g} of one step"
+        ]
+    seen = [one for one in found.evidence if one.detector == ALONE]
+    return [f"{one.words}; said from {exp(SAID):.0f} to 1 on" for one in seen]

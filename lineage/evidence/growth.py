@@ -11,6 +11,9 @@ back.
 - *Each.* The same of each matrix for itself, and in how many the energy grew.
 - *Slope.* Gains of matrices over steps, each over the matrix's energy: decay takes the same share
   of each, whatever its step, so that it is in the constant and not in the slope.
+- *Slopes* within matrices: the same over the rows of one, and over its columns, as a correlation.
+- *Inside and outside* of layers: the cosine of the step with the matrix before it and after, in the
+  mean. Tables of tokens and what predicts them grow by other laws than layers do.
 - *Spread* of rows' energies, of columns', and the kurtosis of values.
 
 Source: the slope, and that it is 1, follows from |c|^2 = |(1 - w)p|^2 + |u|^2 for a step of decay w
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -50,6 +53,10 @@ class Grown(NamedTuple):
         each: The mean of the same over matrices.
         sign: In what share of the matrices energy grew, less that in which it fell.
         slope: Of matrices' gains over their steps.
+        row_slope: Mean correlation of rows' gains with their steps, over their energies.
+        column_slope: The same of columns.
+        inside: Mean cosine of the step with the matrices of layers, before and after.
+        outside: The same of all other matrices.
         rows: Of the spread of rows' energies, from -1 to 1.
         columns: The same of columns.
         kurtosis: Of kurtosis, from -1 to 1.
@@ -60,6 +67,10 @@ class Grown(NamedTuple):
     each: Square
     sign: Square
     slope: Square
+    row_slope: Square
+    column_slope: Square
+    inside: Square
+    outside: Square
     rows: Square
     columns: Square
     kurtosis: Square
@@ -77,8 +88,11 @@ class Growth:
         size: float,
         energy: Square,
         fourth: Square,
-        buckets: Iterable[NDArray[np.float32]],
+        buckets: Sequence[NDArray[np.float32]],
         squared: Square,
+        cores: NDArray[np.float32],
+        *,
+        is_in_layer: bool,
     ) -> None:
         """Add one matrix of all models.
 
@@ -88,6 +102,8 @@ class Growth:
             fourth: Sums of fourth powers, shape (models,).
             buckets: Squared norms of buckets of rows, shape (models, buckets), and of columns.
             squared: Squared norms of the differences, shape (models, models); 0 where it is equal.
+            cores: Sketches, shape (models, row buckets, column buckets).
+            is_in_layer: Whether it is a layer's.
         """
         sums, root = self._sums, float(np.sqrt(size))
         moved = squared > 0
@@ -107,6 +123,14 @@ class Growth:
         sums["wy"] += root * each
         sums["wxx"] += root * squared / middle
         sums["wxy"] += root * gain / middle
+        cosine = 0.5 * np.sign(each) * np.sqrt(np.abs(each) * np.abs(gain) / middle)
+        where = "inside" if is_in_layer else "outside"
+        sums[where] += root * cosine.clip(-1, 1)
+        sums[f"{where}_weight"] += root * moved
+        lying_both = cores, cores.transpose(0, 2, 1)
+        for name, of, lying in zip(_SLOPES, buckets, lying_both, strict=True):
+            if lying.shape[1] == of.shape[1] >= _BUCKETS:
+                sums[name] += root * moved * _correlation(lying.astype(np.float64), of)
         kurtosis = size * fourth / np.maximum(energy, 1e-300) ** 2
         more = np.where(moved, kurtosis - kurtosis[:, None], 0)
         sums["kurtosis"] += more.clip(-_MOST, _MOST)
@@ -130,6 +154,10 @@ class Growth:
             each=_over(sums["each"], sums["weight"]),
             sign=_over(sums["sign"], sums["weight"]),
             slope=slope.clip(-_MOST, _MOST),
+            row_slope=_over(sums["row_slope"], sums["weight"]),
+            column_slope=_over(sums["column_slope"], sums["weight"]),
+            inside=_over(sums["inside"], sums["inside_weight"]),
+            outside=_over(sums["outside"], sums["outside_weight"]),
             rows=np.tanh(_SHARP * sums["rows"] / count),
             columns=np.tanh(_SHARP * sums["columns"] / count),
             kurtosis=np.tanh(sums["kurtosis"] / count),
@@ -140,9 +168,12 @@ class Growth:
 _FLAT = 1e-3
 """Share of the squared steps, weighed, that must be left of them around their mean for a slope."""
 
+_SLOPES = ("row_slope", "column_slope")
+
 _SUMS = (
     "moved", "gain", "step", "weight", "each", "sign", "w", "wy", "wxx", "wxy", "kurtosis",
-    "kurtosis_sign", "rows", "columns",
+    "kurtosis_sign", "rows", "columns", "row_slope", "column_slope", "inside", "inside_weight",
+    "outside", "outside_weight",
 )  # fmt: skip
 
 
@@ -150,3 +181,29 @@ def _over(top: Square, bottom: Square) -> Square:
     """Divide; by nothing it is 0."""
     found: Square = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
     return found
+
+
+def _correlation(cores: Square, energy: NDArray[np.float32]) -> Square:
+    """Correlate gains of energy with steps, both over the energy, over the rows of one matrix.
+
+    Args:
+        cores: Shape (models, rows, columns).
+        energy: Exact squared norms of the rows, shape (models, rows).
+
+    Returns:
+        Shape (models, models), from -1 to 1; a row counts by its energy.
+    """
+    weight, x, y, xx, xy, yy = (np.zeros((len(cores), len(cores))) for _ in range(6))
+    for row, of in zip(cores.transpose(1, 0, 2), energy.astype(np.float64).T, strict=True):
+        own = np.einsum("ij,ij->i", row, row)
+        step = np.maximum(own[:, None] + own - 2 * row @ row.T, 0)
+        gain, middle = of - of[:, None], (of[:, None] + of) / 2
+        weight += middle
+        x += step
+        y += gain
+        xx += _over(step**2, middle)
+        xy += _over(step * gain, middle)
+        yy += _over(gain**2, middle)
+    x, y = _over(x, weight), _over(y, weight)
+    both = np.maximum(xx - weight * x**2, 0) * np.maximum(yy - weight * y**2, 0)
+    return _over(xy - weight * x * y, np.sqrt(both)).clip(-1, 1)

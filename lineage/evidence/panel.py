@@ -268,7 +268,10 @@ def _pooled(panel: Panel) -> Pairs:
             margin += np.where(use, one.size * (with_second - with_first), 0)
             pure += np.where(use, one.size * np.sqrt(d / (d + least)), 0)
         moved += one.size * use
-        growth.add(one.size, one.energy, one.fourth, (one.rows, one.cols), d)
+        growth.add(
+            one.size, one.energy, one.fourth, (one.rows, one.cols), d, one.core(),
+            is_in_layer=one.is_in_layer,
+        )  # fmt: skip
         own = share**2 * (1 / one.cells + 1 / one.size)
         variance += own
         variance_others += np.where(is_equal, 0, own)

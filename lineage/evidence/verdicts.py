@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf
+from math import exp, inf
 
+from lineage.evidence.alone import ALONE, SAID, first_of
 from lineage.evidence.base import Comparison, Copied, Direction, Evidence, Layers
 from lineage.evidence.counters import counted, counts
 from lineage.evidence.counters import evidence as counters
@@ -15,7 +16,6 @@ from lineage.evidence.direction import (
     EVEN_SHARE,
     PURE_SHARES,
     Orthogonality,
-    is_against,
     orthogonality,
 )
 from lineage.evidence.exact import left_over, only_rounded
@@ -288,8 +288,12 @@ def as_trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     if adapter is not None and adapter.rank == 1 and (matrices := one_direction(pairing)):
         return _projected(base, lean, matrices)
     direction: Direction | None = None
-    is_clear = lean.is_clear(change, is_low_rank=adapter is not None)
-    if is_clear and (adapter is not None or not is_against(pairing, lean)):
+    if adapter is None:
+        odds = first_of(pairing)
+        base = replace(base, evidence=(*base.evidence[:-1], _odds(odds), base.evidence[-1]))
+        if abs(odds) >= SAID:
+            direction = "a->b" if odds > 0 else "b->a"
+    elif lean.is_clear():
         direction = "a->b" if lean.margin > 0 else "b->a"
     return replace(
         base,
@@ -300,10 +304,19 @@ def as_trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     )
 
 
+def _odds(odds: float) -> Evidence:
+    first = "{a}" if odds >= 0 else "{b}"
+    words = (
+        f"by all that training leaves, the odds are {exp(abs(odds)):.3g} to 1 that {first} came "
+        "first, if one came from the other"
+    )
+    return Evidence(ALONE, words, statistic=odds)
+
+
 def _projected(base: Comparison, lean: Orthogonality, matrices: int) -> Comparison:
     """Name a direction that was taken out of all matrices; the child has nothing left along it."""
     direction: Direction | None = None
-    if lean.is_clear(base.change or 0.0, is_low_rank=True):
+    if lean.is_clear():
         direction = "b->a" if lean.margin > 0 else "a->b"
     child = {"a->b": "{b}", "b->a": "{a}", None: "one of the two"}[direction]
     words = (

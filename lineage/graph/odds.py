@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lineage.evidence.nets import Net, fields_of, nets_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,50 +26,10 @@ if TYPE_CHECKING:
     from lineage.evidence.ancestry import Evidence
     from lineage.evidence.gains import Gains
 
-__all__ = ["MOST", "MOST_SPREAD", "WEIGHTS", "Look", "Net", "Nets", "fitted", "save"]
+__all__ = ["WEIGHTS", "Look", "Nets", "fitted", "save"]
 
 WEIGHTS = "odds.npz"
 """The fitted networks, beside this file."""
-
-MOST_SPREAD = 5.0
-"""Features further than this from their mean, in deviations, say no more than there."""
-
-MOST = 15.0
-"""Bound of every weight's logarithm."""
-
-
-class Net(NamedTuple):
-    """A network of one kind of input: a linear part and one of two hidden layers, summed.
-
-    Attributes:
-        mean: Of the features, shape (features,).
-        spread: Their deviations.
-        linear: Shape (features,).
-        first: Shape (hidden, features), and its constants of shape (hidden,).
-        second: Shape (hidden, hidden), likewise.
-        last: Shape (hidden,).
-        constant: Shape ().
-    """
-
-    mean: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    linear: NDArray[np.float32]
-    first: NDArray[np.float32]
-    first_constants: NDArray[np.float32]
-    second: NDArray[np.float32]
-    second_constants: NDArray[np.float32]
-    last: NDArray[np.float32]
-    constant: NDArray[np.float32]
-
-    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return a score for the features along the last axis."""
-        z = ((features - self.mean) / self.spread).clip(-MOST_SPREAD, MOST_SPREAD)
-        hidden = np.tanh(z @ self.first.T + self.first_constants)
-        hidden = np.tanh(hidden @ self.second.T + self.second_constants)
-        score: NDArray[np.float64] = (z @ self.linear + hidden @ self.last + self.constant).astype(
-            np.float64
-        )
-        return score.clip(-MOST, MOST)
 
 
 class Nets(NamedTuple):
@@ -91,11 +53,12 @@ class Nets(NamedTuple):
             of c having no parent among the models.
 
         Raises:
-            ValueError: If the networks were fitted on other features.
+            ValueError: If the networks were fitted on features that are not there.
         """
-        if seen.names != self.names:
+        if not set(self.names) <= set(seen.names):
             raise ValueError(f"{WEIGHTS} was fitted on other features than these")
-        of_arcs = sum(net(seen.arcs) for net in self.arcs) / len(self.arcs)
+        known = seen.arcs[..., [seen.names.index(name) for name in self.names]]
+        of_arcs = sum(net(known) for net in self.arcs) / len(self.arcs)
         of_nodes = sum(net(seen.nodes) for net in self.nodes) / len(self.nodes)
         found: NDArray[np.float64] = np.vstack([of_arcs, of_nodes])
         np.fill_diagonal(found, -np.inf)
@@ -124,17 +87,14 @@ def save(looks: tuple[Look, Look], path: Path) -> None:
     """Write networks, as `fitted` reads them."""
     parts = {f"{number}.{part}": nets for number, look in enumerate(looks)
              for part, nets in look._asdict().items()}  # fmt: skip
-    np.savez_compressed(
-        path,
-        allow_pickle=False,
-        **{
-            f"{part}.{kind}.{field}": np.stack([getattr(net, field) for net in nets])
-            for part, both in parts.items()
-            for kind, nets in (("arcs", both.arcs), ("nodes", both.nodes))
-            for field in Net._fields
-        },
-        **{f"{part}.names": np.array(both.names) for part, both in parts.items()},
-    )
+    arrays = {
+        name: array
+        for part, both in parts.items()
+        for kind, nets in (("arcs", both.arcs), ("nodes", both.nodes))
+        for name, array in fields_of(nets, f"{part}.{kind}").items()
+    }
+    names = {f"{part}.names": np.array(both.names) for part, both in parts.items()}
+    np.savez_compressed(path, allow_pickle=False, **arrays, **names)
 
 
 @cache
@@ -143,12 +103,9 @@ def fitted() -> tuple[Look, Look]:
     with (files("lineage.graph") / WEIGHTS).open("rb") as stream:
         stored = dict(np.load(stream, allow_pickle=False))
 
-    def of(at: str) -> tuple[Net, ...]:
-        fields = [stored[f"{at}.{field}"] for field in Net._fields]
-        return tuple(Net(*one) for one in zip(*fields, strict=True))
-
     def nets(at: str) -> Nets:
-        return Nets(of(f"{at}.arcs"), of(f"{at}.nodes"), tuple(stored[f"{at}.names"].tolist()))
+        names = tuple(stored[f"{at}.names"].tolist())
+        return Nets(nets_of(stored, f"{at}.arcs"), nets_of(stored, f"{at}.nodes"), names)
 
     first, second = (Look(nets(f"{look}.seen"), nets(f"{look}.gained")) for look in range(2))
     return first, second

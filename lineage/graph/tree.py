@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lineage.evidence import alone
 from lineage.evidence.ancestry import in_view_of
 from lineage.graph.odds import fitted
 
@@ -113,6 +114,8 @@ def grow(
 ) -> Tree:
     """Weigh the trees of a family's models.
 
+    Of two models which came first is asked of what was fitted for lone pairs (`evidence.alone`).
+
     Args:
         seen: Of models of one structure, and of one family.
         merges: Those that are made of several others: place -> its parents' places. They may have
@@ -123,6 +126,7 @@ def grow(
         doubted: Arcs that something else than these features speaks clearly against.
     """
     first, second = fitted()
+    is_pair = len(seen.squared) == 2
 
     def known(score: NDArray[np.float64]) -> NDArray[np.float64]:
         for w, c in ruled_out:
@@ -135,12 +139,20 @@ def grow(
 
     score = second(in_view_of(seen, marginals(known(first(seen)))))
     score[-1] -= AT_HAND
-    score = known(score)
+    score = known(_of_two(score, alone.fitted()(seen.gains)) if is_pair else score)
     arcs = marginals(score)
     roots = (1 - arcs.sum(axis=0)).clip(0, 1)
     likeliest = np.where(np.isin(np.arange(len(roots)), list(merges or ())), -1, roots).argmax()
     score[:-1, likeliest], score[-1, likeliest] = -np.inf, 0.0
     return Tree(roots, arcs, marginals(score))
+
+
+def _of_two(score: NDArray[np.float64], odds: float) -> NDArray[np.float64]:
+    """Leave how likely a step between two models is, and give its two ways odds."""
+    none = score[-1].mean()
+    either = np.logaddexp(score[0, 1] + score[-1, 0], score[1, 0] + score[-1, 1]) - none
+    there, back = either - np.logaddexp(0, -odds), either - np.logaddexp(0, odds)
+    return np.array([[-np.inf, there], [back, -np.inf], [none, none]])
 
 
 def _bound(

@@ -89,7 +89,8 @@ def test_a_full_step_is_none_of_the_patterns_and_has_a_direction() -> None:
     assert found.test.cosine > 0.9
     assert found.test.log10_p < -100
     assert found.direction[0].startswith("{a} -> {b}")
-    assert "in 17 of 17 matrices" in found.direction[1]
+    assert "{a} came first" in found.direction[1]
+    assert "in 17 of 17 matrices" in found.direction[2]
     assert explained(child, BASE).direction[0].startswith("{b} -> {a}")
     text = "\n".join(found.lines("mother", "daughter"))
     assert "mother -> daughter" in text

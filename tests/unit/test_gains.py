@@ -86,15 +86,27 @@ def test_the_sums_by_hand() -> None:
     growth = Growth(2)
     buckets = (np.ones((2, 8), np.float32), np.ones((2, 8), np.float32))
     squared = np.array([[0.0, 2.0], [2.0, 0.0]])
-    growth.add(4.0, np.array([4.0, 5.0]), np.array([4.0, 7.0]), buckets, squared)
+    cores = np.zeros((2, 8, 8), np.float32)
+    four, nine = (np.array(of) for of in ([4.0, 7.0], [9.0, 8.0]))
+    growth.add(4.0, np.array([4.0, 5.0]), four, buckets, squared, cores, is_in_layer=True)
     squared = np.array([[0.0, 1.0], [1.0, 0.0]])
-    growth.add(9.0, np.array([9.0, 8.0]), np.array([9.0, 8.0]), buckets, squared)
+    growth.add(9.0, np.array([9.0, 8.0]), nine, buckets, squared, cores, is_in_layer=False)
     found = growth.finish()
     assert found.pooled[0, 1] == 0
     assert found.each[0, 1] == pytest.approx((2 * 0.5 + 3 * -1) / 5)
     assert found.sign[0, 1] == pytest.approx((2 - 3) / 5)
     assert found.rows[0, 1] == found.columns[0, 1] == 0
+    assert found.row_slope[0, 1] == found.column_slope[0, 1] == 0
+    assert found.inside[0, 1] == pytest.approx(1 / (2 * np.sqrt(2 * 4.5)))
+    assert found.outside[1, 0] == pytest.approx(1 / (2 * np.sqrt(8.5)))
     assert found.slope[0, 1] == pytest.approx((1 / 4.5 + 1 / 8.5) / (2 / 4.5 - 1 / 8.5))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1, 0.3])
+def test_rows_that_moved_more_grew_more_whatever_the_decay(decay: float) -> None:
+    found = grown(BASE, step(BASE, 6, 0.4, decay=decay, uneven=1.0))
+    assert found.row_slope[0, 1] > 0.2
+    assert found.row_slope[1, 0] == pytest.approx(-found.row_slope[0, 1])
 
 
 def test_equal_models_gain_nothing() -> None:
