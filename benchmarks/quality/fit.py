@@ -284,7 +284,7 @@ def alone_held_out(of: Sequence[Step], seed: int) -> None:
     for fold in range(FOLDS):
         out = set(names[fold::FOLDS])
         by = fit_alone([one for one in of if one.family not in out], seed)
-        found += [by(one.seen) for one in of if one.family in out and one.weight == 1]
+        found += [float(by(one.seen)[0, 1]) for one in of if one.family in out and one.weight == 1]
     odds_of = np.array(found)
     for least in (0.0, 1.5, 2.0, 2.5, 3.0, 4.0):
         said = np.abs(odds_of) >= least

@@ -28,6 +28,8 @@ from lineage.fingerprints.base import Fingerprint
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from lineage.evidence.gains import Gains
     from lineage.evidence.pairing import Pairing
 
@@ -58,16 +60,20 @@ class Alone(NamedTuple):
     nets: tuple[Net, ...]
     names: tuple[str, ...]
 
-    def __call__(self, seen: Gains) -> float:
-        """Return the logarithm of the odds that the first of two models came before the second.
+    def __call__(self, seen: Gains) -> NDArray[np.float64]:
+        """Return the logarithm of the odds that each model came before each other.
+
+        Returns:
+            float64, shape (models, models), [w, c] the opposite of [c, w].
 
         Raises:
             ValueError: If the networks were fitted on other features.
         """
         if seen.names != self.names:
             raise ValueError(f"{WEIGHTS} was fitted on other features than these")
-        there, back = seen.arcs[0, 1], seen.arcs[1, 0]
-        return float(np.mean([net(there) - net(back) for net in self.nets]))
+        there = np.mean([net(seen.arcs) for net in self.nets], axis=0)
+        found: NDArray[np.float64] = there - there.T
+        return found
 
 
 def save(alone: Alone, path: Path) -> None:
@@ -108,4 +114,4 @@ def first_of(pairing: Pairing) -> float:
             tuple(replace(second.tensors[pairing.b[n]], name=name) for name, n in use), "", 0
         ),
     ])  # fmt: skip
-    return fitted()(gains(panel)) if panel.matrices else 0.0
+    return float(fitted()(gains(panel))[0, 1]) if panel.matrices else 0.0
