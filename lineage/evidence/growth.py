@@ -168,6 +168,9 @@ class Growth:
 _FLAT = 1e-3
 """Share of the squared steps, weighed, that must be left of them around their mean for a slope."""
 
+_AT_ONCE = 1 << 13
+"""Rows times pairs of models whose steps are looked at together."""
+
 _SLOPES = ("row_slope", "column_slope")
 
 _SUMS = (
@@ -194,16 +197,20 @@ def _correlation(cores: Square, energy: NDArray[np.float32]) -> Square:
         Shape (models, models), from -1 to 1; a row counts by its energy.
     """
     weight, x, y, xx, xy, yy = (np.zeros((len(cores), len(cores))) for _ in range(6))
-    for row, of in zip(cores.transpose(1, 0, 2), energy.astype(np.float64).T, strict=True):
-        own = np.einsum("ij,ij->i", row, row)
-        step = np.maximum(own[:, None] + own - 2 * row @ row.T, 0)
-        gain, middle = of - of[:, None], (of[:, None] + of) / 2
-        weight += middle
-        x += step
-        y += gain
-        xx += _over(step**2, middle)
-        xy += _over(step * gain, middle)
-        yy += _over(gain**2, middle)
+    lot = max(1, _AT_ONCE // len(cores) ** 2)
+    for at in range(0, cores.shape[1], lot):
+        rows = cores[:, at : at + lot].transpose(1, 0, 2)
+        of = energy[:, at : at + lot].T.astype(np.float64)
+        own = np.einsum("kij,kij->ki", rows, rows)
+        inner = rows @ rows.transpose(0, 2, 1)
+        step = np.maximum(own[:, :, None] + own[:, None] - 2 * inner, 0)
+        gain, middle = of[:, None] - of[:, :, None], (of[:, None] + of[:, :, None]) / 2
+        weight += middle.sum(axis=0)
+        x += step.sum(axis=0)
+        y += gain.sum(axis=0)
+        xx += _over(step**2, middle).sum(axis=0)
+        xy += _over(step * gain, middle).sum(axis=0)
+        yy += _over(gain**2, middle).sum(axis=0)
     x, y = _over(x, weight), _over(y, weight)
     both = np.maximum(xx - weight * x**2, 0) * np.maximum(yy - weight * y**2, 0)
     return _over(xy - weight * x * y, np.sqrt(both)).clip(-1, 1)
