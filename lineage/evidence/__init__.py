@@ -91,11 +91,17 @@ def with_units(found: Comparison, units: Common | None) -> Comparison:
     )
 
 
-def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
+def compare_weights(a: Fingerprint, b: Fingerprint, *, says_first: bool = True) -> Comparison:
     """Say what two models are to each other by their weights one by one, in one coordinates.
 
     Exact evidence first (digests), then structure, lattices and zeros, then statistics; the
     relation before the direction. What is not clear is None.
+
+    Args:
+        a: One model.
+        b: The other.
+        says_first: Whether it is asked which came first of two that training parts. In a family
+            all models together tell.
 
     Raises:
         SchemeError: If their sketches were made by two schemes.
@@ -134,7 +140,7 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
         return found
     # 5. Fewer levels, or zeros: the child is certain, unless an adapter came on top of them.
     trip = round_trip(pairing)
-    if trip is not None:
+    if trip is not None and trip.stands_out:
         return in_place(as_round_trip(base, trip), anew)
     reduction = quantized(pairing) or pruned(pairing)
     if reduction is not None:
@@ -143,7 +149,6 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     found = as_noised(base, pairing)
     if found is not None:
         return found
-    trip = round_trip(pairing, least=0)
     if trip is not None:
         return in_place(as_round_trip(base, trip), anew)
     # 7. The largest directions of every matrix, and nothing else.
@@ -151,7 +156,7 @@ def compare_weights(a: Fingerprint, b: Fingerprint) -> Comparison:
     if cut is not None and low_rank(pairing) is None:
         return as_cut_down(base, cut)
     # 8. A training step: what kind, then which way.
-    return by_counters(in_place(as_trained(base, pairing, kin), anew), a, b)
+    return by_counters(in_place(as_trained(base, pairing, kin, says_first=says_first), anew), a, b)
 
 
 def _without_anew(

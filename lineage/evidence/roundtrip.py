@@ -91,14 +91,14 @@ class RoundTrip:
     adapted: int
     direction: Direction | None
 
+    @property
+    def stands_out(self) -> bool:
+        """Whether the adapter is seen: else levels that are not there alone tell of one."""
+        return self.adapted >= _LEAST_ADAPTED
 
-def round_trip(pairing: Pairing, *, least: int = _LEAST_ADAPTED) -> RoundTrip | None:
-    """Find a rounding with an adapter above it.
 
-    Args:
-        pairing: Of two models.
-        least: Matrices in which the adapter stands out of the noise, at least. With none it is told
-            from a rounded copy only by the levels that are not there.
+def round_trip(pairing: Pairing) -> RoundTrip | None:
+    """Find a rounding with an adapter above it, or with nothing above it but no levels either.
 
     Returns:
         None unless the noise is one share of nearly all that changed in layers, more than storing
@@ -111,7 +111,7 @@ def round_trip(pairing: Pairing, *, least: int = _LEAST_ADAPTED) -> RoundTrip | 
         return None
     seen = [one for n in np.flatnonzero(_changed(pairing)) if (one := _Seen.of(pairing, int(n)))]
     adapted = [one for one in seen if one.rank and one.is_free]
-    if len(seen) < _LEAST_MATRICES or len(adapted) < least:
+    if len(seen) < _LEAST_MATRICES:
         return None
     if not all(one.is_free for one in seen) and len(adapted) < _LEAST_ADAPTED:
         return None

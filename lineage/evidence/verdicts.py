@@ -248,7 +248,9 @@ def as_noised(base: Comparison, pairing: Pairing) -> Comparison | None:
     )
 
 
-def as_trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
+def as_trained(
+    base: Comparison, pairing: Pairing, kin: Kinship, *, says_first: bool = True
+) -> Comparison:
     """Name the kind of training between two related models and, where clear, its direction."""
     lean = orthogonality(pairing)
     adapter = low_rank(pairing)
@@ -288,12 +290,12 @@ def as_trained(base: Comparison, pairing: Pairing, kin: Kinship) -> Comparison:
     if adapter is not None and adapter.rank == 1 and (matrices := one_direction(pairing)):
         return _projected(base, lean, matrices)
     direction: Direction | None = None
-    if adapter is None:
+    if adapter is None and says_first:
         odds = first_of(pairing)
         base = replace(base, evidence=(*base.evidence[:-1], _odds(odds), base.evidence[-1]))
         if abs(odds) >= SAID:
             direction = "a->b" if odds > 0 else "b->a"
-    elif lean.is_clear():
+    elif adapter is not None and lean.is_clear():
         direction = "a->b" if lean.margin > 0 else "b->a"
     return replace(
         base,

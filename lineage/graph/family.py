@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from lineage.graph.base import Between
 
     Nearer = Callable[[int, int, int], bool]
-    Refuted = Callable[[Iterable[tuple[int, int]]], set[tuple[int, int]]]
+    Arc = tuple[int, int]
+    Patterns = Callable[[Iterable[Arc]], tuple[set[Arc], set[Arc]]]
 
 _MATTERS, _ROUNDS = 0.02, 4
 """Probability of an arc from which the weights are asked about it, and how often they are asked."""
@@ -228,15 +229,15 @@ class Family:
         if anew is not None:
             ruled_out, doubted = anew.arcs()
             counted = counted[0] | ruled_out, counted[1] | doubted
-        refuted = self._made_before(members)
-        likely = int(np.argmax(_grown(seen, {}, first, counted, None, refuted).roots))
+        patterns = self._patterns(members)
+        likely = int(np.argmax(_grown(seen, {}, first, counted, None, patterns).roots))
         merges, made = merged_of(members, panel, first, likely, deep)
         self.edges += made
         parents = {child: merge.parents for child, merge in merges.items()}
         if merges:
             seen = evidence(panel, parents)
             counted = counted[0] | nearer_to_parents(merges, panel), counted[1]
-        tree = _grown(seen, parents, first, counted, deep, refuted)
+        tree = _grown(seen, parents, first, counted, deep, patterns)
         children = set(merges)
         for parent, child, probability in tree.best(LEAST_EDGE):
             if len(members) == 2 and first is None:
@@ -277,21 +278,19 @@ class Family:
             self._add(parent_path, child_path, *_step(found), sure)
         return True
 
-    def _made_before(self, members: Sequence[str]) -> Refuted:
-        """Return what finds, among arcs, those of which a pattern says that they go the other way.
+    def _patterns(self, members: Sequence[str]) -> Patterns:
+        """Return what finds, among arcs, those that go the other way, and those of low rank.
 
         Zeros, levels or a direction with nothing along it can only have been made of what has none,
         whatever norms and the rest of the family say.
         """
 
-        def refuted(arcs: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
-            return {
-                (parent, child)
-                for parent, child in arcs
-                if _is_made_of_its_child(self.between(members[parent], members[child]))
-            }
+        def patterns(arcs: Iterable[tuple[int, int]]) -> tuple[set[Arc], set[Arc]]:
+            found = {(w, c): self.between(members[w], members[c]) for w, c in arcs}
+            refuted = {arc for arc, seen in found.items() if _is_made_of_its_child(seen)}
+            return refuted, {arc for arc, seen in found.items() if seen.rank is not None}
 
-        return refuted
+        return patterns
 
     def _add(
         self, parent: str, child: str, relation: Relation, how: str | None, probability: float
@@ -395,9 +394,9 @@ def _grown(
     seen: Evidence,
     merges: Mapping[int, Sequence[int]],
     root: int | None,
-    counted: tuple[set[tuple[int, int]], set[tuple[int, int]]],
+    counted: tuple[set[Arc], set[Arc]],
     deep: Deep | None,
-    refuted: Refuted,
+    patterns: Patterns,
 ) -> Tree:
     """Weigh the trees, and again without those arcs that patterns or the weights rule out.
 
@@ -407,12 +406,13 @@ def _grown(
         root: The one that the others come from, where it is known.
         counted: Arcs that counters rule out, and those that they make doubtful.
         deep: The weights, where they may be read.
-        refuted: Finds the arcs that patterns rule out.
+        patterns: Finds the arcs that patterns rule out, and those of low rank.
     """
     ruled_out, doubted = counted
+    thin: set[Arc] = set()
 
     def grown() -> Tree:
-        return grow(seen, merges, root=root, ruled_out=ruled_out, doubted=doubted)
+        return grow(seen, merges, root=root, ruled_out=ruled_out, doubted=doubted, thin=thin)
 
     if deep is not None:
         ruled_out = ruled_out | deep.apart(merges)
@@ -423,10 +423,11 @@ def _grown(
             for parent, child in np.argwhere(tree.arcs >= _MATTERS).tolist()
             if not merges.keys() & {parent, child}
         ]
-        found = refuted(asked) | (set() if deep is None else deep.not_from(asked))
-        if found <= ruled_out:
+        refuted, low = patterns(asked)
+        refuted |= set() if deep is None else deep.not_from(asked)
+        if refuted <= ruled_out and low <= thin:
             break
-        ruled_out = ruled_out | found
+        ruled_out, thin = ruled_out | refuted, thin | low
         tree = grown()
     return tree
 

@@ -81,7 +81,7 @@ class Comparisons:
             found = self._known(first, second)
             if found is None:
                 one, other = self._models[first], self._models[second]
-                found = beside(one, other) or compare_weights(one, other)
+                found = beside(one, other) or compare_weights(one, other, says_first=False)
             self._found[first, second] = found
         seen = self._found[first, second]
         return seen if a == first else seen.reversed()

@@ -116,6 +116,7 @@ def grow(
     leaf: int | None = None,
     ruled_out: Collection[tuple[int, int]] = (),
     doubted: Collection[tuple[int, int]] = (),
+    thin: Collection[tuple[int, int]] = (),
 ) -> Tree:
     """Weigh the trees of a family's models.
 
@@ -130,6 +131,8 @@ def grow(
         leaf: One that has a parent and no children, where that is known otherwise.
         ruled_out: Arcs (from, to) that are known not to be.
         doubted: Arcs that something else than these features speaks clearly against.
+        thin: Arcs of low rank: of these what tells two models alone is not asked where there are
+            others, as a merged adapter may take more from a model than it adds.
     """
     first, second = fitted()
     odds = alone.fitted()(seen.gains)
@@ -148,6 +151,8 @@ def grow(
     if len(odds) == 2:
         score = _of_two(score, float(odds[0, 1]))
     else:
+        for w, c in thin:
+            odds[w, c] = odds[c, w] = 0.0
         score[:-1] += (WORTH * odds).clip(-MOST_WORTH, MOST_WORTH)
     score = known(score)
     arcs = marginals(score)
