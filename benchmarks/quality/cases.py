@@ -16,6 +16,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from lineage.evidence import alone
 from lineage.evidence.ancestry import Evidence, evidence
 from lineage.evidence.gains import Gains, gains
 from lineage.evidence.panel import Panel, structure
@@ -68,6 +69,7 @@ class Case(NamedTuple):
         seen: The evidence.
         merges: Places of merges, which have no parent to find.
         parents: Of each the place of its parent, `NO_PARENT` or `UNKNOWN`.
+        odds: What two models alone tell, as `alone.Alone` says it.
     """
 
     family: str
@@ -75,6 +77,7 @@ class Case(NamedTuple):
     seen: Evidence
     merges: frozenset[int]
     parents: list[int]
+    odds: Array
 
 
 def families(zoo: Path) -> Iterator[Family]:
@@ -102,12 +105,21 @@ def invented(number: int) -> Family:
     """Return a family whose steps are drawn: noise, with what siblings have of one signal.
 
     Trained networks are not all there is: these have exact right angles, many members, and steps of
-    any size.
+    any size, whatever leads in the weights where they start.
     """
     rng = np.random.default_rng([77, number])
-    shapes = {"a.weight": (96, 64), "b.weight": (64, 96), "c.weight": (128, 48)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "a.weight": (96, 64), "b.weight": (64, 96), "c.weight": (128, 48),
+    }  # fmt: skip
     spread = {name: rng.gamma(4, 0.25, shape[1]) for name, shape in shapes.items()}
     base = {name: rng.normal(size=shape) * spread[name] for name, shape in shapes.items()}
+    more = np.random.default_rng([78, number])
+    for name, shape in shapes.items():  # a mean, or what else leads, in some
+        one, other = (more.normal(more.integers(2), 1, size) for size in shape)
+        base[name] += more.choice([0.0, 0.0, 1.0, 2.0]) * np.outer(one, other) / 2
+    for name in ("d.weight", "e.bias")[: more.integers(3)]:
+        shapes[name], spread[name] = (64,), more.gamma(4, 0.25, 64)
+        base[name] = ("weight" in name) + more.uniform(0, 1) * more.normal(size=64)
     signals = [{name: rng.normal(size=shape) for name, shape in shapes.items()} for _ in range(3)]
     common = rng.choice([0.0, 0.2, 0.5, 0.7])
     decay = rng.choice([0.0, 0.0, 0.1])
@@ -118,7 +130,7 @@ def invented(number: int) -> Family:
     for k in range(1, count):
         model, parent = f"m{k:03}", str(rng.choice(list(liking), p=_shares(liking)))
         size, data = 10 ** rng.uniform(-2.5, 0), signals[rng.integers(3)]
-        frozen = rng.choice(list(shapes)) if rng.random() < 0.12 else None
+        frozen = str(rng.choice(list(shapes))) if rng.random() < 0.12 else None
         made[model] = {
             name: values
             if name == frozen
@@ -171,7 +183,7 @@ def shrunk(family: Family, rng: np.random.Generator) -> Family:
         else:
             continue
         prints[model] = _scaled(family.prints[model], lengths[model])
-    return Family(f"{family.name}-shrunk", family.truth, dict(sorted(prints.items())))
+    return Family(family.name, family.truth, dict(sorted(prints.items())))
 
 
 def _line(family: Family, model: str) -> Iterator[str]:
@@ -326,4 +338,5 @@ def _case(family: Family, members: Sequence[str], *, is_whole: bool) -> Case:
     }
     seen = evidence(Panel([family.prints[m] for m in members]), merges)
     parents = [UNKNOWN if family.is_merge(m) else family.parent(m, members) for m in members]
-    return Case(family.name, is_whole, seen, frozenset(merges), parents)
+    odds = alone.fitted()(seen.gains)
+    return Case(family.name, is_whole, seen, frozenset(merges), parents, odds)

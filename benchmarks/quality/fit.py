@@ -3,19 +3,23 @@
     python benchmarks/quality/fit.py [--zoo DIR ...] [--gains | --alone] [--held-out] [--seed N]
 
 Needs torch. Every tuning family of the zoos, of one structure and one root, is a case, whole and
-with members left out by lot; families by lot come from `python benchmarks/zoo --drawn N --out DIR`.
-What is fitted is the share of the weight of all trees that the right ones have, by the matrix-tree
-theorem. What gains are worth is fitted after the rest, on what that leaves open, and alone with
-`--gains`. Families whose steps are drawn numbers are added; report families are never read. With
-`--held-out` nothing is written: a third of the families is left out in turn, and what is right in
-it is printed.
+with members left out by lot, and again as it would be against decay; families by lot come from
+`python benchmarks/zoo --drawn N --out DIR`. What is fitted is the share of the weight of all trees
+that the right ones have, and that those of the right root have, by the matrix-tree theorem.
+Families whose steps are drawn numbers are added; report families are never read. With `--held-out`
+nothing is written: a third of the families is left out in turn, and what is right in it is printed.
+
+Three parts are fitted one after the other: what two models alone tell (`--alone`), what the
+evidence of a family is worth, and, with `--gains`, what gains and what two models alone tell are
+worth beside that. The last has to be fitted on families on which the first two were not: of those
+that they know they leave too little open.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +40,7 @@ from cases import (
 from numpy.typing import NDArray
 
 from lineage.evidence import alone
-from lineage.evidence.alone import Alone
+from lineage.evidence.alone import Alone, with_odds
 from lineage.evidence.ancestry import Evidence, in_view_of
 from lineage.evidence.gains import Gains
 from lineage.evidence.nets import MOST, MOST_SPREAD, Net
@@ -46,10 +50,13 @@ from lineage.graph.tree import LEAST_EDGE, marginals
 
 HIDDEN, GAINS_HIDDEN, NETS, FOLDS = 24, 8, 3, 3
 EPOCHS, GAINS_EPOCHS, BATCH, RATE, DECAY, DROPOUT = 40, 25, 64, 0.01, 0.1, 0.1
-INVENTED, FEW_INVENTED = 90, 30
+INVENTED, MORE_INVENTED = range(90), range(91, 181)
 ALONE_EPOCHS, ALONE_BATCH, ALONE_DECAY, ALONE_INVENTED, SHRUNK = 60, 128, 0.3, 60, 2
 SHRUNK_WEIGHT = 0.7
 """Of a step as it would be against decay, beside one as it is."""
+ROOT_WEIGHT = 1.0
+"""Of all trees of the right root, beside the right trees: a root is one of many arcs, and decides
+where all of them lead."""
 
 
 class Scorer(torch.nn.Module):
@@ -92,8 +99,10 @@ class Batch(NamedTuple):
         known: float32, shape (cases, models + 1, models): what is added to the scores.
         possible: bool, shape (cases, models + 1, models): arcs, and having no parent.
         right: bool: those of them that a right tree may have.
+        rooted: bool: those that a tree of the right root may have.
         is_there: bool, shape (cases, models).
         weight: Of each case.
+        root_weight: Of its root, 0 where it has not one or no others but one.
     """
 
     arcs: torch.Tensor
@@ -101,8 +110,10 @@ class Batch(NamedTuple):
     known: torch.Tensor
     possible: torch.Tensor
     right: torch.Tensor
+    rooted: torch.Tensor
     is_there: torch.Tensor
     weight: torch.Tensor
+    root_weight: torch.Tensor
 
 
 class Example(NamedTuple):
@@ -136,7 +147,8 @@ def _batch(of: Sequence[Example], weight: Sequence[float]) -> Batch:
     nodes = np.zeros((count, n, of[0].seen.nodes.shape[-1]), np.float32)
     known = np.zeros((count, n + 1, n), np.float32)
     possible = np.zeros((count, n + 1, n), bool)
-    right = np.zeros((count, n + 1, n), bool)
+    right, rooted = np.zeros((2, count, n + 1, n), bool)
+    root_weight = np.zeros(count, np.float32)
     is_there = np.zeros((count, n), bool)
     for k, (case, seen, score) in enumerate(of):
         m = len(case.parents)
@@ -147,11 +159,26 @@ def _batch(of: Sequence[Example], weight: Sequence[float]) -> Batch:
         possible[k, :m, list(case.merges)] = False
         possible[k, n, :m] = True
         right[k] = possible[k]
+        rooted[k] = possible[k]
+        if (root := _root(case)) is not None:
+            root_weight[k] = weight[k] * ROOT_WEIGHT
+            rooted[k, n, [c for c in range(m) if c not in case.merges]] = False
+            rooted[k, :, root] = False
+            rooted[k, n, root] = True
         for c, parent in enumerate(case.parents):
             if parent != UNKNOWN:
                 right[k, :, c] = False
                 right[k, n if parent == NO_PARENT else parent, c] = True
-    return Batch(*map(torch.tensor, (arcs, nodes, known, possible, right, is_there, weight)))
+    masks = possible, right, rooted, is_there
+    return Batch(*map(torch.tensor, (arcs, nodes, known, *masks, weight, root_weight)))
+
+
+def _root(case: Case) -> int | None:
+    """Return the one model that all others of a case of three or more come from."""
+    plain = [c for c in range(len(case.parents)) if c not in case.merges]
+    tops = [c for c in plain if case.parents[c] == NO_PARENT]
+    is_told = all(case.parents[c] != UNKNOWN for c in plain)
+    return tops[0] if len(tops) == 1 and is_told and len(case.parents) > 2 else None
 
 
 def _log_weight(score: torch.Tensor, allowed: torch.Tensor, is_there: torch.Tensor) -> torch.Tensor:
@@ -184,8 +211,12 @@ def _fit_one(data: Sequence[Batch], seed: int, hidden: int, epochs: int) -> tupl
         for k in torch.randperm(len(data)).tolist():
             one = data[k]
             score = torch.cat([by_arc(one.arcs), by_node(one.nodes)[:, None]], 1) + one.known
-            good = _log_weight(score, one.right, one.is_there)
-            loss = (_log_weight(score, one.possible, one.is_there) - good) @ one.weight.double()
+            every, good, rooted = (
+                _log_weight(score, allowed, one.is_there)
+                for allowed in (one.possible, one.right, one.rooted)
+            )
+            loss = (every - good) @ one.weight.double()
+            loss += (every - rooted) @ one.root_weight.double()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parts, 1.0)
@@ -196,7 +227,7 @@ def _fit_one(data: Sequence[Batch], seed: int, hidden: int, epochs: int) -> tupl
 
 def arcs_of(nets: Nets | Look, case: Case) -> NDArray[np.float64]:
     """Return the probabilities of arcs."""
-    score = nets(case.seen)
+    score = nets(case.seen, case.odds) if isinstance(nets, Look) else nets(case.seen)
     score[:-1, list(case.merges)] = -np.inf
     return marginals(score)
 
@@ -226,7 +257,9 @@ def with_gains(
     """Fit what gains are worth in both looks, beside the networks of the other evidence."""
 
     def beside(known: Nets, cases: Sequence[Case]) -> Look:
-        examples = [Example(case, case.seen.gains, known(case.seen)) for case in cases]
+        examples = [
+            Example(case, with_odds(case.seen.gains, case.odds), known(case.seen)) for case in cases
+        ]
         return Look(known, fit(examples, seed, nets, GAINS_HIDDEN, GAINS_EPOCHS))
 
     first = beside(by[0], of)
@@ -335,19 +368,16 @@ def count(nets: Nets | Look, case: Case) -> Counts:
     return total
 
 
-def held_out(of: Sequence[Case], few: Sequence[Case], seed: int, nets: int) -> None:
-    """Print what is right in families that were left out; without other cases, by gains alone."""
-    names = sorted({case.family for case in few})
+def held_out(of: Sequence[Case], chosen: argparse.Namespace) -> None:
+    """Print what is right in families that were left out of the fit."""
+    names = sorted({case.family for case in of})
     whole: dict[str, Counts] = {}
     parts = Counts()
     for fold in range(FOLDS):
         out = set(names[fold::FOLDS])
         others = [case for case in of if case.family not in out]
-        fitted = odds.fitted()[0].seen, odds.fitted()[1].seen
-        by = looks(others, seed, nets) if others else fitted
-        some = [case for case in few if case.family not in out]
-        first, second = with_gains(some, by, seed, nets)
-        for case in of or few:
+        first, second = _fitted(others, chosen, 1)
+        for case in of:
             if case.family in out:
                 told = count(second, _again(case, first))
                 if case.is_whole:
@@ -364,7 +394,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, nargs="+", default=[home / ".cache" / "zoo"])
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--gains", action="store_true", help="fit what gains are worth alone")
+    only.add_argument("--gains", action="store_true", help="fit what gains are worth beside it")
     only.add_argument("--alone", action="store_true", help="fit what is said of two models alone")
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -372,36 +402,40 @@ def main() -> int:
     if chosen.alone:
         return _alone(chosen)
     found: list[Case] = []
-    few: list[Case] = []
-    number = 0
-    for zoo in chosen.zoo:
-        for family in families(zoo):
-            print(f"{family.name}: {len(family.prints)} models", file=sys.stderr)
-            if not chosen.gains:
-                found += cases(family, np.random.default_rng([chosen.seed, number]))
-            few += small_cases(family, np.random.default_rng([chosen.seed, number]))
-            number += 1
-    if not few:
+    count = 0
+    for count, family in enumerate((of for zoo in chosen.zoo for of in families(zoo)), 1):
+        print(f"{family.name}: {len(family.prints)} models", file=sys.stderr)
+        rng = np.random.default_rng([chosen.seed, count])
+        for of in (family, shrunk(family, rng)):
+            if len(of.prints) > 1:
+                found += _cases(of, rng, chosen)
+    if not count:
         print("no tuning families; make them with python benchmarks/zoo", file=sys.stderr)
         return 3
-    for number in range(0 if chosen.gains else INVENTED):
-        found += cases(invented(number), np.random.default_rng([chosen.seed, 1000 + number]))
-    for number in range(1, FEW_INVENTED, 2):
-        few += small_cases(invented(number), np.random.default_rng([chosen.seed, 1000 + number]))
+    for number in MORE_INVENTED if chosen.gains else INVENTED:
+        found += _cases(invented(number), np.random.default_rng([chosen.seed, number, 1]), chosen)
     if chosen.held_out:
-        held_out(found, few, chosen.seed, 1)
+        held_out(found, chosen)
         return 0
     path = Path(odds.__file__).with_name(odds.WEIGHTS)
-    if chosen.gains:
-        first, second = (look.seen for look in odds.fitted())
-    else:
-        first, second = looks(found, chosen.seed, NETS)
-    odds.save(with_gains(few, (first, second), chosen.seed, NETS), path)
-    print(
-        f"wrote {path.name}: networks from {len(found)} cases, and of gains from {len(few)}, "
-        f"of {len({case.family for case in few})} families"
-    )
+    odds.save(_fitted(found, chosen, NETS), path)
+    print(f"wrote {path.name}: from {len(found)} cases, {count} families of them trained")
     return 0
+
+
+def _cases(family: Family, rng: np.random.Generator, chosen: argparse.Namespace) -> Iterator[Case]:
+    yield from cases(family, rng)
+    if chosen.gains:
+        yield from small_cases(family, rng)
+
+
+def _fitted(of: Sequence[Case], chosen: argparse.Namespace, nets: int) -> tuple[Look, Look]:
+    """Fit what is chosen: the gains, or all else; the other stays as it is."""
+    first, second = odds.fitted()
+    if chosen.gains:
+        return with_gains(of, (first.seen, second.seen), chosen.seed, nets)
+    one, two = looks(of, chosen.seed, nets)
+    return first._replace(seen=one), second._replace(seen=two)
 
 
 def _alone(chosen: argparse.Namespace) -> int:

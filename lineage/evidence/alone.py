@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lineage.evidence.gains import gains
+from lineage.evidence.gains import Gains, gains
 from lineage.evidence.nets import Net, fields_of, nets_of
 from lineage.evidence.panel import Panel
 from lineage.fingerprints.base import Fingerprint
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lineage.evidence.gains import Gains
     from lineage.evidence.pairing import Pairing
 
-__all__ = ["ALONE", "SAID", "WEIGHTS", "Alone", "first_of", "fitted", "save"]
+__all__ = ["ALONE", "SAID", "WEIGHTS", "Alone", "first_of", "fitted", "save", "with_odds"]
 
 ALONE = "alone-v1"
 """The detector's name."""
@@ -44,6 +43,9 @@ WEIGHTS = "alone.npz"
 SAID = 2.75
 """Logarithm of the odds from which the direction of a lone pair is said: 16 to 1. Of steps of small
 networks like those that the odds were fitted on .99 were right above it, and .95 of plain ones."""
+
+_MOST, _MOST_MEAN = 10.0, 5.0
+"""Bounds of such a logarithm where it is weighed beside the gains, by itself and in a mean."""
 
 _MOST_OF_IT = 0.5
 """Share of the values that moved that must lie alike in both."""
@@ -88,6 +90,36 @@ def fitted() -> Alone:
     with (files("lineage.evidence") / WEIGHTS).open("rb") as stream:
         stored = dict(np.load(stream, allow_pickle=False))
     return Alone(nets_of(stored, "nets"), tuple(stored["names"].tolist()))
+
+
+def with_odds(seen: Gains, odds: NDArray[np.float64]) -> Gains:
+    """Put what these odds say of a family's members behind its gains, to be weighed with them.
+
+    Args:
+        seen: The gains.
+        odds: Of the same models, [w, c] the logarithm of the odds that w came before c.
+
+    Returns:
+        The gains, with the odds, and with the logarithms of the chances that w came before c and
+        that c came before w; of models those of the first, over all others on average, and the
+        odds at worst.
+    """
+    away = ~np.eye(len(odds), dtype=bool)
+    others = max(1, len(odds) - 1)
+    odds = odds.clip(-_MOST, _MOST)
+    chance = -np.logaddexp(0, -odds)
+    own = np.stack([
+        np.where(away, odds.clip(-_MOST_MEAN, _MOST_MEAN), 0).sum(axis=1) / others,
+        np.where(away, chance, 0).sum(axis=1) / others,
+        np.where(away, odds, _MOST).min(axis=1),
+    ], axis=-1)  # fmt: skip
+    arcs = np.stack([odds, chance, chance.T], axis=-1).astype(np.float32)
+    nodes = np.concatenate([own, own - own.max(axis=0)], axis=1).astype(np.float32)
+    return Gains(
+        np.concatenate([seen.arcs, arcs], axis=-1),
+        np.concatenate([seen.nodes, nodes], axis=-1),
+        (*seen.names, "alone", "alone_chance", "alone_chance_back"),
+    )
 
 
 def first_of(pairing: Pairing) -> float:

@@ -14,11 +14,14 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
+import networkx as nx
 import numpy as np
 
+from lineage.evidence.alone import with_odds
 from lineage.evidence.nets import Net, fields_of, nets_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -70,15 +73,31 @@ class Look(NamedTuple):
 
     Attributes:
         seen: Of the evidence.
-        gained: Of the gains, beside it.
+        gained: Of the gains, and what two models alone tell, beside it.
     """
 
     seen: Nets
     gained: Nets
 
-    def __call__(self, seen: Evidence) -> NDArray[np.float64]:
-        """Return the logarithm of every arc's weight; see `Nets`."""
-        found: NDArray[np.float64] = self.seen(seen) + self.gained(seen.gains)
+    def __call__(
+        self,
+        seen: Evidence,
+        odds: NDArray[np.float64],
+        thin: Collection[tuple[int, int]] = (),
+    ) -> NDArray[np.float64]:
+        """Return the logarithm of every arc's weight; see `Nets`.
+
+        Args:
+            seen: The evidence.
+            odds: [w, c], the logarithm of the odds that w came before c, by the two alone.
+            thin: Arcs of which gains say no direction, nor which of the two has no parent.
+        """
+        gained = self.gained(with_odds(seen.gains, odds))
+        for w, c in thin:
+            gained[w, c] = gained[c, w] = (gained[w, c] + gained[c, w]) / 2
+        for alike in nx.connected_components(nx.Graph(list(thin))):
+            gained[-1, list(alike)] = gained[-1, list(alike)].mean()
+        found: NDArray[np.float64] = self.seen(seen) + gained
         np.fill_diagonal(found, -np.inf)
         return found
 

@@ -48,11 +48,6 @@ TURNED = 0.5
 """Of two models, what an arc that something else rules out leaves the other way: most of what made
 it likely says that one step lies between the two, and the rest was wrong about which way."""
 
-WORTH, MOST_WORTH = 0.25, 1.5
-"""What the odds of two models alone are worth in a family of more, whose arcs have most of it in
-their own evidence: of their logarithm, and at most. Chosen on drawn families that nothing was
-fitted on."""
-
 DOUBT = 4.0
 """Taken from the logarithm of the weight of an arc that is doubted."""
 
@@ -120,8 +115,8 @@ def grow(
 ) -> Tree:
     """Weigh the trees of a family's models.
 
-    Which of two models came first is also asked of what was fitted for lone pairs, which decay does
-    not mislead (`evidence.alone`): of a family of two of that alone.
+    Which of two models came first is also asked of what was fitted for lone pairs
+    (`evidence.alone`): of a family of two of that alone.
 
     Args:
         seen: Of models of one structure, and of one family.
@@ -131,11 +126,15 @@ def grow(
         leaf: One that has a parent and no children, where that is known otherwise.
         ruled_out: Arcs (from, to) that are known not to be.
         doubted: Arcs that something else than these features speaks clearly against.
-        thin: Arcs of low rank: of these what tells two models alone is not asked where there are
-            others, as a merged adapter may take more from a model than it adds.
+        thin: Arcs of low rank: where there are others gains say no direction of these, as a merged
+            adapter may take more from a model than it adds.
     """
     first, second = fitted()
     odds = alone.fitted()(seen.gains)
+    if len(odds) == 2:
+        thin = ()
+    for w, c in thin:
+        odds[w, c] = odds[c, w] = 0.0
 
     def known(score: NDArray[np.float64]) -> NDArray[np.float64]:
         for w, c in ruled_out:
@@ -146,14 +145,10 @@ def grow(
             score[w, c] -= DOUBT
         return _bound(score, merges or {}, root, leaf)
 
-    score = second(in_view_of(seen, marginals(known(first(seen)))))
+    score = second(in_view_of(seen, marginals(known(first(seen, odds, thin)))), odds, thin)
     score[-1] -= AT_HAND
     if len(odds) == 2:
         score = _of_two(score, float(odds[0, 1]))
-    else:
-        for w, c in thin:
-            odds[w, c] = odds[c, w] = 0.0
-        score[:-1] += (WORTH * odds).clip(-MOST_WORTH, MOST_WORTH)
     score = known(score)
     arcs = marginals(score)
     roots = (1 - arcs.sum(axis=0)).clip(0, 1)

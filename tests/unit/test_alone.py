@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from lineage.evidence import alone, compare_fingerprints
+from lineage.evidence.ancestry import evidence
 from lineage.evidence.gains import gains
 from lineage.evidence.pairing import pair
 from lineage.evidence.panel import Panel
 from lineage.fingerprints import fingerprint
 from lineage.graph import infer_graph
-from lineage.graph.tree import LONE
+from lineage.graph.tree import LONE, grow
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "quality"))
 
@@ -73,6 +74,29 @@ def test_nothing_is_said_where_most_lies_turned_or_nothing_moved() -> None:
     turned = {name: np.ascontiguousarray(v.T) for name, v in trained(start(), 1).items()}
     assert alone.first_of(pair(PARENT, fingerprint(turned))) == 0.0
     assert alone.first_of(pair(PARENT, PARENT)) == 0.0
+
+
+def test_odds_lie_behind_the_gains() -> None:
+    seen = gains(Panel([PARENT, CHILD, fingerprint(trained(start(), 2))]))
+    odds = np.array([[0.0, 3.0, 20.0], [-3.0, 0.0, 0.5], [-20.0, -0.5, 0.0]])
+    told = alone.with_odds(seen, odds)
+    assert told.names[:-3] == seen.names
+    np.testing.assert_array_equal(told.arcs[..., :-3], seen.arcs)
+    chance = 1 / (1 + np.exp(-odds[0, 1]))
+    assert told.arcs[0, 1, -3:] == pytest.approx([3.0, np.log(chance), np.log(1 - chance)])
+    assert told.arcs[0, 2, -3] == 10.0
+    own = told.nodes[:, seen.nodes.shape[1] :]
+    assert own[:, 0] == pytest.approx([4.0, -1.25, -2.75])
+    assert own[:, 2] == pytest.approx([3.0, -3.0, -10.0])
+    assert own[:, 3:].max(axis=0) == pytest.approx(0.0)
+
+
+def test_a_family_asks_what_two_alone_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = fingerprint(trained(trained(start(), 1), 2))
+    seen = evidence(Panel([again, CHILD, PARENT]), {})
+    with_them = grow(seen).roots
+    monkeypatch.setattr(alone, "fitted", lambda: lambda gains: np.zeros((3, 3)))
+    assert grow(seen).roots[2] < with_them[2] > 0.5
 
 
 def test_networks_of_other_features_are_refused() -> None:

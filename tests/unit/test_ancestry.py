@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lineage.evidence import alone
 from lineage.evidence.ancestry import Evidence, _affine, evidence, in_view_of
 from lineage.evidence.panel import Panel
 from lineage.fingerprints import fingerprint
@@ -160,7 +161,7 @@ def test_the_networks_were_fitted_on_these_features() -> None:
     first, second = fitted()
     again = in_view_of(SEEN, grow(SEEN).arcs)
     for look, seen in ((first, SEEN), (second, again)):
-        nets, score = look.seen, look(seen)
+        nets, score = look.seen, look(seen, alone.fitted()(seen.gains))
         assert score.shape == (len(MODELS) + 1, len(MODELS))
         assert np.isneginf(np.diagonal(score)).all()
         for net, features in (*((n, seen.arcs) for n in nets.arcs), (nets.nodes[0], seen.nodes)):
@@ -171,4 +172,4 @@ def test_other_features_are_refused() -> None:
     first, _ = fitted()
     names = ("another", *SEEN.names[1:])
     with pytest.raises(ValueError, match="other features"):
-        first(SEEN._replace(names=names))
+        first(SEEN._replace(names=names), alone.fitted()(SEEN.gains))

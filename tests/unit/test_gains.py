@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lineage.evidence import alone
+from lineage.evidence.alone import with_odds
 from lineage.evidence.course import steps
 from lineage.evidence.gains import gains
 from lineage.evidence.growth import Grown, Growth
@@ -160,8 +162,9 @@ def test_features_are_finite_and_those_that_were_fitted(models: tuple[Arrays, ..
     found = gains(panel(*models))
     assert np.isfinite(found.arcs).all()
     assert np.isfinite(found.nodes).all()
+    told = with_odds(found, alone.fitted()(found))
     for look in fitted():
-        assert look.gained(found).shape == (len(models) + 1, len(models))
+        assert look.gained(told).shape == (len(models) + 1, len(models))
 
 
 def test_the_order_of_models_is_the_order_of_the_gains() -> None:

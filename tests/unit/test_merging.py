@@ -372,7 +372,7 @@ def test_where_every_step_is_noise_merges_chains_and_pruned_models_are_what_they
     steps_said = {(p, c) for p, c in found if c not in made}
     true = {*(("base", name) for name in "abcd"), ("a", "a2"), ("a2", "a3")}
     assert set(map(frozenset, steps_said)) == set(map(frozenset, true))
-    assert len(steps_said - true) <= (size < 0.01)  # so little noise may be read the other way
+    assert len(steps_said - true) <= 1  # which of base and child had noise added hardly shows
 
 
 @pytest.mark.parametrize("source", ["base", "a", "a2"])
