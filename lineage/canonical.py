@@ -24,6 +24,8 @@ _LONG_NUMBER = b"," + 16 * b"0"
 _MARKED = bytes.maketrans(b"123456789:[- \t\n\r", b"000000000,,,,,,,")
 """For `bytes.translate`: digits become one, and so does what may stand before a number."""
 
+_UNSURE = object()
+
 _KINDS = {dict, list, str, int, bool, type(None)}
 
 Json = dict[str, Any] | list[Any] | str | int | bool | None
@@ -93,6 +95,9 @@ def loads(
         raise fail(f"JSON has {marks} brackets and commas, more than the {max_marks} allowed")
     try:
         text = data.decode("utf-8")
+        value = _quickly(text)
+        if value is not _UNSURE:
+            return value
         value = json.loads(
             text,
             object_pairs_hook=pairs,
@@ -109,9 +114,26 @@ def loads(
         if isinstance(error, FormatError):
             raise
         raise fail(f"JSON has a number that is too long: {error}") from error
-    if "\\u" in text or not _is_plain_text(text) or not _is_simple(value):
-        _check(value, fail, floats=floats)
+    _check(value, fail, floats=floats)
     return value
+
+
+def _quickly(text: str) -> Any:
+    """Parse JSON that has one meaning, as nearly all has; `_UNSURE` where that takes a closer look.
+
+    What has as many keys as colons has no key twice, as each key that is written has its colon.
+    """
+    if "\\u" in text or not _is_plain_text(text):
+        return _UNSURE
+    try:
+        value = json.loads(text, parse_float=_refuse, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return _UNSURE
+    return value if _keys_if_simple(value) == text.count(":") else _UNSURE
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(text)
 
 
 def _is_plain_text(text: str) -> bool:
@@ -122,24 +144,29 @@ def _is_plain_text(text: str) -> bool:
 
 
 def _is_simple(value: Any) -> bool:
-    """Whether `value` is JSON without floats and not too deep; its text and numbers are not asked.
+    """Whether `value` is JSON without floats and not too deep; its text and numbers are not asked."""
+    return _keys_if_simple(value) is not None
+
+
+def _keys_if_simple(value: Any) -> int | None:
+    """Return how many keys its objects have in all; None where `value` is not simple.
 
     It looks at one depth after the other, which is much faster than `_check` for long documents.
     """
-    level = [value]
+    level, keys = [value], 0
     for _ in range(MAX_DEPTH + 1):
         kinds = set(map(type, level))
         if not kinds <= _KINDS:
-            return False
+            return None
         if not kinds & {dict, list}:
-            return True
-        objects = [item for item in level if type(item) is dict]
-        lists = [item for item in level if type(item) is list]
+            return keys
+        objects = level if kinds == {dict} else [one for one in level if type(one) is dict]
+        lists = [one for one in level if type(one) is list] if list in kinds else []
         if not {str}.issuperset(map(type, chain.from_iterable(objects))):
-            return False
-        level = [*chain.from_iterable(item.values() for item in objects)]
-        level += chain.from_iterable(lists)
-    return False
+            return None
+        keys += sum(map(len, objects))
+        level = [*chain.from_iterable(map(dict.values, objects)), *chain.from_iterable(lists)]
+    return None
 
 
 def _check(value: Any, fail: Any, depth: int = 0, *, floats: bool = False) -> None:

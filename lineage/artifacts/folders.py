@@ -132,11 +132,10 @@ def weight_map_of(index: Path) -> dict[str, str]:
     weight_map = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError("the index has no weight_map", file=index)
+    names = {name for name in weight_map.values() if isinstance(name, str)}  # few, of many tensors
+    plain = {name for name in names - {"", ".."} if PurePosixPath(name).name == name}
     for tensor, name in weight_map.items():
-        plain = (
-            isinstance(name, str) and PurePosixPath(name).name == name and name not in {"", ".."}
-        )
-        if not plain:
+        if not isinstance(name, str) or name not in plain:
             reason = f"the index names the file {printable(str(name))!r}, which is not a plain name"
             raise FormatError(reason, file=index, tensor=tensor)
     return weight_map
@@ -182,8 +181,9 @@ def _part(choice: Choice, path: Path, label: str) -> Part:
     else:
         check_inside(folder / choice.index, path, label=label)
         weight_map = weight_map_of(folder / choice.index)
+        missing = {name for name in set(weight_map.values()) if not is_file(folder / name)}
         for tensor, name in weight_map.items():
-            if not is_file(folder / name):
+            if name in missing:
                 reason = f"its shard {printable(name)} is missing"
                 raise FormatError(reason, file=label, tensor=tensor)
         files = tuple(folder / name for name in sorted(set(weight_map.values())))

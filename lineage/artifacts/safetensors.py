@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
+from operator import itemgetter, le
 from typing import TYPE_CHECKING, Any
 
 from lineage import canonical
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 _DTYPES = BITS.keys() - {"I4", "U4", "C128"}
 
-_DICT, _LIST, _STR, _INT, _TWO = {dict}, {list}, {str}, {int}, {2}
+_DICT, _LIST, _STR, _INT = {dict}, {list}, {str}, {int}
 _MEMBERS = {"dtype", "shape", "data_offsets"}
+_MEMBERS_OF = itemgetter("dtype", "shape", "data_offsets")
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors package itself."""
@@ -104,10 +106,10 @@ Entry = tuple[str, str, tuple[int, ...], int, int]
 def _entries(header: dict[str, Any], file: OpenFile) -> list[Entry]:
     """Return what the header says of each tensor, checked by itself."""
     try:
-        rows = [(n, e["dtype"], e["shape"], e["data_offsets"]) for n, e in header.items()]
-        dtypes, shapes, offsets = zip(*(row[1:] for row in rows), strict=True)
-        extents = [*chain.from_iterable(shapes)]
-        numbers = [*extents, *chain.from_iterable(offsets)]
+        rows = [*map(_MEMBERS_OF, header.values())]
+        dtypes, shapes, offsets = zip(*rows, strict=True)
+        begins, ends = zip(*offsets, strict=True)
+        numbers = [*chain.from_iterable(shapes), *begins, *ends]
         is_plain = (
             _DICT.issuperset(map(type, header.values()))
             and _STR.issuperset(map(type, dtypes))
@@ -115,16 +117,15 @@ def _entries(header: dict[str, Any], file: OpenFile) -> list[Entry]:
             and _LIST.issuperset(map(type, shapes + offsets))
             and _INT.issuperset(map(type, numbers))
             and min(numbers) >= 0
-            and all(extents)
+            and all(map(all, shapes))
             and max(map(len, shapes)) <= MAX_EXTENTS
             and max(map(math.prod, shapes)) <= MAX_VALUES
-            and _TWO.issuperset(map(len, offsets))
-            and all(begin <= end for begin, end in offsets)
+            and all(map(le, begins, ends))
         )
     except (KeyError, TypeError, ValueError):
         is_plain = False
     if is_plain:  # thousands of tensors are looked at together; to say what is wrong, one by one
-        return [(n, dtype, tuple(shape), *span) for n, dtype, shape, span in rows]
+        return [*zip(header, dtypes, map(tuple, shapes), begins, ends, strict=True)]
     return [_entry(name, entry, file) for name, entry in header.items()]
 
 

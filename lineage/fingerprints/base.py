@@ -118,7 +118,7 @@ class Fingerprint:
         """What a person should know about tensors that have no full sketch, a line each."""
         lines = []
         for tensor in self.tensors:
-            if tensor.size == 0:
+            if 0 in tensor.shape:
                 shape = list(tensor.shape)
                 reason = f"shape {shape} holds no values; its identity is exact, it has no sketch"
             elif tensor.nonfinite:

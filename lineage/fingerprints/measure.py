@@ -171,11 +171,15 @@ class Pass:
         room: Room,
     ) -> dict[str, TensorPrint]:
         """Hash tensors that were looked at, one after the other, and put together what is known."""
+        from lineage.fingerprints.small import NOTHING
+
         wholes = [(item, window[at : at + item.size_bytes]) for item, at in placed]
         try:
             digests = content_digests([(item.dtype, item.shape, data) for item, data in wholes])
             found = {
-                item.name: self._glanced(item, data, digest, glances[item.name], room)
+                item.name: TensorPrint(item.name, item.dtype, item.shape, digest, digest, (), None)
+                if (glance := glances[item.name]) is NOTHING
+                else self._glanced(item, data, digest, glance, room)
                 for (item, data), digest in zip(wholes, digests, strict=True)
             }
         finally:
