@@ -144,7 +144,7 @@ def _is_plain_text(text: str) -> bool:
 
 
 def _is_simple(value: Any) -> bool:
-    """Whether `value` is JSON without floats and not too deep; its text and numbers are not asked."""
+    """Whether `value` is JSON without floats and not too deep; text and numbers are not asked."""
     return _keys_if_simple(value) is not None
 
 

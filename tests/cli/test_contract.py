@@ -27,9 +27,13 @@ def check(command: str, document: Any) -> None:
 def models(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     base = {f"w{i}": rng.standard_normal((80, 64)).astype(np.float32) for i in range(4)}
-    step = {k: (0.2 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in base.items()}
+    child = {}
+    for name, values in base.items():  # along a few directions, as training goes, and all others
+        step = rng.standard_normal((80, 4)) @ rng.standard_normal((4, 64)) / 2
+        step += rng.standard_normal(values.shape) / 2
+        child[name] = (values + 0.2 * step).astype(np.float32)
     save_file(base, tmp_path / "base.safetensors")
-    save_file({k: v + step[k] for k, v in base.items()}, tmp_path / "child.safetensors")
+    save_file(child, tmp_path / "child.safetensors")
     return tmp_path
 
 
