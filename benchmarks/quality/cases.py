@@ -101,11 +101,15 @@ def families(zoo: Path) -> Iterator[Family]:
                 yield Family(document["family"], truth, dict(sorted(prints.items())))
 
 
-def invented(number: int) -> Family:
+def invented(number: int, *, varied: bool = False) -> Family:
     """Return a family whose steps are drawn: noise, with what siblings have of one signal.
 
     Trained networks are not all there is: these have exact right angles, many members, and steps of
-    any size, whatever leads in the weights where they start.
+    any size.
+
+    Args:
+        number: Which family.
+        varied: Whether something leads in the weights where some start, and vectors move.
     """
     rng = np.random.default_rng([77, number])
     shapes: dict[str, tuple[int, ...]] = {
@@ -113,13 +117,8 @@ def invented(number: int) -> Family:
     }  # fmt: skip
     spread = {name: rng.gamma(4, 0.25, shape[1]) for name, shape in shapes.items()}
     base = {name: rng.normal(size=shape) * spread[name] for name, shape in shapes.items()}
-    more = np.random.default_rng([78, number])
-    for name, shape in shapes.items():  # a mean, or what else leads, in some
-        one, other = (more.normal(more.integers(2), 1, size) for size in shape)
-        base[name] += more.choice([0.0, 0.0, 1.0, 2.0]) * np.outer(one, other) / 2
-    for name in ("d.weight", "e.bias")[: more.integers(3)]:
-        shapes[name], spread[name] = (64,), more.gamma(4, 0.25, 64)
-        base[name] = ("weight" in name) + more.uniform(0, 1) * more.normal(size=64)
+    if varied:
+        _vary(shapes, spread, base, np.random.default_rng([78, number]))
     signals = [{name: rng.normal(size=shape) for name, shape in shapes.items()} for _ in range(3)]
     common = rng.choice([0.0, 0.2, 0.5, 0.7])
     decay = rng.choice([0.0, 0.0, 0.1])
@@ -150,6 +149,21 @@ def invented(number: int) -> Family:
         if model not in hidden
     }
     return Family(f"invented-{number:02}", truth, prints)
+
+
+def _vary(
+    shapes: dict[str, tuple[int, ...]],
+    spread: dict[str, Array],
+    base: dict[str, Array],
+    rng: np.random.Generator,
+) -> None:
+    """Add a mean, or what else leads, to some of a start's matrices, and up to two vectors."""
+    for name, shape in shapes.items():
+        one, other = (rng.normal(rng.integers(2), 1, size) for size in shape)
+        base[name] += rng.choice([0.0, 0.0, 1.0, 2.0]) * np.outer(one, other) / 2
+    for name in ("d.weight", "e.bias")[: rng.integers(3)]:
+        shapes[name], spread[name] = (64,), rng.gamma(4, 0.25, 64)
+        base[name] = ("weight" in name) + rng.uniform(0, 1) * rng.normal(size=64)
 
 
 def shrunk(family: Family, rng: np.random.Generator) -> Family:

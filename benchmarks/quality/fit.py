@@ -413,7 +413,8 @@ def main() -> int:
         print("no tuning families; make them with python benchmarks/zoo", file=sys.stderr)
         return 3
     for number in MORE_INVENTED if chosen.gains else INVENTED:
-        found += _cases(invented(number), np.random.default_rng([chosen.seed, number, 1]), chosen)
+        family = invented(number, varied=chosen.gains)
+        found += _cases(family, np.random.default_rng([chosen.seed, number, 1]), chosen)
     if chosen.held_out:
         held_out(found, chosen)
         return 0
