@@ -47,6 +47,8 @@ def test_the_largest_integers_are_written() -> None:
         (b"\xff", "not UTF-8"),
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b'{"a":1,"a":1}', "'a' twice"),
+        (b'{"a:":1,"a:":":"}', "'a:' twice"),
+        (b'{"b":{"a":1},"c":[{"a":1,"a":{"d":2}}]}', "'a' twice"),
         (b'[{"a":1,"\\u0061":1}]', "'a' twice"),
         (b"1.0", "only integers"),
         (b"1e3", "only integers"),
