@@ -394,7 +394,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, nargs="+", default=[home / ".cache" / "zoo"])
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--gains", action="store_true", help="fit what gains are worth beside the rest")
+    only.add_argument("--gains", action="store_true", help="fit what gains are worth")
     only.add_argument("--alone", action="store_true", help="fit what is said of two models alone")
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
