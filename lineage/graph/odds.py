@@ -2,10 +2,10 @@
 
 A few small networks turn the features of an arc, and of a model without a parent, into the
 logarithms of weights; `tree` makes probabilities of them. There are some for a first look and some
-for a second. To those of both looks smaller ones add what gains, and what two models alone tell, are
-worth, fitted after them on what they leave open of families that they were not fitted on. They were
-fitted by `python benchmarks/quality/fit.py`: the weight of all trees that are right, and of all
-trees of the right root, over that of all trees, in the tuning families of `benchmarks/zoo`, in
+for a second. To those of both looks smaller ones add what gains, and what two models alone tell,
+are worth, fitted after them on what they leave open of families that they were not fitted on. They
+were fitted by `python benchmarks/quality/fit.py`: the weight of all trees that are right, and of
+all trees of the right root, over that of all trees, in the tuning families of `benchmarks/zoo`, in
 families drawn by lot and in families of drawn numbers, whole and in parts.
 """
 
