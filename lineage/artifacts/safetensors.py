@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from lineage import canonical
 from lineage.artifacts.base import BITS, MAX_EXTENTS, MAX_VALUES, Item
+from lineage.artifacts.columns import entries, made
 from lineage.artifacts.opened import Region
 from lineage.errors import FormatError, printable
 
 if TYPE_CHECKING:
+    from lineage.artifacts.columns import Entries
     from lineage.artifacts.opened import Opener, OpenFile
 
-_DTYPES = BITS.keys() - {"I4", "U4", "C128"}
+_BITS = {dtype: bits for dtype, bits in BITS.items() if dtype not in {"I4", "U4", "C128"}}
 
 _DICT, _LIST, _STR, _INT = {dict}, {list}, {str}, {int}
 _MEMBERS = {"dtype", "shape", "data_offsets"}
@@ -34,6 +36,9 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_MARKS = 1 << 21
 """Brackets and commas of a header, seven to thirteen for a tensor: the largest models, of a hundred
 thousand tensors, could be kept in one file."""
+
+LONG = 16 << 10
+"""Bytes of a header from which on compiled loops are worth loading."""
 
 
 def items_of(file: OpenFile, opener: Opener) -> list[Item]:  # noqa: ARG001
@@ -62,12 +67,17 @@ def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
             reason = f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} allowed"
         raise fail(reason)
 
+    # 2 to 4 at once, where there is much to check and all is good.
+    data, start = file.read(8, length), 8 + length
+    room = file.size - start
+    if length >= LONG:
+        plain = entries(data, _BITS, start=start, room=room, max_marks=MAX_MARKS)
+        if plain is not None:
+            return _items(plain, file), plain[-1]
+
     # 2. The JSON: an object, every key once.
     header = canonical.loads(
-        file.read(8, length),
-        file=f"{file.path}: header",
-        max_bytes=MAX_HEADER_BYTES,
-        max_marks=MAX_MARKS,
+        data, file=f"{file.path}: header", max_bytes=MAX_HEADER_BYTES, max_marks=MAX_MARKS
     )
     if not isinstance(header, dict):
         raise fail("the header is not a JSON object")
@@ -76,11 +86,9 @@ def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
         raise fail("the header's __metadata__ does not map text to text")
 
     # 3. Each tensor: known dtype, honest shape, offsets inside the file.
-    start = 8 + length
-    room = file.size - start
-    path, entries = file.path, _entries(header, file)
+    path, found = file.path, _entries(header, file)
     items: list[Item] = []
-    for name, dtype, shape, begin, end in entries:
+    for name, dtype, shape, begin, end in found:
         if end > room:
             reason = f"ends at byte {start + end}, but the file has {file.size}; is it truncated?"
             raise fail(reason, name)
@@ -88,7 +96,7 @@ def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
 
     # 4. Together they cover the data once: no overlap, no hole, nothing after.
     covered = 0
-    for begin, end, name in sorted((begin, end, name) for name, _, _, begin, end in entries):
+    for begin, end, name in sorted((begin, end, name) for name, _, _, begin, end in found):
         if begin < covered:
             raise fail(f"overlaps the tensor before it by {covered - begin} bytes", name)
         if begin > covered:
@@ -97,6 +105,13 @@ def read_header(file: OpenFile) -> tuple[list[Item], dict[str, str]]:
     if covered != room:
         raise fail(f"{room - covered} bytes lie after the last tensor")
     return items, metadata
+
+
+def _items(found: Entries, file: OpenFile) -> list[Item]:
+    """Return the tensors of a header in which all was found good."""
+    names, dtypes, shapes, starts, sizes, _ = found
+    regions = made(Region, file, starts)
+    return made(Item, names, dtypes, shapes, sizes, regions, file.path, None)
 
 
 Entry = tuple[str, str, tuple[int, ...], int, int]
@@ -113,7 +128,7 @@ def _entries(header: dict[str, Any], file: OpenFile) -> list[Entry]:
         is_plain = (
             _DICT.issuperset(map(type, header.values()))
             and _STR.issuperset(map(type, dtypes))
-            and _DTYPES.issuperset(dtypes)
+            and _BITS.keys() >= set(dtypes)
             and _LIST.issuperset(map(type, shapes + offsets))
             and _INT.issuperset(map(type, numbers))
             and min(numbers) >= 0
@@ -138,7 +153,7 @@ def _entry(name: str, entry: Any, file: OpenFile) -> Entry:
     if not isinstance(entry, dict) or not entry.keys() >= _MEMBERS:
         raise fail("the header entry lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _BITS:
         raise fail(f"unknown dtype {printable(repr(dtype), 60)}")
     if not _are_counts(shape):
         raise fail(f"the shape {printable(repr(shape), 60)} is not a list of counts")

@@ -958,120 +958,207 @@ static PyObject *stepped(PyObject *module, PyObject *args) {
 
 enum { FEW = 64 }; /* values of which the first that does not survive is soon found */
 
-/* One tensor among many, and what was found. */
+/* A tensor among many. */
 struct small {
     const uint8_t *at;
     enum kind kind;
-    int64_t values, rows, cols;
-    int side, height, width, tried, kept, steps;
-    float *core, *row_energies, *col_energies; /* within bytes objects; NULL where none is sketched */
-    double energy, after[4];
+    int64_t values, extent; /* the first extent; 0 of a vector */
 };
 
-enum { SMALL_FIELDS = 7 };
+enum { SMALL_FIELDS = 4 };
 
-static int sees_steps(const struct small *one, int most) {
-    if (one->kind > F64 || one->side != SIDE || one->cols < 16) return 1; /* not asked here */
-    return can_be_stepped(one->at, one->kind, one->cols, one->rows, most);
+/* Read a row of a table: first byte, bytes, kind and first extent, int64 each. */
+static int read_small(const Py_buffer *table, Py_ssize_t i, const Py_buffer *data, struct small *one) {
+    int64_t row[SMALL_FIELDS];
+    memcpy(row, (const char *)table->buf + i * (Py_ssize_t)sizeof row, sizeof row);
+    int64_t first = row[0], size = row[1], kind = row[2];
+    if (kind < 0 || kind >= KINDS || first < 0 || first > data->len || size < 0 || size > data->len - first ||
+        size % WIDTH[kind])
+        return 0;
+    *one = (struct small){(const uint8_t *)data->buf + first, (enum kind)kind, size / WIDTH[kind], row[3]};
+    return 1;
 }
 
-static void look_at(struct small *one, int every, int most, const uint8_t *signs) {
+/* Return the bits of those kinds in `tried` that hold the first values of a tensor. */
+static int held_by(const struct small *one, int tried) {
+    int held = 0;
     for (int to = 0; to < KINDS; to++) {
-        if (!(one->tried >> to & 1)) continue;
+        if (!(tried >> to & 1)) continue;
         int64_t some = one->values < FEW ? one->values : FEW, more = one->values < CHUNK ? one->values : CHUNK;
         if (narrow_best(one->at, some, one->kind, (enum kind)to, NULL, 1) &&
             narrow_best(one->at, more, one->kind, (enum kind)to, NULL, 1))
-            one->kept |= 1 << to;
+            held |= 1 << to;
     }
-    if (!one->core) return;
+    return held;
+}
+
+/* Whether `narrow` can try what is asked of each kind. */
+static int can_try(const Py_buffer *tried) {
+    const int from_known = 1 << F32 | 1 << BF16 | 1 << F16 | 1 << E4M3;
+    const int to_known = 1 << BF16 | 1 << F16 | 1 << E4M3 | 1 << E5M2;
+    if (tried->len != KINDS) return 0;
+    for (int kind = 0; kind < KINDS; kind++)
+        if (((const uint8_t *)tried->buf)[kind] & ~(from_known >> kind & 1 ? to_known : 0)) return 0;
+    return 1;
+}
+
+PyDoc_STRVAR(held_doc,
+"held(data, table, tried) -> bytes\n\n"
+"Look at tensors that lie in `data`. `table` is int64, four a tensor: first byte, bytes, kind, and its\n"
+"first extent, 0 of a vector; `tried` has a byte for each kind, with a bit for every kind that may hold\n"
+"the same values in less. Return a byte a tensor, with the bits of those that hold the first 1024.");
+
+static PyObject *held(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer data, table, tried;
+    if (!PyArg_ParseTuple(args, "y*y*y*", &data, &table, &tried)) return NULL;
+    const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
+    PyObject *found = PyBytes_FromStringAndSize(NULL, count);
+    int is_good = table.len % row_size == 0 && can_try(&tried);
+    for (Py_ssize_t i = 0; found && is_good && i < count; i++) {
+        struct small one;
+        if (!(is_good = read_small(&table, i, &data, &one))) break;
+        PyBytes_AsString(found)[i] = (char)held_by(&one, ((const uint8_t *)tried.buf)[one.kind]);
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&tried);
+    if (is_good) return found;
+    Py_XDECREF(found);
+    PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
+    return NULL;
+}
+
+/* What is made of a tensor among many. */
+struct looked {
+    struct small of;
+    int64_t rows, cols;
+    int side, height, width, held, looks;
+    float *core, *row_energies, *col_energies; /* within bytes objects */
+    double energy, after[4];
+};
+
+/* Read a tensor as a matrix, as `Layout.of` does. */
+static int lay_out(struct looked *one, Py_ssize_t signs) {
+    int64_t values = one->of.values, extent = one->of.extent;
+    if (values < 1 || extent < 0 || (extent && values % extent)) return 0;
+    one->cols = extent ? values / extent : values < BLOCK ? values : BLOCK;
+    one->rows = extent ? extent : (values + BLOCK - 1) / BLOCK;
+    one->side = extent ? SIDE : GROUPS;
+    one->height = (int)(one->rows < one->side ? one->rows : one->side);
+    one->width = (int)(one->cols < SIDE ? one->cols : SIDE);
+    return signs >= one->cols / BLOCK / 2 + 2 && signs >= one->rows / one->side / 8 + 1;
+}
+
+/* Make room for a sketch's arrays; NULL with an error. */
+static PyObject *room_for(struct looked *one) {
+    PyObject *core = PyBytes_FromStringAndSize(NULL, 4 * one->height * one->width);
+    PyObject *rows = PyBytes_FromStringAndSize(NULL, 4 * one->height);
+    PyObject *cols = PyBytes_FromStringAndSize(NULL, 4 * one->width), *raw = NULL;
+    if (core && rows && cols) {
+        one->core = (float *)PyBytes_AsString(core); /* nobody else has them yet */
+        one->row_energies = (float *)PyBytes_AsString(rows);
+        one->col_energies = (float *)PyBytes_AsString(cols);
+        raw = PyTuple_Pack(3, core, rows, cols);
+    }
+    Py_XDECREF(core);
+    Py_XDECREF(rows);
+    Py_XDECREF(cols);
+    return raw;
+}
+
+/* Whether values come again at the beginning of a matrix, as `lattice` asks before it looks. */
+static int comes_again(const struct looked *one) {
+    int64_t count = one->cols < FEW ? one->cols : FEW, again = 0;
+    const Py_ssize_t width = WIDTH[one->of.kind];
+    for (int64_t i = 1; i < count; i++)
+        for (int64_t j = 0; j < i; j++)
+            if (!memcmp(one->of.at + i * width, one->of.at + j * width, (size_t)width)) {
+                again++;
+                break;
+            }
+    return (double)again > 2 + 3.0 / 496 * (double)count * (double)(count - 1) / 2;
+}
+
+/* Whether a lattice is possible. */
+static int is_worth_a_look(const struct looked *one, int most) {
+    if (one->side != SIDE) return 0;
+    if (one->of.kind > F64) return 1; /* 8 bits are a lattice as they are stored */
+    if (one->cols < 16) return 0;
+    return can_be_stepped(one->of.at, one->of.kind, one->cols, one->rows, most) || comes_again(one);
+}
+
+static void look_at(struct looked *one, int tried, int every, int most, const uint8_t *signs) {
     double sums[SIDE * SIDE + SIDE + SIDE + 4] = {0};
     double *rows = sums + one->side * SIDE, *cols = rows + one->side, *after = cols + SIDE;
     struct state s = {sums, rows, cols, after, after + 1, after + 2, after + 3};
     struct view v = {one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
-    add_all(&s, &v, one->at, one->values, 0, one->kind, signs);
+    one->held = held_by(&one->of, tried);
+    add_all(&s, &v, one->of.at, one->of.values, 0, one->of.kind, signs);
     one->energy = round_off(sums, one->side, one->height, one->width, one->core, one->row_energies,
                             one->col_energies);
     memcpy(one->after, after, sizeof one->after);
-    one->steps = sees_steps(one, most);
+    one->looks = is_worth_a_look(one, most);
+}
+
+enum { HELD, LOOKS, LEFT_OUT, SHAPES, RAWS, ENERGIES, FOURTHS, ZEROS, FLATS, COLUMNS };
+
+/* Put what was found of tensor `i` into the columns; a slip leaves an error behind. */
+static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *one) {
+    const double common = one->after[3]; /* NaN once two values differed */
+    PyBytes_AsString(columns[HELD])[i] = (char)one->held;
+    PyBytes_AsString(columns[LOOKS])[i] = (char)one->looks;
+    PyList_SetItem(columns[LEFT_OUT], i, PyLong_FromDouble(one->after[2]));
+    PyList_SetItem(columns[SHAPES], i, Py_BuildValue("ii", one->height, one->width));
+    PyList_SetItem(columns[ENERGIES], i, PyFloat_FromDouble(one->energy));
+    PyList_SetItem(columns[FOURTHS], i, PyFloat_FromDouble(one->after[0]));
+    PyList_SetItem(columns[ZEROS], i, PyLong_FromDouble(one->after[1]));
+    PyList_SetItem(columns[FLATS], i, PyBool_FromLong(common == common));
 }
 
 PyDoc_STRVAR(many_doc,
-"many(data, table, every, most, signs) -> [(kept, steps, (core, rows, cols), sums), ...]\n\n"
-"Sketch whole tensors that lie in `data`. `table` is int64, seven a tensor: first byte, values, kind,\n"
-"rows, columns and row buckets as `add` and `finish` take them, and a bit for every kind that may\n"
-"hold the same values in less. `kept` has the bits of those that hold the first 1024 of them;\n"
-"`steps` is what `stepped` says, or true where it is not for this tensor; then bytes as `finish`\n"
-"gives them, and (energy, fourth, zeros, left out, common). With `every` 0 nothing is sketched, both\n"
-"are None and `steps` is false.");
+"many(data, table, tried, every, most, signs) -> (held, looks, [left out], [shape], [raw], [energy],\n"
+"[fourth], [zeros], [flat])\n\n"
+"Sketch whole tensors that lie in `data`. `table`, `tried` and `held` are as of `held`, `every` and\n"
+"`signs` as of `add`. `looks` has a byte a tensor: whether `lattice` may find one, as `stepped` says\n"
+"with `most`, or as values come again. Then lists, first how many values were left out, and then what\n"
+"a `Sketch` is made of: `raw` as `finish` gives it.");
 
 static PyObject *many(PyObject *module, PyObject *args) {
     (void)module;
-    Py_buffer data, table, signs;
+    Py_buffer data, table, tried, signs;
     int every, most;
-    if (!PyArg_ParseTuple(args, "y*y*iiy*", &data, &table, &every, &most, &signs)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*y*y*iiy*", &data, &table, &tried, &every, &most, &signs)) return NULL;
     const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
-    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
-    PyObject *list = all ? PyList_New(count) : PyErr_NoMemory();
-    int is_good = every >= 0 && most > 0 && table.len % row_size == 0;
-    for (Py_ssize_t i = 0; list && is_good && i < count; i++) {
-        int64_t row[SMALL_FIELDS];
-        memcpy(row, (const char *)table.buf + i * row_size, sizeof row);
-        int64_t first = row[0], values = row[1], kind = row[2], rows = row[3], cols = row[4], side = row[5];
-        is_good = kind >= 0 && kind < KINDS && first >= 0 && values >= 0 && first <= data.len &&
-                  values <= (data.len - first) / WIDTH[kind] && cols > 0 && cols <= values && rows > 0 &&
-                  rows <= values && (side == SIDE ? rows <= values / cols : rows <= values / cols + 1) &&
-                  side > 0 && side <= SIDE && signs.len >= cols / BLOCK / 2 + 2 &&
-                  signs.len >= rows / side / 8 + 1 && row[6] >= 0 && row[6] < 1 << KINDS;
-        int from_known = kind == F32 || kind == BF16 || kind == F16 || kind == E4M3;
-        int to_known = 1 << BF16 | 1 << F16 | 1 << E4M3 | 1 << E5M2;
-        is_good = is_good && !(row[6] & ~(from_known ? to_known : 0));
-        if (!is_good) break;
-        int height = (int)(rows < side ? rows : side), width = (int)(cols < SIDE ? cols : SIDE);
-        all[i] = (struct small){.at = (const uint8_t *)data.buf + first, .kind = (enum kind)kind,
-                                .values = values, .rows = rows, .cols = cols, .side = (int)side,
-                                .height = height, .width = width, .tried = (int)row[6]};
-        PyObject *item = PyTuple_New(4), *raw = every ? PyTuple_New(3) : Py_NewRef(Py_None);
-        if (item) PyList_SetItem(list, i, item);
-        if (item) PyTuple_SetItem(item, 2, raw); /* takes what may be NULL, and frees it with the list */
-        if (!item || !raw) break;
-        if (!every) continue;
-        PyObject *core = PyBytes_FromStringAndSize(NULL, 4 * height * width);
-        PyObject *row_bytes = PyBytes_FromStringAndSize(NULL, 4 * height);
-        PyObject *col_bytes = PyBytes_FromStringAndSize(NULL, 4 * width);
-        PyTuple_SetItem(raw, 0, core);
-        PyTuple_SetItem(raw, 1, row_bytes);
-        PyTuple_SetItem(raw, 2, col_bytes);
-        if (!core || !row_bytes || !col_bytes) break;
-        all[i].core = (float *)PyBytes_AsString(core); /* nobody else has them yet */
-        all[i].row_energies = (float *)PyBytes_AsString(row_bytes);
-        all[i].col_energies = (float *)PyBytes_AsString(col_bytes);
+    struct looked *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    PyObject *columns[COLUMNS], *found = NULL;
+    int is_good = every > 0 && most > 0 && table.len % row_size == 0 && can_try(&tried);
+    for (int i = 0; i < COLUMNS; i++)
+        columns[i] = i <= LOOKS ? PyBytes_FromStringAndSize(NULL, count) : PyList_New(count);
+    if (!all) PyErr_NoMemory();
+    for (Py_ssize_t i = 0; is_good && !PyErr_Occurred() && i < count; i++) {
+        is_good = read_small(&table, i, &data, &all[i].of) && lay_out(&all[i], signs.len);
+        if (is_good) PyList_SetItem(columns[RAWS], i, room_for(&all[i]));
     }
     if (!is_good && !PyErr_Occurred())
         PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
     if (!PyErr_Occurred()) {
         PyThreadState *others = data.len >= WORTH_SHARING ? PyEval_SaveThread() : NULL;
-        for (Py_ssize_t i = 0; i < count; i++) look_at(&all[i], every, most, signs.buf);
+        for (Py_ssize_t i = 0; i < count; i++)
+            look_at(&all[i], ((const uint8_t *)tried.buf)[all[i].of.kind], every, most, signs.buf);
         if (others) PyEval_RestoreThread(others);
     }
-    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) {
-        const struct small *one = &all[i];
-        PyObject *item = PyList_GetItem(list, i);
-        PyTuple_SetItem(item, 0, PyLong_FromLong(one->kept));
-        PyTuple_SetItem(item, 1, PyBool_FromLong(one->steps));
-        PyObject *sums = every ? Py_BuildValue("ddddd", one->energy, one->after[0], one->after[1],
-                                               one->after[2], one->after[3])
-                               : Py_NewRef(Py_None);
-        PyTuple_SetItem(item, 3, sums);
-    }
+    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) tell(columns, i, &all[i]);
+    if (!PyErr_Occurred())
+        found = Py_BuildValue("OOOOOOOOO", columns[HELD], columns[LOOKS], columns[LEFT_OUT], columns[SHAPES],
+                              columns[RAWS], columns[ENERGIES], columns[FOURTHS], columns[ZEROS], columns[FLATS]);
+    for (int i = 0; i < COLUMNS; i++) Py_XDECREF(columns[i]);
     PyMem_Free(all);
     PyBuffer_Release(&data);
     PyBuffer_Release(&table);
+    PyBuffer_Release(&tried);
     PyBuffer_Release(&signs);
-    if (PyErr_Occurred()) {
-        Py_XDECREF(list);
-        return NULL;
-    }
-    return list;
+    return found;
 }
 
 /* Take the widest loops this processor runs. */
@@ -1096,6 +1183,7 @@ static void choose(void) {
 static PyMethodDef methods[] = {
     {"add", add, METH_VARARGS, add_doc},
     {"finish", finish, METH_VARARGS, finish_doc},
+    {"held", held, METH_VARARGS, held_doc},
     {"many", many, METH_VARARGS, many_doc},
     {"narrow", narrow, METH_VARARGS, narrow_doc},
     {"stepped", stepped, METH_VARARGS, stepped_doc},

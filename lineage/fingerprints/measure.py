@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,11 @@ from lineage.artifacts.opened import Region
 from lineage.cores import cores
 from lineage.errors import FormatError
 from lineage.fingerprints.base import Fingerprint, TensorPrint
-from lineage.fingerprints.identity import ContentHasher, content_digests
-from lineage.fingerprints.lattice import NO_LATTICE, Lattice, lattice
+from lineage.fingerprints.identity import ContentHasher
+from lineage.fingerprints.lattice import NO_LATTICE, lattice
 from lineage.fingerprints.narrowing import LOOK, ROUNDED, TRIED, Narrower, narrow
 from lineage.fingerprints.pieces import (
     PIECE,
-    SMALL,
     WINDOW,
     Pieces,
     Room,
@@ -34,16 +33,13 @@ from lineage.fingerprints.pieces import (
 from lineage.fingerprints.sketch import FAST, NONE, SCHEME, Layout, Sketcher, has_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
     from lineage.artifacts import Affine, Artifact, Item
-    from lineage.fingerprints.base import PartPrint
     from lineage.fingerprints.parts import PartSketcher
-    from lineage.fingerprints.sketch import Sketch
-    from lineage.fingerprints.small import Glance
 
 _SKETCHED = 4 * PIECE
 """Bytes read at once where no other dtype is made of them: they stay near, and calls are fewer."""
@@ -73,6 +69,16 @@ class Pass:
     done: dict[str, TensorPrint] = field(default_factory=dict)
     _affine: dict[str, Affine] = field(default_factory=dict)
     _stop: Event = field(default_factory=Event)
+
+    @property
+    def _every(self) -> int:
+        """Of so many blocks of rows one is sketched; 0 for none."""
+        return {"exact": 0, "fast": 8}.get(self.tier, 1)
+
+    @property
+    def _rounded(self) -> Mapping[str, tuple[str, ...]]:
+        """The dtypes whose digests are kept although they lose something, by what is stored."""
+        return ROUNDED if self.tier == "full" else {}
 
     def over(self, artifact: Artifact) -> Fingerprint:
         """Fingerprint an open artifact with one thread per core, biggest tensors first.
@@ -140,72 +146,51 @@ class Pass:
             return
         assert isinstance(first.source, Region)
         base = start_of(first)
-        placed = [(item, start_of(item) - base) for item in items]
         with first.source.window(0, start_of(last) + last.size_bytes - base) as window:
-            glances = self._glances([one for one in placed if one[0].size_bytes < SMALL], window)
-            small = [one for one in placed if one[0].name in glances]
-            found = self._small(small, glances, window, room)
-            for item, at in placed:
+            found = self._small(self._plain(items), base, window, room)
+            for item in items:
                 if item.name not in found:
+                    at = start_of(item) - base
                     with window[at : at + item.size_bytes] as whole:
                         found[item.name] = self._tensor(Pieces(item, whole, is_all=True), room)
         self.done.update(found)  # now that the window was left, and so was whole
 
-    def _glances(self, placed: list[tuple[Item, int]], data: memoryview) -> dict[str, Glance]:
-        """Look at those of some small tensors that hold plain numbers, all at once."""
+    def _plain(self, items: list[Item]) -> list[Item]:
+        """Return those of some tensors that are small and hold plain numbers, and no parts."""
         from lineage.fingerprints import parts, small
 
-        every = {"exact": 0, "fast": 8}.get(self.tier, 1)
-        plain = [one for one in placed if small.is_plain(one[0])]
-        if every:
-            plain = [one for one in plain if one[0].name not in self._affine]
-            if parts.may_be_fused("\n".join(item.name for item, _ in plain)):
-                plain = [one for one in plain if not parts.sketchers(one[0], every)]
-        return small.glances(plain, data, every) if plain else {}
+        plain = small.plain(items)
+        if self._every:
+            plain = [item for item in plain if item.name not in self._affine]
+            if parts.may_be_fused("\n".join(item.name for item in plain)):
+                plain = [item for item in plain if not parts.sketchers(item, self._every)]
+        return plain
 
     def _small(
-        self,
-        placed: list[tuple[Item, int]],
-        glances: dict[str, Glance],
-        window: memoryview,
-        room: Room,
+        self, items: list[Item], base: int, window: memoryview, room: Room
     ) -> dict[str, TensorPrint]:
-        """Hash tensors that were looked at, one after the other, and put together what is known."""
-        from lineage.fingerprints.small import NOTHING
+        """Look at small tensors all at once, hash them, and put together what is known of them."""
+        if not items:
+            return {}
+        from lineage.fingerprints import small
 
-        wholes = [(item, window[at : at + item.size_bytes]) for item, at in placed]
-        try:
-            digests = content_digests([(item.dtype, item.shape, data) for item, data in wholes])
-            found = {
-                item.name: TensorPrint(item.name, item.dtype, item.shape, digest, digest, (), None)
-                if (glance := glances[item.name]) is NOTHING
-                else self._glanced(item, data, digest, glance, room)
-                for (item, data), digest in zip(wholes, digests, strict=True)
-            }
-        finally:
-            for _, data in wholes:
-                data.release()
-        if found and self.progress is not None:
-            self.progress(sum(item.size_bytes for item, _ in placed))
-        return found
-
-    def _glanced(
-        self, item: Item, whole: memoryview, digest: bytes, glance: Glance, room: Room
-    ) -> TensorPrint:
-        """Put together what is known of a tensor that was looked at and hashed."""
-        narrower = self._narrowers(item, glance.held)
-        for one in narrower:
-            one.update(whole, room.narrowed)
-        found = NO_LATTICE
-        if glance.sketch is not None and not glance.left_out:
-            layout = Layout.of(item.shape)
-            found = lattice(whole, layout, item.dtype, has_steps=glance.has_steps)
-        return _print(item, digest, narrower, glance.sketch, glance.left_out, found)
+        starts = [start_of(item) - base for item in items]
+        prints, held = small.prints(items, starts, window, room.hashers, self._every)
+        for at, item in enumerate(items):
+            if held[at] or item.dtype in self._rounded:
+                narrower = self._narrowers(item, small.dtypes_of(item, held[at]))
+                with window[starts[at] : starts[at] + item.size_bytes] as whole:
+                    for one in narrower:
+                        one.update(whole, room.narrowed)
+                prints[at] = _narrowed(prints[at], narrower)
+        if self.progress is not None:
+            self.progress(sum(item.size_bytes for item in items))
+        return {item.name: done for item, done in zip(items, prints, strict=True)}
 
     def _narrowers(self, item: Item, held: Collection[str]) -> list[Narrower]:
         """Return one for each dtype that may hold a tensor's values, or whose digest is kept."""
         tried = TRIED.get(item.dtype, ())
-        rounded = ROUNDED.get(item.dtype, ()) if self.tier == "full" else ()
+        rounded = self._rounded.get(item.dtype, ())
         if not held and not rounded:
             return []
         return [
@@ -225,8 +210,7 @@ class Pass:
         if self.tier != "exact" and has_numbers(item.dtype) and item.size_bytes:
             from lineage.fingerprints.parts import sketchers as parts_of
 
-            every = 8 if self.tier == "fast" else 1
-            sketcher, parts = Sketcher(layout, every), parts_of(item, every)
+            sketcher, parts = Sketcher(layout, self._every), parts_of(item, self._every)
         found = NO_LATTICE
         width, size = unit(item.dtype)
         at_most = WINDOW if sketcher is None else _SKETCHED
@@ -253,7 +237,11 @@ class Pass:
         left_out = 0 if sketcher is None else sketcher.left_out
         sketch = None if sketcher is None else sketcher.finish()
         finished = tuple(part.finish() for part in parts)
-        return _print(item, content.digest(), narrower, sketch, left_out, found, finished)
+        digest = content.digest()
+        known = TensorPrint(
+            item.name, item.dtype, item.shape, digest, digest, (), sketch, left_out, found, finished
+        )
+        return _narrowed(known, narrower) if narrower else known
 
     def _numbers(
         self, item: Item, piece: memoryview, start: int
@@ -272,25 +260,11 @@ class Pass:
         return values.applied(raw, affine, item.shape, start), "F32", None
 
 
-def _print(
-    item: Item,
-    digest: bytes,
-    narrower: list[Narrower],
-    sketch: Sketch | None,
-    left_out: int,
-    found: Lattice,
-    parts: tuple[PartPrint, ...] = (),
-) -> TensorPrint:
-    """Put together what the pass over one tensor has found."""
-    value = digest
-    rounded: tuple[tuple[str, bytes], ...] = ()
-    if narrower:
-        value = next((n.digest() for n in narrower if n.exact), digest)
-        kept = (n for n in narrower if n.is_rounded and not n.exact and not left_out)
-        rounded = tuple((n.to, n.digest()) for n in kept)
-    return TensorPrint(
-        item.name, item.dtype, item.shape, digest, value, rounded, sketch, left_out, found, parts
-    )
+def _narrowed(known: TensorPrint, narrower: list[Narrower]) -> TensorPrint:
+    """Add to what is known of a tensor what it would be in narrower dtypes."""
+    value = next((n.digest() for n in narrower if n.exact), known.content)
+    kept = (n for n in narrower if n.is_rounded and not n.exact and not known.nonfinite)
+    return replace(known, value=value, rounded=tuple((n.to, n.digest()) for n in kept))
 
 
 def _may_hold(pieces: Pieces, room: Room) -> Collection[str]:

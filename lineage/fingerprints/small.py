@@ -1,113 +1,128 @@
 """Small tensors that lie next to each other, looked at in one call of the compiled loops.
 
 What a call costs, and what two threads cost each other when they take the interpreter in turns, is
-more than the work on a small tensor.
+more than the work on a small tensor. So what is known of them is kept in columns, a list for each
+thing that is known.
 """
 
 from __future__ import annotations
 
 from array import array
+from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from lineage.artifacts.base import BITS
+from lineage.artifacts.base import BLOCKS
+from lineage.artifacts.columns import made
+from lineage.fingerprints.base import TensorPrint
+from lineage.fingerprints.identity import content_digests
 from lineage.fingerprints.kernel import KINDS, compiled
-from lineage.fingerprints.lattice import LOOKED_ROWS
+from lineage.fingerprints.lattice import LOOKED_ROWS, NO_LATTICE, lattice
 from lineage.fingerprints.narrowing import TRIED
+from lineage.fingerprints.pieces import SMALL
 from lineage.fingerprints.sketch import SIDE, Layout, Sketch, sign_bits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from blake3 import blake3
 
     from lineage.artifacts import Item
 
-_TRIED = {
-    dtype: sum(1 << KINDS[to] for to in TRIED.get(dtype, ()))
-    for dtype in ("F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8", "U8")
-}
-"""What is looked at here -> a bit for each kind that may hold the same values in less."""
+_KINDS = {dtype: KINDS[dtype] for dtype in ("F32", "BF16", "F16", "I8", "U8", "F8_E4M3", "F8_E5M2")}
+"""What is looked at here, and its number in the compiled loops."""
 
-_WIDTHS = {dtype: BITS[dtype] // 8 for dtype in _TRIED}
+_TRIED = bytes(
+    sum(1 << KINDS[to] for to in TRIED.get(dtype, ()) if dtype in _KINDS)
+    for dtype in sorted(KINDS.keys() - BLOCKS.keys(), key=KINDS.__getitem__)
+)
+"""For each of the loops' plain dtypes a bit for each that may hold the same values in less."""
 
 
-class Glance(NamedTuple):
-    """What is known of a tensor before it is hashed.
+class _Seen(NamedTuple):
+    """What is seen of tensors, a value of each.
 
     Attributes:
-        held: The dtypes that may hold the same values in less; the others that are tried do not.
-        has_steps: Whether it is worth looking for a lattice.
-        sketch: None where none was asked for.
+        held: A bit for each dtype that may hold the same values in less; others do not.
+        looks: Whether it is worth looking for a lattice.
         left_out: As `Sketcher.left_out`.
+        sketches: None where none was asked for.
     """
 
-    held: tuple[str, ...]
-    has_steps: bool
-    sketch: Sketch | None
-    left_out: int
+    held: bytes
+    looks: bytes
+    left_out: list[int]
+    sketches: list[Sketch] | None
 
 
-NOTHING = Glance((), False, None, 0)
-"""What most tensors show that are not sketched."""
+def plain(items: Iterable[Item]) -> list[Item]:
+    """Return those of some tensors that can be looked at, as far as they are what is stored."""
+    if compiled is None:
+        return []
+    return [item for item in items if 0 < item.size_bytes < SMALL and item.dtype in _KINDS]
 
 
-def is_plain(item: Item) -> bool:
-    """Whether `glances` takes a tensor, if it stands for the numbers that are stored."""
-    return compiled is not None and item.size_bytes > 0 and item.dtype in _TRIED
+def prints(
+    items: Sequence[Item],
+    starts: Sequence[int],
+    data: memoryview,
+    hashers: list[blake3],
+    every: int,
+) -> tuple[list[TensorPrint], bytes]:
+    """Hash whole tensors that are plain, one after the other, and look at them all at once.
 
-
-def glances(placed: Sequence[tuple[Item, int]], data: memoryview, every: int) -> dict[str, Glance]:
-    """Look at whole tensors that are plain.
+    They are hashed first, as that lets other threads go on while pages are mapped.
 
     Args:
-        placed: The tensors, and where each begins in `data`.
+        items: The tensors.
+        starts: Where each begins in `data`.
         data: Their raw values.
+        hashers: As of `content_digests`.
         every: Of so many blocks of rows one is sketched; 0 for no sketches.
 
     Returns:
-        What was seen, by the tensors' names.
+        What is known of each as far as narrower dtypes have no part in it, and what `dtypes_of`
+        takes to say which may.
     """
+    names, dtypes, shapes, sizes = (
+        [*map(attrgetter(a), items)] for a in ("name", "dtype", "shape", "size_bytes")
+    )
+    wholes = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    try:
+        digests = content_digests(dtypes, shapes, wholes, hashers)
+        seen = _look(dtypes, shapes, starts, sizes, data, every)
+        lattices = [NO_LATTICE] * len(items)
+        for at, is_possible in enumerate(seen.looks):
+            if is_possible and not seen.left_out[at]:
+                layout = Layout.of(shapes[at])
+                lattices[at] = lattice(wholes[at], layout, dtypes[at], has_steps=True)
+    finally:
+        for whole in wholes:
+            whole.release()
+    given = names, dtypes, shapes, digests, digests, ()
+    return made(TensorPrint, *given, seen.sketches, seen.left_out, lattices, ()), seen.held
+
+
+def _look(
+    dtypes: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    starts: Sequence[int],
+    sizes: Sequence[int],
+    data: memoryview,
+    every: int,
+) -> _Seen:
+    """Look at whole tensors that are plain; see `prints`."""
+    kinds = map(_KINDS.__getitem__, dtypes)
+    firsts = [shape[0] if len(shape) > 1 else 0 for shape in shapes]
+    table = array("q", chain.from_iterable(zip(starts, sizes, kinds, firsts, strict=True)))
     if not every:
-        return _held(placed, data)
-    table, most = array("q"), 0
-    layouts = [Layout.of(item.shape) for item, _ in placed]
-    for (item, start), layout in zip(placed, layouts, strict=True):
-        rows, cols, side, dtype = layout.rows, layout.cols, layout.side, item.dtype
-        most = max(most, rows // side, cols // SIDE)
-        count = item.size_bytes // _WIDTHS[dtype]
-        table.extend((start, count, KINDS[dtype], rows, cols, side, _TRIED[dtype]))
-    found = compiled.many(data, table, every, LOOKED_ROWS, sign_bits(most + 8))
-    return {
-        item.name: _glance(item, layout, *one)
-        for (item, _), layout, one in zip(placed, layouts, found, strict=True)
-    }
+        count = len(sizes)
+        return _Seen(compiled.held(data, table, _TRIED), bytes(count), [0] * count, None)
+    signs = sign_bits(SMALL // SIDE + 8)
+    held, looks, left_out, *columns = compiled.many(data, table, _TRIED, every, LOOKED_ROWS, signs)
+    return _Seen(held, looks, left_out, made(Sketch, *columns))
 
 
-def _held(placed: Sequence[tuple[Item, int]], data: memoryview) -> dict[str, Glance]:
-    """Look only for what may hold the same values in less."""
-    table = array("q")
-    for item, start in placed:
-        dtype = item.dtype
-        count = item.size_bytes // _WIDTHS[dtype]
-        table.extend((start, count, KINDS[dtype], 1, 1, 1, _TRIED[dtype]))
-    found = compiled.many(data, table, 0, LOOKED_ROWS, sign_bits(8))
-    return {
-        item.name: Glance(_dtypes(item, held), False, None, 0) if held else NOTHING
-        for (item, _), (held, *_) in zip(placed, found, strict=True)
-    }
-
-
-def _dtypes(item: Item, held: int) -> tuple[str, ...]:
-    return tuple(to for to in TRIED[item.dtype] if held >> KINDS[to] & 1)
-
-
-def _glance(
-    item: Item,
-    layout: Layout,
-    held: int,
-    has_steps: bool,
-    raw: tuple[bytes, bytes, bytes],
-    sums: tuple[float, float, float, float, float],
-) -> Glance:
-    energy, fourth, zeros, left_out, common = sums
-    is_flat = common == common  # NaN once two values differed
-    sketch = Sketch(layout.core_shape, raw, energy, fourth, int(zeros), is_flat)
-    return Glance(_dtypes(item, held) if held else (), has_steps, sketch, int(left_out))
+def dtypes_of(item: Item, held: int) -> tuple[str, ...]:
+    """Return what may hold a tensor's values in less, from what `prints` says of it."""
+    return tuple(to for to in TRIED.get(item.dtype, ()) if held >> KINDS[to] & 1)

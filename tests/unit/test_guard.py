@@ -48,7 +48,7 @@ if how == "bare":
     sys.modules["lineage.artifacts._guard"] = None
 from lineage.artifacts import guard, read
 from lineage.errors import FormatError
-from lineage.fingerprints import measure
+from lineage.fingerprints import small
 from lineage.fingerprints.measure import Pass
 
 def maps():
@@ -64,11 +64,11 @@ def progress(count):  # called where a window is mapped, with some of it read
     if count and not cut:
         cut = True
         os.truncate(path, 8 * 4096)
-digests = measure.content_digests
-def cut_digests(tensors):  # small neighbours are reported once all are read
-    progress(len(tensors))
-    return digests(tensors)
-measure.content_digests = cut_digests
+digests = small.content_digests
+def cut_digests(dtypes, *others):  # small neighbours are reported once all are read
+    progress(len(dtypes))
+    return digests(dtypes, *others)
+small.content_digests = cut_digests
 passed = Pass(tier, progress, lambda done: kept.append(dict(done)))
 with read(path) as artifact:
     try:

@@ -21,7 +21,7 @@ from makers import Array, write_model
 
 from lineage.artifacts import guard
 from lineage.artifacts.base import BLOCKS
-from lineage.fingerprints import fingerprint, folding, from_bytes, measure, to_bytes, values
+from lineage.fingerprints import fingerprint, folding, from_bytes, small, to_bytes, values
 from lineage.fingerprints.kernel import KINDS, NARROWED, compiled
 from lineage.fingerprints.narrowing import NARROW, narrow
 from lineage.fingerprints.sketch import Layout, Sketcher, sign_bits
@@ -269,7 +269,7 @@ def test_small_neighbours_are_measured_as_each_alone(tier: str, salt: str, seed:
         path = write_model(Path(folder) / "m.safetensors", model)
         together = fingerprint(path, tier=tier)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(measure, "SMALL", 0)
+            patched.setattr(small, "SMALL", 0)
             alone = fingerprint(path, tier=tier)
     assert to_bytes(together) == to_bytes(alone)
 
@@ -278,20 +278,39 @@ def test_small_neighbours_are_measured_as_each_alone(tier: str, salt: str, seed:
 @pytest.mark.parametrize(
     "row",
     [
-        (-1, 4, 0, 2, 2, 36, 0),
-        (0, 5, 0, 2, 2, 36, 0),
-        (4, 4, 0, 2, 2, 36, 0),
-        (0, 4, 8, 2, 2, 36, 0),
-        (0, 4, 0, 3, 2, 36, 0),
-        (0, 4, 0, 2, 0, 36, 0),
-        (0, 4, 0, 2, 2, 37, 0),
-        (0, 4, 0, 2, 2, 0, 0),
-        (0, 4, 0, 4, 1, 4, 1),
-        (0, 4, 4, 2, 2, 36, 2),
-        (0, 2**62, 0, 2, 2, 36, 0),
+        (-1, 16, 0, 2),
+        (0, 20, 0, 5),
+        (1, 16, 0, 2),
+        (0, -4, 0, 1),
+        (0, 14, 0, 1),
+        (0, 16, 8, 2),
+        (0, 16, -1, 2),
+        (0, 2**62, 0, 2),
     ],
 )
 def test_a_table_that_does_not_fit_the_bytes_is_refused(row: tuple[int, ...]) -> None:
-    data = np.ones(4, np.float32).tobytes()
+    data, tried = np.ones(4, np.float32).tobytes(), bytes(8)
+    table = np.array([(0, 16, 0, 2), row], np.int64)
+    for call in (
+        lambda given, tried=tried: compiled.held(data, given, tried),
+        lambda given, tried=tried: compiled.many(data, given, tried, 1, 12, sign_bits(64)),
+    ):
+        call(table[:1])
+        for bad in (table, table.view(np.uint8)[:1, :5].copy()):
+            with pytest.raises(ValueError, match="do not fit"):
+                call(bad)
+        for bad_bits in (b"\0", b"\x01" * 8, bytes(4) + b"\x02" + bytes(3)):
+            with pytest.raises(ValueError, match="do not fit"):
+                call(table[:1], bad_bits)
+
+
+@pytest.mark.skipif(compiled is None, reason="asks the compiled loops")
+@pytest.mark.parametrize("first", [3, 5, -1])
+def test_a_matrix_has_whole_rows_and_enough_signs(first: int) -> None:
+    data, tried = np.ones(4, np.float32).tobytes(), bytes(8)
+    table = np.array([(0, 16, 0, first)], np.int64)
     with pytest.raises(ValueError, match="do not fit"):
-        compiled.many(data, np.array([(0, 4, 0, 2, 2, 36, 2), row], np.int64), 1, 12, sign_bits(64))
+        compiled.many(data, table, tried, 1, 12, sign_bits(64))
+    for every, most, signs in ((0, 12, sign_bits(64)), (1, 0, sign_bits(64)), (1, 12, b"")):
+        with pytest.raises(ValueError, match="do not fit"):
+            compiled.many(data, np.array([(0, 16, 0, 2)]), tried, every, most, signs)
