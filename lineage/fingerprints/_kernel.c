@@ -1069,15 +1069,17 @@ static PyObject *room_for(struct looked *one) {
 
 /* Whether values come again at the beginning of a matrix, as `lattice` asks before it looks. */
 static int comes_again(const struct looked *one) {
-    int64_t count = one->cols < FEW ? one->cols : FEW, again = 0;
+    const int count = one->cols < FEW ? (int)one->cols : FEW;
     const Py_ssize_t width = WIDTH[one->of.kind];
-    for (int64_t i = 1; i < count; i++)
-        for (int64_t j = 0; j < i; j++)
-            if (!memcmp(one->of.at + i * width, one->of.at + j * width, (size_t)width)) {
-                again++;
-                break;
-            }
-    return (double)again > 2 + 3.0 / 496 * (double)count * (double)(count - 1) / 2;
+    uint64_t words[FEW] = {0};
+    int again = 0;
+    for (int i = 0; i < count; i++) {
+        int is_known = 0;
+        memcpy(&words[i], one->of.at + i * width, (size_t)width);
+        for (int j = 0; j < i; j++) is_known |= words[j] == words[i];
+        again += is_known;
+    }
+    return again > 2 + 3.0 / 496 * count * (count - 1) / 2;
 }
 
 /* Whether a lattice is possible. */

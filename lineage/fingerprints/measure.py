@@ -148,7 +148,7 @@ class Pass:
         base = start_of(first)
         with first.source.window(0, start_of(last) + last.size_bytes - base) as window:
             found = self._small(self._plain(items), base, window, room)
-            for item in items:
+            for item in items if len(found) < len(items) else ():
                 if item.name not in found:
                     at = start_of(item) - base
                     with window[at : at + item.size_bytes] as whole:
@@ -176,8 +176,9 @@ class Pass:
 
         starts = [start_of(item) - base for item in items]
         prints, held = small.prints(items, starts, window, room.hashers, self._every)
-        for at, item in enumerate(items):
-            if held[at] or item.dtype in self._rounded:
+        rounded = self._rounded
+        for at, item in enumerate(items) if any(held) or rounded else ():
+            if held[at] or item.dtype in rounded:
                 narrower = self._narrowers(item, small.dtypes_of(item, held[at]))
                 with window[starts[at] : starts[at] + item.size_bytes] as whole:
                     for one in narrower:
