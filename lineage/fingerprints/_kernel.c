@@ -902,18 +902,24 @@ static PyObject *finish(PyObject *module, PyObject *args) {
 }
 
 /* Whether the distinct values of a short run keep apart as a quantizer's levels do: by half a step at
-   least, where 255 steps are the most. Values of a continuous law rarely do. -1: nothing to see. */
+   least, where 255 steps are the most. Values of a continuous law rarely do, which is seen as soon as two
+   are put in order next to each other. -1: nothing to see. */
 static int keeps_apart(const uint8_t *at, int n, enum kind kind) {
-    float x[32], least = INFINITY;
+    float given[32], x[32], low = INFINITY, high = -INFINITY;
     for (int i = 0; i < n; i++) {
-        float v = one(at + i * WIDTH[kind], kind);
+        float v = given[i] = one(at + i * WIDTH[kind], kind);
+        if (v < low) low = v;
+        if (v > high) high = v;
+    }
+    for (int i = 0; i < n; i++) {
+        float v = given[i];
         int j = i;
         for (; j > 0 && x[j - 1] > v; j--) x[j] = x[j - 1];
         x[j] = v;
+        if (j > 0 && v > x[j - 1] && (v - x[j - 1]) * 640 < high - low) return 0;
+        if (j < i && x[j + 1] > v && (x[j + 1] - v) * 640 < high - low) return 0;
     }
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[i - 1] && x[i] - x[i - 1] < least) least = x[i] - x[i - 1];
-    return least == INFINITY ? -1 : least * 640 >= x[n - 1] - x[0];
+    return low < high ? 1 : -1;
 }
 
 static int can_be_stepped(const uint8_t *data, enum kind kind, int64_t cols, int64_t rows, int most) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from lineage.artifacts.base import BITS, BLOCKS
@@ -43,7 +44,7 @@ def tasks(items: Iterable[Item]) -> list[list[Item]]:
             mapped.append(item)
         else:
             found.append([item])
-    mapped.sort(key=lambda item: (item.file or "", start_of(item)))
+    mapped.sort(key=attrgetter("source.file.path", "source.start"))
     found += _windows(mapped)
     return sorted(found, key=lambda some: -sum(item.size_bytes for item in some))
 
