@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Head", "Heads", "heads"]
 
-_HEADS, _TABLE = ("output.weight", "decoder.weight"), "token_embd.weight"
+_HEADS = ("output.weight", "decoder.weight")
+_TABLES = ("token_embd.weight", "dec.token_embd.weight", "embeddings.weight", "embedding.weight")
+"""What such a matrix, and a table of tokens, are called; the first that is there is taken."""
 
 
 class Head(NamedTuple):
@@ -75,8 +77,11 @@ def heads(matrices: Sequence[Head], models: int) -> Heads:
         models: How many there are.
     """
     named = {canonical_name(one.name): one for one in matrices}
-    own = next((named[name] for name in _HEADS if name in named), None)
-    table = named.get(_TABLE) if own is None else None
+    own, table = (
+        next((named[name] for name in names if name in named), None) for names in (_HEADS, _TABLES)
+    )
+    if own is not None:
+        table = None
     none = np.zeros((models, models))
     return Heads(*_grown(own, none), *_grown(table, none))
 
