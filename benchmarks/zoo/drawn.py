@@ -2,8 +2,8 @@
 
 Each is one small architecture with one base, perhaps checkpoints of its run, and fine-tunes of
 whatever came before, on data that are the same, near or far. All of them are for tuning. Those of
-`plain` are networks that train in seconds, by any optimizer, until there is little left to learn;
-the odds are not fitted on them.
+`others` have architectures that no named family has; those of `plain` are networks that train in
+seconds, by any optimizer, until there is little left to learn.
 """
 
 from __future__ import annotations
