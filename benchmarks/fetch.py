@@ -11,6 +11,7 @@ where anything goes.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
@@ -302,7 +303,7 @@ def _extract(archive: Path, wanted: dict[Member, Path]) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             for member, target in wanted.items():
-                partial = target.with_name(target.name + ".partial")
+                partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
                 with opened.open(member.path) as source, partial.open("wb") as out:
                     while piece := source.read(_PIECE):
                         out.write(piece)

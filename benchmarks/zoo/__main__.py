@@ -1,7 +1,7 @@
 """Makes families of real trained networks, and the truth about who came from whom.
 
-    python benchmarks/zoo [--out DIR] [--only FAMILY ...] [--small | --drawn N | --plain N]
-                         [--seed N] [--jobs N]
+    python benchmarks/zoo [--out DIR] [--only FAMILY ...] [--small | --drawn N | --others N |
+                         --plain N] [--seed N] [--jobs N]
 
 What is there already is kept. Progress goes to stderr, a line for each family to stdout. Exit
 status 1 if a check of the truth fails, 3 if something could not be had.
@@ -23,7 +23,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 import fetch  # noqa: E402 - from the folder above
-from drawn import drawn, plain  # noqa: E402 - needs the paths above
+from drawn import drawn, others, plain  # noqa: E402 - needs the paths above
 from named import FAMILIES, small  # noqa: E402 - needs the paths above
 from recipes import Family  # noqa: E402 - needs the paths above
 
@@ -31,9 +31,9 @@ from recipes import Family  # noqa: E402 - needs the paths above
 def main() -> int:
     options = _options()
     families = list(FAMILIES.values())
-    if options.small or options.drawn or options.plain:
-        other = small() if options.small else drawn(options.drawn) | plain(options.plain)
-        families = list(other.values())
+    lots = drawn(options.drawn) | others(options.others) | plain(options.plain)
+    if options.small or lots:
+        families = list((small() if options.small else lots).values())
     chosen = [f for f in families if not options.only or f.name in options.only]
     unknown = set(options.only) - {f.name for f in families}
     if unknown:
@@ -79,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="these families")
     parser.add_argument("--small", action="store_true", help="two families of few models")
     parser.add_argument("--drawn", type=int, default=0, metavar="N", help="N families by lot")
+    parser.add_argument("--others", type=int, default=0, metavar="N", help="N of other networks")
     parser.add_argument("--plain", type=int, default=0, metavar="N", help="N of plain networks")
     parser.add_argument("--seed", type=int, default=0, help="draw everything anew")
     parser.add_argument("--jobs", type=int, default=2, help="families at a time")

@@ -2,117 +2,39 @@
 
 A network is small but is the real thing: for transformers and ResNets the code of the
 `transformers` library, with its own names of tensors. `Shape` holds the sizes that a
-descendant may change.
+descendant may change. Those of `others` are only in families drawn by lot.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
+from layout import Architecture, language
+from others import OTHERS
 from plain import convolutions, perceptron
 from recipes import Shape
 from torch import nn
 
-Weights = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """One way to lay out a network.
-
-    Attributes:
-        task: What it is trained on: a key of `train.LOSSES`.
-        build: Makes the module; gets the shape and the family's own settings.
-        layer: Expression for a tensor inside a layer; its group is the number of the layer.
-        matrices: Expression for the large matrices that quantizers and pruners touch.
-        attention: Modules that an adapter on attention changes.
-        linear: Modules that an adapter on everything linear changes.
-        mlp_in: Ends of the names of tensors whose neurons are rows (Conv1D: columns).
-        mlp_out: Ends of the names of tensors whose neurons are columns (Conv1D: rows).
-        tokens: Tensors with a row for each token.
-        turned: Matrices are stored (in, out), as Conv1D does.
-        head: Expression for what comes after the last layer.
-    """
-
-    task: str
-    build: Callable[[Shape, Mapping[str, Any]], nn.Module]
-    layer: str
-    matrices: str
-    attention: tuple[str, ...] = ()
-    linear: tuple[str, ...] = ()
-    mlp_in: tuple[str, ...] = ()
-    mlp_out: tuple[str, ...] = ()
-    tokens: tuple[str, ...] = ()
-    turned: bool = False
-    head: str = field(default=r"^(lm_head|classifier)\.")
-
-    def layer_of(self, name: str) -> int | None:
-        """Return the number of the layer that a tensor is in."""
-        found = re.match(self.layer, name)
-        return int(found[1]) if found else None
-
-    def is_matrix(self, name: str) -> bool:
-        """Say whether quantizers and pruners touch a tensor."""
-        return re.search(self.matrices, name) is not None
-
-
-def weights_of(module: nn.Module) -> Weights:
-    """Return a copy of a module's tensors; of tied ones only the first is kept, as on disk."""
-    seen: set[int] = set()
-    kept: Weights = {}
-    for name, tensor in module.state_dict().items():
-        if tensor.data_ptr() not in seen or not tensor.numel():
-            seen.add(tensor.data_ptr())
-            kept[name] = tensor.detach().clone().contiguous()
-    return kept
-
-
-def load(module: nn.Module, weights: Weights) -> nn.Module:
-    """Fill a module; every tensor that is not tied to another must be there.
-
-    Raises:
-        ValueError: If names are missing or left over.
-    """
-    missing, unexpected = module.load_state_dict(weights, strict=False)
-    untied = set(weights_of(module))
-    lost = [name for name in missing if name in untied]
-    if lost or unexpected:
-        raise ValueError(f"weights do not fit the network: missing {lost}, left over {unexpected}")
-    return module
-
-
-def _language(shape: Shape, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "vocab_size": shape.vocabulary,
-        "num_hidden_layers": shape.layers,
-        "intermediate_size": shape.mlp,
-        "max_position_embeddings": 128,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        **settings,
-    }
-
 
 def _llama(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
-    config = transformers.LlamaConfig(**_language(shape, settings))
+    config = transformers.LlamaConfig(**language(shape, settings))
     return transformers.LlamaForCausalLM(config)
 
 
 def _qwen2(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
     tied = {"tie_word_embeddings": True, **settings}
-    config = transformers.Qwen2Config(**_language(shape, tied))
+    config = transformers.Qwen2Config(**language(shape, tied))
     return transformers.Qwen2ForCausalLM(config)
 
 
 def _neox(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
     dropout = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
     config = transformers.GPTNeoXConfig(
-        **_language(shape, settings), **dropout, use_parallel_residual=True
+        **language(shape, settings), **dropout, use_parallel_residual=True
     )
     return transformers.GPTNeoXForCausalLM(config)
 
@@ -135,13 +57,13 @@ def _gpt2(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
 
 def _bert(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
     dropout = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
-    config = transformers.BertConfig(**_language(shape, settings), **dropout)
+    config = transformers.BertConfig(**language(shape, settings), **dropout)
     return transformers.BertForMaskedLM(config)
 
 
 def _sentences(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
     dropout = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
-    sizes = {**_language(shape, settings), "max_position_embeddings": 512}
+    sizes = {**language(shape, settings), "max_position_embeddings": 512}
     return transformers.BertModel(transformers.BertConfig(**sizes, **dropout))
 
 
@@ -183,7 +105,7 @@ def _t5(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _mixtral(shape: Shape, settings: Mapping[str, Any]) -> nn.Module:
-    config = transformers.MixtralConfig(**_language(shape, settings))
+    config = transformers.MixtralConfig(**language(shape, settings))
     return transformers.MixtralForCausalLM(config)
 
 
@@ -408,4 +330,5 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=("conv2", "conv3"),
         linear=("conv2", "conv3", "conv4", "conv5", "conv6", "classifier"),
     ),
+    **OTHERS,
 }

@@ -15,7 +15,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
-from architectures import ARCHITECTURES, Architecture, Weights
+from architectures import ARCHITECTURES
+from layout import Architecture, Weights
 from making import STATISTICS, Places
 from recipes import Family
 from safetensors.torch import load_file

@@ -2,8 +2,8 @@
 
 Each is one small architecture with one base, perhaps checkpoints of its run, and fine-tunes of
 whatever came before, on data that are the same, near or far. All of them are for tuning. Those of
-`plain` are networks that train in seconds, by any optimizer, until there is little left to learn;
-the odds are not fitted on them.
+`others` have architectures that no named family has; those of `plain` are networks that train in
+seconds, by any optimizer, until there is little left to learn.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from recipes import Family, Recipe, Row, Shape, row
 
 _ARCHITECTURES = ("llama", "gpt2", "vit", "neox", "resnet", "qwen2", "lstm", "bert")
+_OTHERS = ("opt", "convnext", "gru", "bart", "bloom", "mixer", "phi", "gemma")
+_PICTURES = frozenset({"vit", "resnet", "convnext", "mixer"})
 _TEXTS = (
     "models", "licences", "algebra", "numbers", "manual", "headers", "stubs", "network", "tools",
     "tables", "unicode", "torch",
@@ -24,24 +26,38 @@ _IMAGES = (
     "digits", "digits-turned", "digits-inverted", "digits-mirrored", "digits-even", "digits-odd",
 )  # fmt: skip
 _GLYPH_PARTS = ("capitals", "small", "signs", "greek", "cyrillic")
+_LAYERS = {"resnet": 4, "lstm": 2, "gru": 2, "convnext": 2}
 _FINE_TUNES = 20
 _DECAYS = (0.0, 0.01, 0.1)
 
 
 def drawn(count: int) -> dict[str, Family]:
     """Return so many families, always the same ones."""
-    found = (_family(number) for number in range(1, count + 1))
-    return {family.name: family for family in found}
+    return _families("drawn", _ARCHITECTURES, count, 7000, 700)
 
 
-def _family(number: int) -> Family:
-    lot = random.Random(7000 + number)
-    kind = _ARCHITECTURES[(number - 1) % len(_ARCHITECTURES)]
-    layers = 4 if kind == "resnet" else 2 if kind == "lstm" else lot.choice((2, 3, 4))
+def others(count: int) -> dict[str, Family]:
+    """Return so many families of the architectures of `others`, always the same ones."""
+    return _families("other", _OTHERS, count, 11000, 11000)
+
+
+def _families(
+    name: str, kinds: Sequence[str], count: int, lots: int, seeds: int
+) -> dict[str, Family]:
+    found = {}
+    for number in range(1, count + 1):
+        kind = kinds[(number - 1) % len(kinds)]
+        own = f"{name}-{number:02}"
+        found[own] = _family(own, kind, seeds + number, random.Random(lots + number))
+    return found
+
+
+def _family(name: str, kind: str, seed: int, lot: random.Random) -> Family:
+    layers = _LAYERS.get(kind) or lot.choice((2, 3, 4))
     shape, settings = _sizes(kind, layers, lot)
-    names = lot.sample(_IMAGES if kind in {"vit", "resnet"} else _TEXTS, 6)
+    names = lot.sample(_IMAGES if kind in _PICTURES else _TEXTS, 6)
     parts = dict(zip("pqwxyz", names, strict=True))
-    if kind not in {"vit", "resnet"} and lot.random() < 0.5:
+    if kind not in _PICTURES and lot.random() < 0.5:
         parts["z"] = f"{parts['p']}+{parts['z']}"
     recipe = Recipe(
         optimizer="sgd" if kind == "resnet" else lot.choice(("adamw", "adamw", "adam")),
@@ -50,7 +66,7 @@ def _family(number: int) -> Family:
         warmup=lot.choice((0.0, 0.05, 0.15)),
         decay=5e-4 if kind == "resnet" else lot.choice((0.0, 0.01, 0.1)),
         length=lot.choice((40, 64)),
-        batch=16 if kind in {"vit", "resnet"} else 8,
+        batch=16 if kind in _PICTURES else 8,
         steps=lot.randrange(160, 320),
         clip=lot.choice((0.0, 1.0)) if kind != "resnet" else 5.0,
         beta2=lot.choice((0.95, 0.98, 0.999)),
@@ -59,7 +75,6 @@ def _family(number: int) -> Family:
     if kind != "resnet":
         tuning["optimizer"] = "adamw"
     stored = lot.choice(("fp32", "fp32", "bf16"))
-    name, seed = f"drawn-{number:02}", 700 + number
     plan = tuple(_plan(lot, layers))
     return Family(
         name, "tuning", kind, seed, shape, settings, parts, recipe, plan, tuning, stored
@@ -138,12 +153,35 @@ def _sizes(kind: str, layers: int, lot: random.Random) -> tuple[Shape, Mapping[s
         return Shape(layers, mlp=mlp), {
             "hidden_size": width, "num_attention_heads": 4, **images, **spread,
         }  # fmt: skip
+    if kind in {"convnext", "mixer", "gru"}:
+        return _other_sizes(kind, layers, width, mlp, lot)
+    if kind == "bart":
+        both = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+        return Shape(layers, 257, mlp), {
+            "d_model": width, **both, "init_std": spread["initializer_range"],
+        }  # fmt: skip
+    if kind == "bloom":
+        return Shape(layers, 256), {"hidden_size": width, "n_head": 4, **spread}
     if kind == "gpt2":
         return Shape(layers, 256, mlp), {"n_embd": width, "n_head": 4, **spread}
     heads: dict[str, Any] = {"hidden_size": width, "num_attention_heads": 4, **spread}
-    if kind in {"llama", "qwen2"}:
+    if kind in {"llama", "qwen2", "gemma"}:
         heads["num_key_value_heads"] = lot.choice((2, 4))
+    if kind == "gemma":
+        heads["head_dim"] = width // 4
     return Shape(layers, 257 if kind == "bert" else 256, mlp), heads
+
+
+def _other_sizes(
+    kind: str, layers: int, width: int, mlp: int, lot: random.Random
+) -> tuple[Shape, Mapping[str, Any]]:
+    images = {"image_size": 8, "patch_size": 2, "num_labels": 10}
+    if kind == "gru":
+        return Shape(layers, 256), {"width": width}
+    if kind == "mixer":
+        return Shape(layers, mlp=mlp), {"width": width, **images}
+    sizes = {"hidden_sizes": (width // 2, width), "layer_scale_init_value": lot.choice((0.1, 1.0))}
+    return Shape(layers), {**sizes, **images, "initializer_range": lot.choice((0.02, 0.05))}
 
 
 def _plan(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from architectures import ARCHITECTURES, Weights
+from architectures import ARCHITECTURES
+from layout import Weights
 from mechanical import MAKERS, Bench, Made, Model
 from recipes import Family, Row, Shape
 from safetensors.torch import load_file, save_file

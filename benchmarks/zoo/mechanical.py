@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from architectures import Architecture, Weights
+from layout import Architecture, Weights
 from recipes import Shape
 from roundings import SCHEMES
 

@@ -16,7 +16,7 @@ import bert
 import data
 import peft
 import torch
-from architectures import Architecture, Weights, load, weights_of
+from layout import Architecture, Weights, load, weights_of
 from recipes import Recipe, Shape
 from safetensors.torch import save_file
 from torch import nn

@@ -11,7 +11,8 @@ import fetch
 import llama_gguf
 import torch
 import train
-from architectures import ARCHITECTURES, Architecture, Weights
+from architectures import ARCHITECTURES
+from layout import Architecture, Weights
 from mechanical import MAKERS, Answer, Bench, Made, Model
 from recipes import Family, Recipe
 from safetensors.torch import load_file

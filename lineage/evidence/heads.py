@@ -16,6 +16,7 @@ many never occur: its energy grew in .98 to 1 of them where it is a matrix of it
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from lineage.artifacts.dialects import canonical_name
 from lineage.evidence.spectra import leads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Head", "Heads", "heads"]
 
-_HEADS, _TABLE = ("output.weight", "decoder.weight"), "token_embd.weight"
+_HEAD = re.compile(r"(?:output|(?:.*\.)?(?:decoder|lm_head))\.weight")
+_TABLE = re.compile(r"(?:.*\.)?(?:token_embd|embeddings?)\.weight")
+"""What such a matrix, and a table of tokens, are called; of several the shortest name is taken."""
 
 
 class Head(NamedTuple):
@@ -75,10 +78,15 @@ def heads(matrices: Sequence[Head], models: int) -> Heads:
         models: How many there are.
     """
     named = {canonical_name(one.name): one for one in matrices}
-    own = next((named[name] for name in _HEADS if name in named), None)
-    table = named.get(_TABLE) if own is None else None
+    own = _called(_HEAD, named)
+    table = _called(_TABLE, named) if own is None else None
     none = np.zeros((models, models))
     return Heads(*_grown(own, none), *_grown(table, none))
+
+
+def _called(names: re.Pattern[str], named: Mapping[str, Head]) -> Head | None:
+    found = min(filter(names.fullmatch, named), key=lambda name: (len(name), name), default="")
+    return named.get(found)
 
 
 def _grown(one: Head | None, none: Square) -> tuple[Square, Square]:

@@ -48,6 +48,12 @@ TURNED = 0.5
 """Of two models, what an arc that something else rules out leaves the other way: most of what made
 it likely says that one step lies between the two, and the rest was wrong about which way."""
 
+ADAPTED = 1.0
+"""Added to the logarithm of the weight of a step of low rank either way, as little else leaves two
+models apart in a few directions alone. And once more to the way that leaves the one with more ties
+to others, by one at least, and taken from the way back: an adapter is made for a model of which
+much is made, and what it is merged into is left alone more often than not."""
+
 DOUBT = 4.0
 """Taken from the logarithm of the weight of an arc that is doubted."""
 
@@ -126,14 +132,13 @@ def grow(
         leaf: One that has a parent and no children, where that is known otherwise.
         ruled_out: Arcs (from, to) that are known not to be.
         doubted: Arcs that something else than these features speaks clearly against.
-        thin: Arcs of low rank: where there are others gains say no direction of these, as a merged
-            adapter may take more from a model than it adds.
+        thin: Arcs of low rank. Where there are others gains say no direction of these, as a merged
+            adapter may take more from a model than it adds, but its ties to the others do.
     """
     first, second = fitted()
     odds = alone.fitted()(seen.gains)
-    if len(odds) == 2:
-        thin = ()
-    for w, c in thin:
+    silent = thin if len(odds) > 2 else ()
+    for w, c in silent:
         odds[w, c] = odds[c, w] = 0.0
 
     def known(score: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -145,7 +150,9 @@ def grow(
             score[w, c] -= DOUBT
         return _bound(score, merges or {}, root, leaf)
 
-    score = second(in_view_of(seen, marginals(known(first(seen, odds, thin)))), odds, thin)
+    arcs = marginals(known(first(seen, odds, silent)))
+    score = second(in_view_of(seen, arcs), odds, silent)
+    _lean(score, arcs + arcs.T, thin)
     score[-1] -= AT_HAND
     if len(odds) == 2:
         score = _of_two(score, float(odds[0, 1]))
@@ -155,6 +162,17 @@ def grow(
     likeliest = np.where(np.isin(np.arange(len(roots)), list(merges or ())), -1, roots).argmax()
     score[:-1, likeliest], score[-1, likeliest] = -np.inf, 0.0
     return Tree(roots, arcs, marginals(score))
+
+
+def _lean(
+    score: NDArray[np.float64], ties: NDArray[np.float64], thin: Collection[tuple[int, int]]
+) -> None:
+    """Weigh steps of low rank by what adapters are made for; see `ADAPTED`."""
+    for w, c in {(min(arc), max(arc)) for arc in thin}:
+        more = float(ties[w].sum() - ties[c].sum())
+        lean = ADAPTED * (np.sign(more) if abs(more) > 1 else 0)
+        score[w, c] += ADAPTED + lean
+        score[c, w] += ADAPTED - lean
 
 
 def _of_two(score: NDArray[np.float64], odds: float) -> NDArray[np.float64]:

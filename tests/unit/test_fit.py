@@ -52,7 +52,7 @@ def test_behind_a_merge_that_is_not_at_hand_no_parent_is_right() -> None:
 @pytest.mark.torch
 def test_the_share_of_the_right_trees_is_what_counting_them_gives() -> None:
     import torch
-    from fit import _log_weight
+    from learning import _log_weight
 
     from lineage.graph.tree import marginals
 

@@ -40,7 +40,9 @@ def seen(models: list[Arrays]) -> Panel:
     return Panel([fingerprint(model) for model in models])
 
 
-@pytest.mark.parametrize("name", ["lm_head.weight", "decoder.weight", "embed_out.weight"])
+@pytest.mark.parametrize(
+    "name", ["lm_head.weight", "decoder.weight", "embed_out.weight", "lm_head.decoder.weight"]
+)
 def test_a_head_grows_where_all_else_decays(name: str) -> None:
     panel = seen(run(name, name)[1:])
     found = panel.heads
@@ -53,8 +55,17 @@ def test_a_head_grows_where_all_else_decays(name: str) -> None:
         np.testing.assert_allclose(one, -one.T, atol=1e-9)
 
 
-def test_a_table_is_asked_where_nothing_else_predicts() -> None:
-    found = seen(run(None, TABLE)[1:]).heads
+TABLES = (
+    TABLE, "model.decoder.embed_tokens.weight", "backbone.embeddings.weight",
+    "rwkv.embeddings.weight", "embedding.weight",
+)  # fmt: skip
+"""As Llama, OPT, Mamba and RWKV call it, and who writes a network on an afternoon."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_asked_where_nothing_else_predicts(name: str) -> None:
+    models = [{name: model[TABLE], BLOCK: model[BLOCK]} for model in run(None, TABLE)[1:]]
+    found = seen(models).heads
     assert (found.table[np.triu_indices(3, 1)] > 0.1).all()
     assert not found.head.any()
 
