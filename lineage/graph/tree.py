@@ -141,7 +141,9 @@ def grow(
     for w, c in silent:
         odds[w, c] = odds[c, w] = 0.0
 
-    def known(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    def known(
+        score: NDArray[np.float64], ruled_out: Collection[tuple[int, int]]
+    ) -> NDArray[np.float64]:
         for w, c in ruled_out:
             if score.shape[1] == 2 and (c, w) not in ruled_out:
                 score[c, w] = np.logaddexp(score[c, w], score[w, c] + np.log(TURNED))
@@ -150,13 +152,14 @@ def grow(
             score[w, c] -= DOUBT
         return _bound(score, merges or {}, root, leaf)
 
-    arcs = marginals(known(first(seen, odds, silent)))
+    # Of two models the weights say whether a step lies between them, and patterns only which way.
+    arcs = marginals(known(first(seen, odds, silent), ruled_out if len(odds) > 2 else ()))
     score = second(in_view_of(seen, arcs), odds, silent)
     _lean(score, arcs + arcs.T, thin)
     score[-1] -= AT_HAND
     if len(odds) == 2:
         score = _of_two(score, float(odds[0, 1]))
-    score = known(score)
+    score = known(score, ruled_out)
     arcs = marginals(score)
     roots = (1 - arcs.sum(axis=0)).clip(0, 1)
     likeliest = np.where(np.isin(np.arange(len(roots)), list(merges or ())), -1, roots).argmax()
