@@ -11,10 +11,10 @@
 
 enum { DIGITS = 15, EXTENTS = 64 }; /* of a number, which is then below 2^53; of a shape */
 
-/* What is read next, and how many opening brackets and commas were. */
+/* What is read next, how many opening brackets and commas were, and how many there may be. */
 struct text {
     const char *at, *end;
-    int64_t marks;
+    int64_t marks, most;
 };
 
 static int is_mark(char c) { return c == ',' || c == '{' || c == '['; }
@@ -139,7 +139,7 @@ static int take_metadata(struct text *text, PyObject *into) {
         int is_new = name && said && PyDict_Contains(into, name) == 0 && PyDict_SetItem(into, name, said) == 0;
         Py_XDECREF(name);
         Py_XDECREF(said);
-        if (!is_new) return 0;
+        if (!is_new || text->marks > text->most) return 0;
     }
     return 1;
 }
@@ -155,7 +155,8 @@ static int read_all(struct header *h, PyObject *metadata) {
         if ((!is_first && !eat(text, ",")) || !eat(text, "\"") || (size = string(text, &name)) < 0) return 0;
         int is_metadata = size == 12 && !memcmp(name, "__metadata__", 12);
         if (is_metadata && has_metadata++) return 0;
-        if (!(is_metadata ? take_metadata(text, metadata) : take(h, name, size))) return 0;
+        if (!(is_metadata ? take_metadata(text, metadata) : take(h, name, size)) || text->marks > text->most)
+            return 0;
     }
     while (text->at < text->end && *text->at == ' ') text->at++;
     return text->at == text->end;
@@ -175,11 +176,12 @@ static PyObject *entries(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y#O!LLL", &h.text.at, &size, &PyDict_Type, &h.bits, &start, &room, &most))
         return NULL;
     h.text.end = h.text.at + size;
+    h.text.most = most;
     h.start = start;
     PyObject *metadata = PyDict_New(), *found = NULL;
     int is_good = metadata != NULL;
     for (int i = 0; i < COLUMNS; i++) is_good &= (h.columns[i] = PyList_New(0)) != NULL;
-    is_good = is_good && read_all(&h, metadata) && h.covered == room && h.text.marks <= most;
+    is_good = is_good && read_all(&h, metadata) && h.covered == room;
     if (is_good)
         found = PyTuple_Pack(6, h.columns[NAMES], h.columns[DTYPES], h.columns[SHAPES], h.columns[STARTS],
                              h.columns[SIZES], metadata);
