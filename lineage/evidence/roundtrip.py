@@ -184,6 +184,8 @@ class _Seen:
 
     def top(self) -> NDArray[np.float64]:
         """Return the directions that stand out."""
+        if not self.rank:
+            return np.zeros_like(self.core)
         u, values, v = np.linalg.svd(self.core, full_matrices=False)
         found: NDArray[np.float64] = (u[:, : self.rank] * values[: self.rank]) @ v[: self.rank]
         return found

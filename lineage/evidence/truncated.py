@@ -138,9 +138,9 @@ class _Cut:
         least = max(_LEAST_MOVED**2 * max(first, second), _ROUNDED * float(pairing.noise[place]))
         if min(core.shape) < _LEAST_SIDE or size <= least:
             return None
-        squares = np.linalg.svd(core, compute_uv=False) ** 2
+        inner = core @ core.T if len(core) < core.shape[1] else core.T @ core
         flat = sum(1 / side for side in core.shape)
-        rho = max(float(np.sum(squares**2)) / size**2 - flat, _FLATTEST)
+        rho = max(float(np.sum(inner**2)) / size**2 - flat, _FLATTEST)
         scale = size * (2 * rho * flat + 2 / core.size) ** 0.5
         rows, back = [], []
         for axis, a, b in ((1, one.rows, other.rows), (0, one.cols, other.cols)):
