@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,6 +126,8 @@ class Look:
 
 def _assigned(score: Matrix) -> Order:
     """Return for each of a's channels (across) the place of b's (down)."""
+    from scipy.optimize import linear_sum_assignment
+
     rows, cols = linear_sum_assignment(-score)
     order = np.empty(len(rows), np.intp)
     order[cols] = rows

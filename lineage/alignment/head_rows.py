@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.maps import undone
 
@@ -205,6 +204,8 @@ def _partners(ours: Sequence[Rows], theirs: Sequence[Rows]) -> Order | None:
 
 def assigned(score: NDArray[np.floating]) -> Order:
     """Return for each place of a the place of b that is it."""
+    from scipy.optimize import linear_sum_assignment
+
     _, cols = linear_sum_assignment(-score)
     return cols.astype(np.intp)
 

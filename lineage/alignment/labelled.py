@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import solve_sylvester
-from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.made import Made
 from lineage.alignment.maps import sharper
@@ -299,6 +298,8 @@ def _jointly(ours: Matrix, theirs: Matrix, read: Matrix, reads: Matrix) -> Matri
 
 def _as_moved(turn: Matrix) -> tuple[Order, Matrix]:
     """Return the order and the signs that are nearest to a map."""
+    from scipy.optimize import linear_sum_assignment
+
     rows, cols = linear_sum_assignment(-np.abs(turn))
     order = np.empty(len(rows), np.intp)
     order[cols] = rows

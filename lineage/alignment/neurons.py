@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from lineage.alignment.spared import told
 from lineage.fingerprints.agreement import Agreement
@@ -214,6 +213,8 @@ def _nearest(
     Units that are each other's nearest are partners; only the others are assigned, which for
     thousands of units would take long.
     """
+    from scipy.optimize import linear_sum_assignment
+
     x, y = (_unit(_signed(one, is_gated=is_gated)) for one in seen)
     order = _mutual(x, y)
     mutual = order >= 0

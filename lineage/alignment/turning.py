@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, svd
-from scipy.optimize import linear_sum_assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -219,6 +218,8 @@ def quiet(vectors: Iterable[Matrix], rng: np.random.Generator) -> NDArray[np.flo
 
 def _snapped(matrix: Matrix, scale: float, rank: int, seen: NDArray[np.float64] | None) -> Turn:
     """Take a turn that is nearly a permutation with signs for one."""
+    from scipy.optimize import linear_sum_assignment
+
     size = np.abs(matrix)
     if np.mean(size.max(axis=1)) < _PERMUTED or matrix.shape[0] > matrix.shape[1]:
         return Turn(matrix, scale, "rotated", None, None, rank, seen)

@@ -59,7 +59,7 @@ def gains(panel: Panel) -> Gains:
     values = float(panel.sizes.sum())
     step = pairs.squared / np.maximum((energy[:, None] + energy) / 2, 1e-300)
     found = {
-        **pairs.grown._asdict(),
+        **panel.grown._asdict(),
         "course": steps.growth.clip(-_MOST, _MOST),
         "along": steps.along,
         "along_back": steps.along.T,

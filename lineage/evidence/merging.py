@@ -46,7 +46,9 @@ def find_merges(
                 others = sorted(set(every) - _after(merges, child))
                 plain = [i for i in others if i not in merges]
                 # Another merge of the same models explains a part of this one as well.
-                merge = detector(family, child, plain) or detector(family, child, others)
+                merge = detector(family, child, plain)
+                if merge is None and plain != others:
+                    merge = detector(family, child, others)
                 if merge is None:
                     continue
                 if detector is sparsified_merge and _has_mask(family, child, merge, merges):

@@ -168,6 +168,17 @@ class Panel:
         return courses(vectors, len(self))
 
     @cached_property
+    def grown(self) -> Grown:
+        """How much more each has of what training leaves; see `growth`."""
+        growth = Growth(len(self))
+        for one in self.matrices:
+            growth.add(
+                one.size, one.energy, one.fourth, (one.rows, one.cols), one.squared(one.inner()),
+                one.core(), is_in_layer=one.is_in_layer,
+            )  # fmt: skip
+        return growth.finish()
+
+    @cached_property
     def steps(self) -> Steps:
         """How every step goes on from the course of the model it starts at; see `course.steps`."""
         return steps(self._vectors(), len(self))
@@ -214,7 +225,6 @@ class Pairs:
         margin: [i, j] is how much nearer to orthogonal the difference is to i than to j; see
             `direction`.
         share: That over the margin of a pure step.
-        grown: How much more each has of what training leaves; see `growth`.
         log10_p: Of a cosine this large, under independence.
         far_share: Share of the weight of matrices whose cosine is below .5.
         far_cosine: The pooled cosine of these; 0 where there are none.
@@ -227,7 +237,6 @@ class Pairs:
     squared: NDArray[np.float64]
     margin: NDArray[np.float64]
     share: NDArray[np.float64]
-    grown: Grown
     log10_p: NDArray[np.float64]
     far_share: NDArray[np.float64]
     far_cosine: NDArray[np.float64]
@@ -244,7 +253,6 @@ def _pooled(panel: Panel) -> Pairs:
     weight = np.sqrt(panel.sizes)
     weight = weight / weight.sum() if len(weight) else weight
     variance = 0.0
-    growth = Growth(n)
     for share, one in zip(weight, panel.matrices, strict=True):
         raw = one.inner()
         d, e = one.squared(raw), one.energy
@@ -268,10 +276,6 @@ def _pooled(panel: Panel) -> Pairs:
             margin += np.where(use, one.size * (with_second - with_first), 0)
             pure += np.where(use, one.size * np.sqrt(d / (d + least)), 0)
         moved += one.size * use
-        growth.add(
-            one.size, one.energy, one.fourth, (one.rows, one.cols), d, one.core(),
-            is_in_layer=one.is_in_layer,
-        )  # fmt: skip
         own = share**2 * (1 / one.cells + 1 / one.size)
         variance += own
         variance_others += np.where(is_equal, 0, own)
@@ -284,7 +288,6 @@ def _pooled(panel: Panel) -> Pairs:
             squared=squared,
             margin=np.where(moved > 0, margin / moved, 0),
             share=np.where(pure > 0, margin / pure, 0),
-            grown=growth.finish(),
             log10_p=log_ndtr(-cosine / np.sqrt(variance)) / np.log(10),
             far_share=far_weight,
             far_cosine=far / np.maximum(far_weight, 1e-300),

@@ -184,11 +184,22 @@ class _Seen:
 
     def top(self) -> NDArray[np.float64]:
         """Return the directions that stand out."""
-        if not self.rank:
-            return np.zeros_like(self.core)
-        u, values, v = np.linalg.svd(self.core, full_matrices=False)
-        found: NDArray[np.float64] = (u[:, : self.rank] * values[: self.rank]) @ v[: self.rank]
+        ways = self._ways()
+        found: NDArray[np.float64] = ways @ (ways.T @ self.core)
         return found
+
+    def rest_of_rows(self) -> NDArray[np.float64]:
+        """Return the squared norms of rows without the directions that stand out."""
+        ways = self._ways()
+        found: NDArray[np.float64] = (self.core**2).sum(axis=1)
+        return found - (ways**2) @ self.values[: self.rank] ** 2
+
+    def _ways(self) -> NDArray[np.float64]:
+        """Return the left singular vectors of what stands out, shape (rows, rank)."""
+        if not self.rank:
+            return np.zeros((len(self.core), 0))
+        found: NDArray[np.float64] = np.linalg.eigh(self.core @ self.core.T)[1]
+        return found[:, : -self.rank - 1 : -1]
 
 
 def _follows_rows(pairing: Pairing, seen: list[_Seen]) -> tuple[float, float]:
@@ -199,10 +210,10 @@ def _follows_rows(pairing: Pairing, seen: list[_Seen]) -> tuple[float, float]:
         sketch = pairing.first.tensors[pairing.a[one.place]].sketch
         if sketch is None or len(sketch.rows) != len(one.core):
             continue
-        rest = one.core - one.top()
+        rest = one.rest_of_rows()
         rows = Layout.of(pairing.first.shapes[pairing.a[one.place]]).rows
         counts = np.bincount(np.arange(rows) % SIDE, minlength=len(rest))
-        left, there = (rest**2).sum(axis=1) / counts, sketch.rows / counts.astype(np.float64)
+        left, there = rest / counts, sketch.rows / counts.astype(np.float64)
         if left.min() <= 0 or there.min() <= 0:
             continue
         x, y = (np.log(each) - np.log(each).mean() for each in (there, left))

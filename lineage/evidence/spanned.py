@@ -61,8 +61,7 @@ def spanned_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | N
     if len(others) < 2 or away.min() <= NEEDED * float(family.rounding[child]):
         return None  # a copy
     near = [others[int(i)] for i in np.argsort(away, kind="stable")[:_CANDIDATES]]
-    ways = family.cores[near] - family.cores[child]
-    moved = [where for where in family.slices() if np.ptp(ways[:, where], axis=0).any()]
+    moved = _moved(family, near)
     if len(moved) < _LEAST_MATRICES:
         return None
     energy = [float(np.sum(family.cores[child, where] ** 2)) for where in moved]
@@ -73,6 +72,18 @@ def spanned_merge(family: Stack, child: int, others: Sequence[int]) -> Merge | N
             return None
     parents = _chosen(family, child, near, moved)
     return None if parents is None else _checked(family, child, parents, moved)
+
+
+def _moved(family: Stack, places: Sequence[int]) -> list[slice]:
+    """Return the matrices in which some models are not all alike."""
+    first, *others = places
+    found = np.zeros(len(family.starts), bool)
+    for place in others:
+        if found.all():
+            break
+        unlike = family.cores[place] != family.cores[first]
+        found |= np.logical_or.reduceat(unlike, family.starts)
+    return [where for where, is_moved in zip(family.slices(), found, strict=True) if is_moved]
 
 
 def _fitted(
@@ -133,7 +144,7 @@ def _checked(family: Stack, child: int, parents: list[int], moved: Sequence[slic
     found, sizes = [], []
     for where in moved:
         ways = family.cores[parents, where] - family.cores[child, where]
-        if not np.ptp(ways, axis=0).any():
+        if not (ways[1:] != ways[0]).any():
             continue
         weights, left[where] = _fitted(family, child, parents, where)
         found.append(weights)

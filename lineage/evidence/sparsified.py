@@ -157,8 +157,10 @@ class _Ways:
         scale = 1 / family.strengths(way)
         way *= scale
         places = tuple(int(i) for i in candidates[near])
-        steps = (family.cores[list(places)] - family.cores[base]) * scale
-        cells = int(np.count_nonzero(scale))
+        steps = family.cores[list(places)]
+        steps -= family.cores[base]
+        steps *= scale
+        cells = int(np.count_nonzero(scale > 0))
         return cls(child, base, places, steps @ steps.T, steps @ way, float(way @ way), cells)
 
     def support(self, left_out: set[int]) -> list[int]:

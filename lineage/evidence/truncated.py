@@ -87,7 +87,7 @@ def truncated(pairing: Pairing) -> Truncation | None:
         return None
     seen = [_Cut.of(pairing, int(n)) for n in np.flatnonzero(pairing.is_matrix & ~pairing.same)]
     cuts = [cut for cut in seen if cut is not None]
-    if len(cuts) < _LEAST_MATRICES or np.median([cut.directed for cut in cuts]) > _MOST_DIRECTED:
+    if len(cuts) < _LEAST_MATRICES:
         return None
     first, second = (sum(cut.energies[side] for cut in cuts) for side in (0, 1))
     forward = first > second
@@ -100,6 +100,8 @@ def truncated(pairing: Pairing) -> Truncation | None:
     if square > _MOST_SQUARE or float(np.abs(off).max()) > _MOST_DEVIATIONS:
         return None
     if float(np.median(np.abs(rows))) > _MOST_BY_ROWS:
+        return None
+    if np.median([float(spike(cut.core[None])[0]) for cut in cuts]) > _MOST_DIRECTED:
         return None
     return Truncation("a->b" if forward else "b->a", len(cuts), 1 - child / parent, square**0.5)
 
@@ -115,7 +117,7 @@ class _Cut:
         off_back: The same with the two models' places changed.
         rows: As `off`, over buckets of rows and of columns.
         rows_back: As `off_back`.
-        directed: How far its strongest directions stand out.
+        core: Of the difference.
     """
 
     energies: tuple[float, float]
@@ -124,7 +126,7 @@ class _Cut:
     off_back: float
     rows: NDArray[np.float64]
     rows_back: NDArray[np.float64]
-    directed: float
+    core: NDArray[np.float64]
 
     @classmethod
     def of(cls, pairing: Pairing, place: int) -> _Cut | None:
@@ -156,5 +158,5 @@ class _Cut:
             off_back=(second - first - size) / scale,
             rows=np.concatenate(rows),
             rows_back=np.concatenate(back),
-            directed=float(spike(core[None])[0]),
+            core=core,
         )

@@ -18,7 +18,6 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import nnls
 
 from lineage.alignment.made import Made
 from lineage.artifacts import Item
@@ -182,6 +181,8 @@ def _sum(items: Sequence[Item], shares: Array) -> NDArray[np.float32]:
 
 def _convex(target: Array, rows: Sequence[Array]) -> Array:
     """Return shares of models that sum to 1 and leave least of another."""
+    from scipy.optimize import nnls
+
     matrix = np.stack(rows, axis=1)
     matrix = matrix - target[:, None]
     heavy = 1e3 * float(np.linalg.norm(matrix)) + 1e-30

@@ -45,7 +45,7 @@ def panel(*models: Arrays) -> Panel:
 
 
 def grown(*models: Arrays) -> Grown:
-    return panel(*models).pairs.grown
+    return panel(*models).grown
 
 
 BASE = step(begun(), 1, 0.05)

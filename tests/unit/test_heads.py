@@ -50,7 +50,7 @@ def test_a_head_grows_where_all_else_decays(name: str) -> None:
     assert (found.head_lead[np.triu_indices(3, 1)] > 0.1).all()
     assert not found.table.any()
     assert not found.table_lead.any()
-    assert panel.pairs.grown.sign[0, 2] < 0
+    assert panel.grown.sign[0, 2] < 0
     for one in found:
         np.testing.assert_allclose(one, -one.T, atol=1e-9)
 
