@@ -172,7 +172,7 @@ def _may_be_sources(
     mine = {tensor.content for tensor in model.tensors if tensor.dtype in {"F16", "BF16"}}
     return [
         path
-        for path in others
+        for path in (others if mine else ())
         if any(digest in mine for t in models[path].tensors for _, digest in t.rounded)
     ]
 
