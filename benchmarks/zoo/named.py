@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plans import PUBLISHED, REPORT_ONE, REPORT_TWO, TUNING_ONE, TUNING_TWO
+from plans import ORPHANS, PUBLISHED, REPORT_ONE, REPORT_TWO, TUNING_ONE, TUNING_TWO
 from recipes import Family, Recipe, Shape
 
 _TEXT_ONE = {
@@ -410,6 +410,19 @@ FAMILIES: dict[str, Family] = {
             PUBLISHED["smollm2"],
             stored="bf16",
         ),
+    )
+}
+
+FAMILIES |= {
+    name: replace(FAMILIES[like], name=name, seed=seed, plan=ORPHANS, stored=stored)
+    for name, like, seed, stored in (
+        ("llama-o", "llama-a", 41, "fp32"),
+        ("gpt2-o", "gpt2-a", 42, "fp32"),
+        ("vit-o", "vit-a", 43, "bf16"),
+        ("qwen-o", "qwen-b", 44, "fp32"),
+        ("neox-o", "neox-b", 45, "fp32"),
+        ("t5-o", "t5-b", 46, "fp32"),
+        ("mixtral-o", "mixtral-b", 47, "bf16"),
     )
 }
 

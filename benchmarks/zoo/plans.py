@@ -339,6 +339,20 @@ REPORT_TWO = (
     row("middle-noise", "noised", "middle", share=0.01),
 )
 
+ORPHANS = (
+    # adapters of one base that is not published, what came from one of them, and a fine-tune beside
+    row("base", "begin", seed=1, hidden=True),
+    row("lora4-w", "adapt", "base", part="w", rank=4, steps=36, pace=0.3),
+    row("lora8-x", "adapt", "base", part="x", rank=8, where="linear", steps=36, pace=0.3),
+    row("lora2-y", "adapt", "base", part="y", rank=2, steps=60, pace=0.3),
+    row("lora4-z", "adapt", "base", part="z", rank=4, where="linear", steps=36, pace=0.5),
+    row("lora4-x", "adapt", "base", part="x", rank=4, where="linear", steps=50, pace=0.3),
+    row("lora16-w", "adapt", "base", part="w", rank=16, where="linear", steps=36, pace=0.2),
+    row("lora8-x-w", "adapt", "lora8-x", part="w", rank=4, where="linear", steps=36, pace=0.3),
+    row("lora8-x-z", "adapt", "lora8-x", part="z", rank=4, steps=36, pace=0.3),
+    row("medium-y", "tune", "base", part="y", steps=50, pace=0.1, decay=0.01),
+)
+
 PUBLISHED = {
     "minilm": (
         row("base", "published", file="minilm.safetensors"),

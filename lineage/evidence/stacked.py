@@ -183,7 +183,7 @@ def stack(fingerprints: Sequence[Fingerprint]) -> Stack | None:
         for m, t, turns in zip(maps, tables, turned, strict=True)
     ]).astype(np.float64)  # fmt: skip
     rounding = np.array([
-        sum(_rounding(t.tensors[m[i]].dtype) ** 2 * t.energy[m[i]] for i in common)
+        sum(stored_share(t.tensors[m[i]].dtype) * t.energy[m[i]] for i in common)
         for m, t in zip(maps, tables, strict=True)
     ])  # fmt: skip
     return Stack(
@@ -198,6 +198,7 @@ def stack(fingerprints: Sequence[Fingerprint]) -> Stack | None:
     )  # fmt: skip
 
 
-def _rounding(dtype: str) -> float:
+def stored_share(dtype: str) -> float:
+    """Return the share of a matrix's energy that storing it takes, in its sketch."""
     # The sketches themselves are stored in float32, which adds about as much again.
-    return ROUNDING_RMS * ROUNDING.get(dtype, 2.0**-24) + 2.0**-24
+    return (ROUNDING_RMS * ROUNDING.get(dtype, 2.0**-24) + 2.0**-24) ** 2

@@ -14,6 +14,7 @@ from lineage.evidence.counters import order
 from lineage.evidence.merging import find_merges
 from lineage.evidence.panel import Panel, structure
 from lineage.evidence.projected import PROJECTED
+from lineage.evidence.siblings import Siblings
 from lineage.evidence.stacked import stack
 from lineage.graph.anew import apart_in_vectors, made_anew, same_matrices
 from lineage.graph.base import Edge, Undetermined
@@ -229,7 +230,8 @@ class Family:
         if anew is not None:
             ruled_out, doubted = anew.arcs()
             counted = counted[0] | ruled_out, counted[1] | doubted
-        patterns = self._patterns(members)
+        beside = Siblings(panel)
+        patterns = self._patterns(members, beside)
         likely = int(np.argmax(_grown(seen, {}, first, counted, None, patterns).roots))
         merges, made = merged_of(members, panel, first, likely, deep)
         self.edges += made
@@ -247,6 +249,7 @@ class Family:
             self._add(members[parent], members[child], relation, how, probability)
             children.add(child)
         self._leave_open(members, panel, tree, children)
+        self._miss_parents(members, beside.found, children)
 
     def _attach_twins(
         self, members: Sequence[str], twins: Sequence[Twin], is_nearer: Nearer, seed: str | None
@@ -278,16 +281,17 @@ class Family:
             self._add(parent_path, child_path, *_step(found), sure)
         return True
 
-    def _patterns(self, members: Sequence[str]) -> Patterns:
-        """Return what finds, among arcs, those that go the other way, and those of low rank.
+    def _patterns(self, members: Sequence[str], beside: Siblings) -> Patterns:
+        """Return what finds, among arcs, those that are no steps, and those of low rank.
 
         Zeros, levels or a direction with nothing along it can only have been made of what has none,
-        whatever norms and the rest of the family say.
+        whatever norms and the rest of the family say. Nor did siblings come from each other.
         """
 
         def patterns(arcs: Iterable[tuple[int, int]]) -> tuple[set[Arc], set[Arc]]:
             found = {(w, c): self.between(members[w], members[c]) for w, c in arcs}
             refuted = {arc for arc, seen in found.items() if _is_made_of_its_child(seen)}
+            refuted |= beside.parted(found)
             return refuted, {arc for arc, seen in found.items() if seen.rank is not None}
 
         return patterns
@@ -373,6 +377,18 @@ class Family:
             found = Undetermined(a, b, why)
             if found not in self.unclear:
                 self.unclear.append(found)
+
+    def _miss_parents(
+        self, members: Sequence[str], beside: NDArray[np.bool_], children: set[int]
+    ) -> None:
+        """Say of siblings without a parent that it is a model that is not at hand."""
+        orphans = [place for place in range(len(members)) if place not in children]
+        for n, place in enumerate(orphans):
+            kin = [other for other in orphans[:n] if beside[place, other]]
+            if kin:
+                a, b = sorted((members[kin[0]], members[place]))
+                why = "neither came from the other: both came from a model that is not here"
+                self.unclear.append(Undetermined(a, b, why))
 
 
 def _begun(
