@@ -49,8 +49,8 @@ _MOST = SIDE - 4
 _ROUNDINGS = 4.0
 """Squared norm of what two models' rounding leaves, over one's: either may be rounded twice."""
 
-_LEAST_MATRICES = 4
-"""In which each of the three must have something of its own."""
+_LEAST_MATRICES, _LOOKED_AT = 4, 28
+"""In which each of the three must have something of its own, and at which is looked at most."""
 
 _THIRDS = 4
 """Models that may tell of two others at most: the nearest."""
@@ -103,7 +103,11 @@ class Siblings:
 
     def _are_apart(self, a: int, b: int, c: int) -> bool:
         """Whether each of three models has directions of its own, and neither of two came first."""
-        parts = (self._parts(n, a, b, c) for n in range(len(self._panel.matrices)))
+        unlike = [
+            n for n, m in enumerate(self._panel.matrices) if len({*m.code[[a, b, c]].tolist()}) > 1
+        ]
+        looked = np.linspace(0, len(unlike) - 1, min(len(unlike), _LOOKED_AT)).round().astype(int)
+        parts = (self._parts(unlike[n], a, b, c) for n in looked.tolist())
         own = np.array([part for part in parts if part is not None])
         if not len(own) or (own > 0).sum(axis=0).min() < _LEAST_MATRICES:
             return False

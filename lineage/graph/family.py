@@ -289,9 +289,10 @@ class Family:
         """
 
         def patterns(arcs: Iterable[tuple[int, int]]) -> tuple[set[Arc], set[Arc]]:
-            found = {(w, c): self.between(members[w], members[c]) for w, c in arcs}
-            refuted = {arc for arc, seen in found.items() if _is_made_of_its_child(seen)}
-            refuted |= beside.parted(found)
+            asked = set(arcs)
+            refuted = beside.parted(asked)
+            found = {(w, c): self.between(members[w], members[c]) for w, c in asked - refuted}
+            refuted |= {arc for arc, seen in found.items() if _is_made_of_its_child(seen)}
             return refuted, {arc for arc, seen in found.items() if seen.rank is not None}
 
         return patterns
