@@ -231,7 +231,7 @@ class Family:
             ruled_out, doubted = anew.arcs()
             counted = counted[0] | ruled_out, counted[1] | doubted
         beside = Siblings(panel)
-        patterns = self._patterns(members, beside)
+        patterns = self._patterns(members, beside if first is None else None)
         likely = int(np.argmax(_grown(seen, {}, first, counted, None, patterns).roots))
         merges, made = merged_of(members, panel, first, likely, deep)
         self.edges += made
@@ -248,8 +248,8 @@ class Family:
             relation, how = _step(found)
             self._add(members[parent], members[child], relation, how, probability)
             children.add(child)
+        children |= self._miss_parents(members, beside.found, children)
         self._leave_open(members, panel, tree, children)
-        self._miss_parents(members, beside.found, children)
 
     def _attach_twins(
         self, members: Sequence[str], twins: Sequence[Twin], is_nearer: Nearer, seed: str | None
@@ -281,7 +281,7 @@ class Family:
             self._add(parent_path, child_path, *_step(found), sure)
         return True
 
-    def _patterns(self, members: Sequence[str], beside: Siblings) -> Patterns:
+    def _patterns(self, members: Sequence[str], beside: Siblings | None) -> Patterns:
         """Return what finds, among arcs, those that are no steps, and those of low rank.
 
         Zeros, levels or a direction with nothing along it can only have been made of what has none,
@@ -290,7 +290,7 @@ class Family:
 
         def patterns(arcs: Iterable[tuple[int, int]]) -> tuple[set[Arc], set[Arc]]:
             asked = set(arcs)
-            refuted = beside.parted(asked)
+            refuted = beside.parted(asked) if beside else set()
             found = {(w, c): self.between(members[w], members[c]) for w, c in asked - refuted}
             refuted |= {arc for arc, seen in found.items() if _is_made_of_its_child(seen)}
             return refuted, {arc for arc, seen in found.items() if seen.rank is not None}
@@ -381,15 +381,18 @@ class Family:
 
     def _miss_parents(
         self, members: Sequence[str], beside: NDArray[np.bool_], children: set[int]
-    ) -> None:
-        """Say of siblings without a parent that it is a model that is not at hand."""
+    ) -> set[int]:
+        """Say of siblings that their parent is not at hand where they have none; return these."""
         orphans = [place for place in range(len(members)) if place not in children]
+        told: set[int] = set()
         for n, place in enumerate(orphans):
             kin = [other for other in orphans[:n] if beside[place, other]]
             if kin:
                 a, b = sorted((members[kin[0]], members[place]))
                 why = "neither came from the other: both came from a model that is not here"
                 self.unclear.append(Undetermined(a, b, why))
+                told |= {place, kin[0]}
+        return told
 
 
 def _begun(

@@ -160,3 +160,9 @@ def test_trainings_of_everything_are_not_asked_about() -> None:
         for _ in range(3)
     ]
     assert apart(BASE, *tuned) == set()
+
+
+def test_each_is_told_once_that_its_parent_is_not_here() -> None:
+    graph = infer_graph({name: fingerprint(model) for name, model in CHILDREN.items()})
+    pairs = [(unclear.a, unclear.b) for unclear in graph.undetermined]
+    assert len(pairs) == len(set(pairs)) == len(CHILDREN) - 1
