@@ -90,6 +90,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _called(given: list[str]) -> int:
     """Call the verb; `click`, which takes longer than a small file, only where it is needed."""
     if given[:1] == ["fingerprint"]:
+        from lineage.cli import late
+
+        late.put_off()
         from lineage.cli import prints
 
         options = prints.options(given[1:])

@@ -175,7 +175,7 @@ class Pass:
         from lineage.fingerprints import small
 
         starts = [start_of(item) - base for item in items]
-        prints, held = small.prints(items, starts, window, room.hashers, self._every)
+        prints, held = small.prints(items, starts, window, room, self._every)
         rounded = self._rounded
         for at, item in enumerate(items) if any(held) or rounded else ():
             if held[at] or item.dtype in rounded:
@@ -229,10 +229,10 @@ class Pass:
                     found = lattice(piece, layout, item.dtype)
             for one in narrower:
                 one.update(piece, room.narrowed)
+            content.update(piece, is_near=bool(narrower))
             narrower = [one for one in narrower if one.is_wanted]
             if not narrower:
                 pieces.most = at_most
-            content.update(piece)
             if self.progress is not None:
                 self.progress(len(piece))
         left_out = 0 if sketcher is None else sketcher.left_out

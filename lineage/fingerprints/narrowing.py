@@ -56,7 +56,7 @@ class Narrower:
             if self._hash is None:
                 self._hash = ContentHasher(self.to, self._shape)
             stored, narrowed = self._ratio
-            self._hash.update(out[: len(piece) * narrowed // stored])
+            self._hash.update(out[: len(piece) * narrowed // stored], is_near=True)
 
     def digest(self) -> bytes:
         """Return the content digest of the narrowed tensor."""

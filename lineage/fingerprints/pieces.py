@@ -73,7 +73,7 @@ class Room(NamedTuple):
     """Memory of a thread, used again for every piece.
 
     Attributes:
-        read: For pieces that are copied.
+        read: For pieces that are copied, or put together.
         narrowed: For a piece in another dtype.
         hashers: For small tensors.
     """

@@ -25,9 +25,8 @@ from lineage.fingerprints.sketch import SIDE, Layout, Sketch, sign_bits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from blake3 import blake3
-
     from lineage.artifacts import Item
+    from lineage.fingerprints.pieces import Room
 
 _KINDS = {dtype: KINDS[dtype] for dtype in ("F32", "BF16", "F16", "I8", "U8", "F8_E4M3", "F8_E5M2")}
 """What is looked at here, and its number in the compiled loops."""
@@ -66,7 +65,7 @@ def prints(
     items: Sequence[Item],
     starts: Sequence[int],
     data: memoryview,
-    hashers: list[blake3],
+    room: Room,
     every: int,
 ) -> tuple[list[TensorPrint], bytes]:
     """Hash whole tensors that are plain, one after the other, and look at them all at once.
@@ -77,7 +76,7 @@ def prints(
         items: The tensors.
         starts: Where each begins in `data`.
         data: Their raw values.
-        hashers: As of `content_digests`.
+        room: Memory of the thread.
         every: Of so many blocks of rows one is sketched; 0 for no sketches.
 
     Returns:
@@ -89,7 +88,7 @@ def prints(
     )
     wholes = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
     try:
-        digests = content_digests(dtypes, shapes, wholes, hashers)
+        digests = content_digests(dtypes, shapes, wholes, room.hashers, room.read)
         seen = _look(dtypes, shapes, starts, sizes, data, every)
         lattices = [NO_LATTICE] * len(items)
         for at, is_possible in enumerate(seen.looks):

@@ -212,6 +212,65 @@ def test_the_compiled_loops_refuse_parts_that_do_not_fit() -> None:
         compiled.finish(bytes(8), 36, 1, 1)
 
 
+@given(size=st.integers(0, 300), some=st.integers(1, 301))
+def test_bytes_are_fed_in_order(size: int, some: int) -> None:
+    if compiled is None:
+        return
+    data, taken = os.urandom(size), list[bytes]()
+    compiled.feed(lambda view: taken.append(bytes(view)), memoryview(data), some)
+    assert b"".join(taken) == data
+    assert all(len(one) == some for one in taken[:-1])
+
+
+@given(sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200)), max_size=5))
+def test_heads_and_bytes_are_fed_to_each(sizes: list[tuple[int, int]]) -> None:
+    if compiled is None:
+        return
+    heads = tuple(os.urandom(head) for head, _ in sizes)
+    wholes = tuple(os.urandom(whole) for _, whole in sizes)
+    taken: list[list[bytes]] = [[] for _ in sizes]
+    updates = tuple(lambda view, to=to: to.append(bytes(view)) for to in taken)
+    scratch = memoryview(bytearray(64))
+    compiled.feed_each(updates, heads, tuple(map(memoryview, wholes)), scratch)
+    for head, whole, parts in zip(heads, wholes, taken, strict=True):
+        assert b"".join(parts) == head + whole
+        assert len(parts[0]) == min(64, len(head + whole))
+        assert len(parts) <= 2
+
+
+def test_what_cannot_be_fed_is_refused() -> None:
+    if compiled is None:
+        return
+    view, scratch = memoryview(b"12345"), memoryview(bytearray(8))
+    with pytest.raises(ValueError, match="0 bytes at a time"):
+        compiled.feed(print, view, 0)
+    with pytest.raises(ValueError, match="not as many"):
+        compiled.feed_each((print,), (b"",), (), scratch)
+    with pytest.raises(ValueError, match="not as many"):
+        compiled.feed_each((print,), (), (view,), scratch)
+    with pytest.raises(ValueError, match="no room for a head"):
+        compiled.feed_each((print,), (b"123456789",), (view,), scratch)
+    with pytest.raises(TypeError):
+        compiled.feed_each((print,), ("",), (view,), scratch)
+    with pytest.raises(TypeError):
+        compiled.feed_each((print,), (b"",), ("",), scratch)
+    with pytest.raises(BufferError):
+        compiled.feed_each((print,), (b"",), (view,), memoryview(b"12345678"))
+    calls = []
+
+    def stop(piece: memoryview) -> None:
+        calls.append(bytes(piece))
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        compiled.feed(stop, view, 2)
+    with pytest.raises(KeyError, match="enough"):
+        compiled.feed_each((stop, print), (b"abcdef", b""), (view, view), scratch)
+    assert calls == [b"12", b"abcdef12"]
+    view.release()  # nobody holds it
+    scratch.release()
+
+
 @pytest.mark.parametrize("are_sane", [True, False])
 @pytest.mark.parametrize("dtype", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
 def test_blocks_are_sketched_as_the_numbers_they_stand_for(dtype: str, are_sane: bool) -> None:

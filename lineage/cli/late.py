@@ -1,0 +1,34 @@
+"""Modules that others import and a fingerprint never uses: imported when they are used.
+
+`dataclasses` imports `inspect`, which brings Python's own parser; `pathlib` imports what knows the
+addresses of networks. A small model is hashed in less time than these take.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+NAMES = ("copy", "inspect", "ipaddress")
+"""Modules of the standard library, none of which says anything by being imported."""
+
+_lock = Lock()
+
+
+class _Late(ModuleType):
+    """Stands for a module until it is used, and then hands on what is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        with _lock:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
+def put_off() -> None:
+    """Put off those that are not there yet. Only for a process of our own."""
+    for name in NAMES:
+        sys.modules.setdefault(name, _Late(name))
