@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lineage import canonical
 from lineage.artifacts.choice import (
@@ -38,8 +37,7 @@ MAX_INDEX_BYTES = 64 << 20
 """The largest models' indexes take some megabytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Files of a model that are read together.
 
     Attributes:

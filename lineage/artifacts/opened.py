@@ -9,7 +9,7 @@ import stat
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lineage.artifacts.guard import Guard
 from lineage.errors import FormatError, printable
@@ -21,8 +21,7 @@ _FREE_HOLE = 64 << 20
 """A file may have this much more of holes than of data: reading a hole costs time but no disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(NamedTuple):
     """A regular file, open for reading.
 
     Attributes:

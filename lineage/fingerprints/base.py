@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lineage import canonical
 from lineage.digest import sha256_digest
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from lineage.fingerprints.sketch import Sketch
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PartPrint:
+class PartPrint(NamedTuple):
     """What is kept of some rows or columns that are a tensor of their own in other dialects.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lineage.artifacts.base import BITS
 from lineage.fingerprints.kernel import KINDS, compiled
@@ -36,8 +35,7 @@ _WORDS: dict[int, Literal["H", "I", "Q"]] = {2: "H", 4: "I", 8: "Q"}
 _STORED = {"I8", "U8", "F8_E4M3", "F8_E5M2"}
 
 
-@dataclass(frozen=True, slots=True)
-class Lattice:
+class Lattice(NamedTuple):
     """Few levels: evenly spaced, or of a table.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,6 @@ TIERS = {"full": SCHEME, "fast": FAST, "exact": NONE}
 in eight, or none. Identity is exact in each."""
 
 
-@dataclass(slots=True)
 class Pass:
     """What one pass over an artifact needs and leaves.
 
@@ -63,12 +62,16 @@ class Pass:
         done: Name -> what is known already, and what was measured, even if interrupted.
     """
 
-    tier: str = "full"
-    progress: Callable[[int], None] | None = None
-    keep: Callable[[dict[str, TensorPrint]], None] | None = None
-    done: dict[str, TensorPrint] = field(default_factory=dict)
-    _affine: dict[str, Affine] = field(default_factory=dict)
-    _stop: Event = field(default_factory=Event)
+    def __init__(
+        self,
+        tier: str = "full",
+        progress: Callable[[int], None] | None = None,
+        keep: Callable[[dict[str, TensorPrint]], None] | None = None,
+    ) -> None:
+        self.tier, self.progress, self.keep = tier, progress, keep
+        self.done: dict[str, TensorPrint] = {}
+        self._affine: dict[str, Affine] = {}
+        self._stop = Event()
 
     @property
     def _every(self) -> int:

@@ -16,7 +16,7 @@ from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
@@ -72,8 +72,7 @@ def sign_bits(count: int) -> bytes:
     return _stream(max(10, (count // 8 + 8).bit_length()))
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How a tensor of some shape is read as a matrix and folded.
 
     Attributes:
