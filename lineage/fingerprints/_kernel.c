@@ -902,13 +902,33 @@ static PyObject *finish(PyObject *module, PyObject *args) {
                          (Py_ssize_t)height * 4, (char *)cols, (Py_ssize_t)width * 4, energy);
 }
 
+/* Values of a short run, as `one` gives each. */
+static void convert(const uint8_t *at, int n, enum kind kind, float *out) {
+    int done = 0;
+    if (!has_special(at, n, kind))
+        for (; done + LANES <= n; done += LANES) {
+            const uint8_t *from = at + done * WIDTH[kind];
+            lanes some = kind == F32    ? load(from, F32)
+                         : kind == BF16 ? load(from, BF16)
+                         : kind == F16  ? load(from, F16)
+                         : kind == F64  ? load(from, F64)
+                         : kind == I8   ? load(from, I8)
+                         : kind == U8   ? load(from, U8)
+                         : kind == E4M3 ? load(from, E4M3)
+                                        : load(from, E5M2);
+            memcpy(out + done, &some, sizeof some);
+        }
+    for (; done < n; done++) out[done] = one(at + done * WIDTH[kind], kind);
+}
+
 /* Whether the distinct values of a short run keep apart as a quantizer's levels do: by half a step at
    least, where 255 steps are the most. Values of a continuous law rarely do, which is seen as soon as two
    are put in order next to each other. -1: nothing to see. */
 static int keeps_apart(const uint8_t *at, int n, enum kind kind) {
     float given[32], x[32], low = INFINITY, high = -INFINITY;
+    convert(at, n, kind, given);
     for (int i = 0; i < n; i++) {
-        float v = given[i] = one(at + i * WIDTH[kind], kind);
+        float v = given[i];
         if (v < low) low = v;
         if (v > high) high = v;
     }
