@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from lineage.cli import say
+from lineage.cli import late, say
 from lineage.errors import LineageError, VerificationError, printable
 
 if TYPE_CHECKING:
@@ -46,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status; a polite kill ends as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.set_threshold(200_000, 20, 20)  # values of ten thousand tensors hold no cycles
+    is_hurried = arguments is None and sys.argv[1:2] == ["fingerprint"]  # in a process of our own
+    if is_hurried:
+        late.put_off()
     status = run(arguments)
-    if arguments is None and sys.argv[1:2] == ["fingerprint"]:
+    if is_hurried:
         _leave(status)
     sys.exit(status)
 
@@ -90,9 +93,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _called(given: list[str]) -> int:
     """Call the verb; `click`, which takes longer than a small file, only where it is needed."""
     if given[:1] == ["fingerprint"]:
-        from lineage.cli import late
-
-        late.put_off()
         from lineage.cli import prints
 
         options = prints.options(given[1:])

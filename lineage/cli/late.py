@@ -29,6 +29,6 @@ class _Late(ModuleType):
 
 
 def put_off() -> None:
-    """Put off those that are not there yet. Only for a process of our own."""
+    """Put off those that are not there yet, in a process of our own."""
     for name in NAMES:
         sys.modules.setdefault(name, _Late(name))

@@ -1,4 +1,5 @@
-/* The inner loops of the sketch: one pass over raw bytes while they are in cache.
+/* The inner loops of the sketch: one pass over raw bytes while they are in cache. And what brings bytes
+   there for who hashes them next.
 
    `lineage/fingerprints/folding.py` is the same arithmetic in NumPy and is used where this file
    could not be compiled; the two agree within rounding. Nothing here decides anything: names,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lineage.fingerprints.sketch import Sketch
 
 
-class PartPrint(NamedTuple):
+class PartPrint(NamedTuple):  # and others on this way: see `artifacts.base`
     """What is kept of some rows or columns that are a tensor of their own in other dialects.
 
     Attributes:

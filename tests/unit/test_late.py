@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from makers import write_model
+
+from lineage.fingerprints.kernel import compiled
 
 PUT_OFF = """
 import sys
@@ -51,6 +58,19 @@ def test_what_is_put_off_is_there_when_it_is_used() -> None:
         "[1] True",
         "module 'inspect' has no attribute 'nothing'",
     ]
+
+
+@pytest.mark.skipif(compiled is None, reason="NumPy uses what is put off")
+def test_a_plain_fingerprint_never_uses_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(1).normal(size=(40, 40)).astype(np.float32)
+    path = write_model(tmp_path / "m.safetensors", {"w": random})
+    command = [sys.executable, "-X", "importtime", "-m", "lineage", "fingerprint", str(path)]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "m.lineage")], capture_output=True, text=True, check=True
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "lineage.fingerprints.measure" in loaded
+    assert loaded & {"inspect", "ast", "dis"} == set()  # what an editable install loads stays
 
 
 def test_what_is_there_already_is_left_alone() -> None:
