@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from makers import write_model
 
+import lineage
 from lineage.fingerprints.kernel import compiled
 
 PUT_OFF = """
@@ -46,10 +47,10 @@ except AttributeError as error:
 
 
 def test_what_is_put_off_is_there_when_it_is_used() -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{PUT_OFF}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    path = [str(Path(lineage.__file__).parents[1]), *sys.path]  # an editable install needs `site`
+    code = f"import sys; sys.path[:0] = {path!r}\n{PUT_OFF}"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
         "3 True",
