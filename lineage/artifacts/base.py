@@ -53,7 +53,7 @@ class Source(Protocol):
         ...
 
 
-# Named tuples where a plain fingerprint is waited for: dataclasses take six times as long to make.
+# Named tuples where a plain fingerprint is waited for: dataclasses take much longer to make.
 class Affine(NamedTuple):
     """How stored whole numbers stand for real ones: (stored - zero) * scale.
 

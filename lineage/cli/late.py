@@ -1,7 +1,7 @@
 """Modules that others import and a fingerprint never uses: imported when they are used.
 
 `dataclasses` imports `inspect`, which brings Python's own parser; `pathlib` imports what knows the
-addresses of networks. A small model is hashed in less time than these take.
+addresses of networks. Both are waited for before the first byte is hashed.
 """
 
 from __future__ import annotations

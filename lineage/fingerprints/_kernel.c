@@ -1031,7 +1031,7 @@ static int can_try(const Py_buffer *tried) {
 }
 
 /* Read bytes once, in order, so that they are in the core's cache. BLAKE3 reads sixteen places a KiB
-   apart in turns, which is no order in which a processor asks memory ahead. */
+   apart in turns, an order in which processors were not seen to ask memory ahead. */
 static void bring(const volatile char *data, Py_ssize_t size) {
     for (Py_ssize_t i = 0; i < size; i += LINE) (void)data[i];
 }
