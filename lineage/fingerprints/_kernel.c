@@ -125,9 +125,33 @@ AVX512 static inline lanes load_wide(const uint8_t *at, enum kind kind) {
     return load(at, kind);
 }
 
+/* The first `count` values, fewer than a vector has; zeros behind them. */
+AVX512 static inline lanes load_some(const uint8_t *at, int count, enum kind kind) {
+    const unsigned mask = (1u << count) - 1;
+    if (kind == F32) return (lanes)_mm512_maskz_loadu_ps((__mmask16)mask, at);
+    uint8_t padded[8 * LANES];
+    if (WIDTH[kind] == 1) {
+        _mm_storeu_si128((void *)padded, _mm_maskz_loadu_epi8((__mmask16)mask, at));
+    } else if (WIDTH[kind] == 2) {
+        _mm256_storeu_si256((void *)padded, _mm256_maskz_loadu_epi16((__mmask16)mask, at));
+    } else {
+        _mm512_storeu_pd(padded, _mm512_maskz_loadu_pd((__mmask8)mask, at));
+        _mm512_storeu_pd(padded + 64, _mm512_maskz_loadu_pd((__mmask8)(mask >> 8), at + 64));
+    }
+    return load_wide(padded, kind);
+}
+
 AVX512 static inline words least_of(words least, lanes square) {
     return (words)_mm512_min_epu32((__m512i)least, (__m512i)square);
 }
+
+/* The same of the first `count` places. */
+AVX512 static inline words least_of_some(words least, lanes square, int count) {
+    return (words)_mm512_mask_min_epu32((__m512i)least, (__mmask16)((1u << count) - 1), (__m512i)least, (__m512i)square);
+}
+
+AVX512 static inline int least_sign(words least) { return _mm512_movepi32_mask((__m512i)least) ? -1 : 0; }
+
 /* Where only AVX2 is, compilers take vectors of sixteen apart value by value to shuffle them. */
 AVX2 static inline __m256 load_eight(const uint8_t *at, enum kind kind) {
     if (kind == F32) return _mm256_loadu_ps((const void *)at);
@@ -171,7 +195,10 @@ AVX2 static inline halves lower_eights(uwords wide) {
 #define load_wide load
 #define load_eights load
 #define lower_eights lowered
+#define load_some(at, count, kind) load(at, kind)
 #define least_of(least, square) (least)
+#define least_of_some(least, square, count) (least)
+#define least_sign(least) 0
 #endif
 
 INLINE lanes load_as(const uint8_t *at, enum kind kind, enum width width) {
@@ -263,8 +290,9 @@ struct sums {
     words least; /* negative where some square was zero */
 };
 
-/* Whole blocks and then whole vectors from a block's first column on; the sums stay in registers. */
-INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int vectors, int64_t block,
+/* Whole blocks, then whole vectors, then `rest` values, from a block's first column on; the sums stay in
+   registers. Only wide loops take a rest. */
+INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int vectors, int rest, int64_t block,
                        const uint8_t *signs, enum kind kind, enum width width) {
     int is_wide = width == WIDE;
     lanes sum[PARTS] = {0}, square[PARTS] = {0}, fourth[2] = {0};
@@ -277,13 +305,17 @@ INLINE void add_blocks(struct sums *a, const uint8_t *at, int64_t blocks, int ve
 #endif
 #pragma GCC unroll 9
         for (int k = 0; k < PARTS; k++) {
-            if (k >= last) break;
-            lanes v = load_as(at + k * LANES * WIDTH[kind], kind, width), q = v * v;
+            const uint8_t *from = at + k * LANES * WIDTH[kind];
+            int is_rest = is_wide && k == last && b == blocks && rest;
+            if (k >= last && !is_rest) break;
+            lanes v = is_rest ? load_some(from, rest, kind) : load_as(from, kind, width), q = v * v;
             sum[k] += v * sign[k];
             square[k] += q;
             fourth[k & 1] += q * q;
-            if (is_wide) least[k & 1] = least_of(least[k & 1], q);
+            if (is_rest) least[k & 1] = least_of_some(least[k & 1], q, rest);
+            else if (is_wide) least[k & 1] = least_of(least[k & 1], q);
             else least[k & 1] |= (words)q - 1;
+            if (is_rest) break;
         }
     }
     memcpy(a->sum, sum, sizeof sum);
@@ -338,7 +370,7 @@ AVX2 static inline void add_thirds(struct sums *a, const uint8_t *at, int64_t bl
     memcpy(&a->least, &below, sizeof below);
 }
 #else
-#define add_thirds(a, at, blocks, vectors, block, signs, kind) add_blocks(a, at, blocks, vectors, block, signs, kind, PLAIN)
+#define add_thirds(a, at, blocks, vectors, block, signs, kind) add_blocks(a, at, blocks, vectors, 0, block, signs, kind, PLAIN)
 #endif
 
 /* Fewer values than a block, from any place in it on. */
@@ -407,31 +439,75 @@ INLINE int64_t zeros_in(const uint8_t *at, int64_t n, enum kind kind) {
     return count;
 }
 
-/* Moves a run's sums into doubles, the groups of a block added up. */
-INLINE void move_up(const struct state *s, const struct run *r, const struct sums *a, double fourth,
-                    int64_t zeros) {
-    double scale = r->factor, squared = scale * scale, signed_scale = scale * r->row_sign;
-    double *core = s->core + r->bucket * SIDE;
-    quads energy = {0};
-    for (int i = 0; i < SIDE; i += 4) {
-        four sum = {0}, square = {0}, part;
-        quads into;
-        for (int g = 0; g < GROUPS; g++) {
-            memcpy(&part, a->sum + g * SIDE + i, sizeof part);
-            sum += part;
-            memcpy(&part, a->square + g * SIDE + i, sizeof part);
-            square += part;
-        }
-        memcpy(&into, core + i, sizeof into);
-        into += signed_scale * __builtin_convertvector(sum, quads);
-        memcpy(core + i, &into, sizeof into);
-        quads e = squared * __builtin_convertvector(square, quads);
-        memcpy(&into, s->cols + i, sizeof into);
-        into += e;
-        memcpy(s->cols + i, &into, sizeof into);
-        energy += e;
+/* Adds four columns' sums and squares, the groups of a block added up, to their doubles; returns the squares. */
+INLINE quads move_four(const struct sums *a, int i, double *core, double *cols, double scale, double squared) {
+    four sum = {0}, square = {0}, part;
+    quads into;
+    for (int g = 0; g < GROUPS; g++) {
+        memcpy(&part, a->sum + g * SIDE + i, sizeof part);
+        sum += part;
+        memcpy(&part, a->square + g * SIDE + i, sizeof part);
+        square += part;
     }
-    s->rows[r->bucket] += energy[0] + energy[1] + energy[2] + energy[3];
+    memcpy(&into, core + i, sizeof into);
+    into += scale * __builtin_convertvector(sum, quads);
+    memcpy(core + i, &into, sizeof into);
+    quads energy = squared * __builtin_convertvector(square, quads);
+    memcpy(&into, cols + i, sizeof into);
+    into += energy;
+    memcpy(cols + i, &into, sizeof into);
+    return energy;
+}
+
+#if HAS_WIDE
+/* Sixteen columns of a block, its groups added up; vectors are read as they were stored, and then shifted,
+   as others would wait for the stores. */
+AVX512 static inline __m512 grouped(const float *at) {
+    const __m512i *v = (const __m512i *)at;
+    __m512 first = (__m512)v[0], second = (__m512)_mm512_alignr_epi32(v[3], v[2], SIDE % LANES);
+    __m512 third = (__m512)_mm512_alignr_epi32(v[5], v[4], 2 * SIDE % LANES);
+    __m512 fourth = (__m512)_mm512_alignr_epi32(v[7], v[6], 3 * SIDE % LANES);
+    return _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(first, second), third), fourth);
+}
+
+/* `move_four` of eight. */
+AVX512 static inline __m512d move_eight(__m256 sum, __m256 square, double *core, double *cols, __m512d scale,
+                                        __m512d squared) {
+    __m512d energy = _mm512_mul_pd(squared, _mm512_cvtps_pd(square));
+    _mm512_storeu_pd(core, _mm512_fmadd_pd(scale, _mm512_cvtps_pd(sum), _mm512_loadu_pd(core)));
+    _mm512_storeu_pd(cols, _mm512_add_pd(energy, _mm512_loadu_pd(cols)));
+    return energy;
+}
+
+AVX512 static inline double move_wide(const struct sums *a, double *core, double *cols, double scale, double squared) {
+    __m512d scales = _mm512_set1_pd(scale), squares = _mm512_set1_pd(squared), energy = _mm512_setzero_pd();
+#pragma GCC unroll 2
+    for (int i = 0; i < 2 * LANES; i += LANES) {
+        __m512 sum = grouped(a->sum + i), square = grouped(a->square + i);
+        __m256 low = _mm512_castps512_ps256(sum), low_square = _mm512_castps512_ps256(square);
+        __m256 high = _mm512_extractf32x8_ps(sum, 1), high_square = _mm512_extractf32x8_ps(square, 1);
+        energy = _mm512_add_pd(energy, move_eight(low, low_square, core + i, cols + i, scales, squares));
+        energy = _mm512_add_pd(energy, move_eight(high, high_square, core + i + 8, cols + i + 8, scales, squares));
+    }
+    quads last = move_four(a, 2 * LANES, core, cols, scale, squared);
+    last += (quads)_mm256_add_pd(_mm512_castpd512_pd256(energy), _mm512_extractf64x4_pd(energy, 1));
+    return last[0] + last[1] + last[2] + last[3];
+}
+#else
+#define move_wide(a, core, cols, scale, squared) 0
+#endif
+
+/* Moves a run's sums into doubles. */
+INLINE void move_up(const struct state *s, const struct run *r, const struct sums *a, double fourth,
+                    int64_t zeros, enum width width) {
+    double squared = r->factor * r->factor, scale = r->factor * r->row_sign, *core = s->core + r->bucket * SIDE;
+    if (width == WIDE) {
+        s->rows[r->bucket] += move_wide(a, core, s->cols, scale, squared);
+    } else {
+        quads energy = {0};
+        for (int i = 0; i < SIDE; i += 4) energy += move_four(a, i, core, s->cols, scale, squared);
+        s->rows[r->bucket] += energy[0] + energy[1] + energy[2] + energy[3];
+    }
     *s->fourth += squared * squared * fourth;
     *s->zeros += (double)zeros;
 }
@@ -454,10 +530,10 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, 
     const uint8_t *body = at + head * WIDTH[kind];
     int64_t block = (r->col + head) / BLOCK;
     if (width == EIGHT) add_thirds(&a, body, blocks, vectors, block, r->signs, kind);
-    else add_blocks(&a, body, blocks, vectors, block, r->signs, kind, width);
+    else add_blocks(&a, body, blocks, vectors, rest, block, r->signs, kind, width);
     if (head) add_part(&a, at, head, r->col, r->signs, kind, width);
     at += (r->n - rest) * WIDTH[kind];
-    if (rest) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind, width);
+    if (rest && width != WIDE) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind, width);
 
     quads fourths = {0};
     four part;
@@ -466,14 +542,15 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, 
         memcpy(&part, (const float *)&a.fourth + i, sizeof part);
         fourths += __builtin_convertvector(part, quads);
     }
-    for (int i = 0; i < LANES; i++) lowest |= a.least[i];
+    for (int i = 0; width != WIDE && i < LANES; i++) lowest |= a.least[i];
+    if (width == WIDE) lowest = least_sign(a.least);
     double fourth = fourths[0] + fourths[1] + fourths[2] + fourths[3];
     int64_t zeros = lowest < 0 ? zeros_in(r->at, r->n, kind) : 0;
     if (!(fourth < 0x1p100 && (fourth > 1e-34 * (double)r->n || zeros == r->n))) {
         add_slowly(s, r, kind);
         return;
     }
-    move_up(s, r, &a, fourth, zeros);
+    move_up(s, r, &a, fourth, zeros, width);
 }
 
 INLINE void add_run_of(const struct state *s, const struct run *r, enum kind kind, enum width w) {
@@ -903,60 +980,112 @@ static PyObject *finish(PyObject *module, PyObject *args) {
                          (Py_ssize_t)height * 4, (char *)cols, (Py_ssize_t)width * 4, energy);
 }
 
-/* Values of a short run, as `one` gives each. */
-static void convert(const uint8_t *at, int n, enum kind kind, float *out) {
+enum { RUN = 2 * LANES }; /* values of a short run, at most */
+
+/* Values of a short run, as `one` gives each; behind them the first again. */
+INLINE void convert(const uint8_t *at, int n, enum kind kind, enum width width, float *out) {
     int done = 0;
     if (!has_special(at, n, kind))
         for (; done + LANES <= n; done += LANES) {
-            const uint8_t *from = at + done * WIDTH[kind];
-            lanes some = kind == F32    ? load(from, F32)
-                         : kind == BF16 ? load(from, BF16)
-                         : kind == F16  ? load(from, F16)
-                         : kind == F64  ? load(from, F64)
-                         : kind == I8   ? load(from, I8)
-                         : kind == U8   ? load(from, U8)
-                         : kind == E4M3 ? load(from, E4M3)
-                                        : load(from, E5M2);
+            lanes some = load_as(at + done * WIDTH[kind], kind, width);
             memcpy(out + done, &some, sizeof some);
         }
     for (; done < n; done++) out[done] = one(at + done * WIDTH[kind], kind);
+    for (; done < RUN; done++) out[done] = out[0];
 }
 
-/* Whether the distinct values of a short run keep apart as a quantizer's levels do: by half a step at
-   least, where 255 steps are the most. Values of a continuous law rarely do, which is seen as soon as two
-   are put in order next to each other. -1: nothing to see. */
-static int keeps_apart(const uint8_t *at, int n, enum kind kind) {
-    float given[32], x[32], low = INFINITY, high = -INFINITY;
-    convert(at, n, kind, given);
-    for (int i = 0; i < n; i++) {
-        float v = given[i];
-        if (v < low) low = v;
-        if (v > high) high = v;
-    }
-    for (int i = 0; i < n; i++) {
-        float v = given[i];
-        int j = i;
-        for (; j > 0 && x[j - 1] > v; j--) x[j] = x[j - 1];
-        x[j] = v;
-        if (j > 0 && v > x[j - 1] && (v - x[j - 1]) * 640 < high - low) return 0;
-        if (j < i && x[j + 1] > v && (x[j + 1] - v) * 640 < high - low) return 0;
-    }
-    return low < high ? 1 : -1;
+INLINE float largest_of(lanes x) {
+    float best[LANES];
+    memcpy(best, &x, sizeof x);
+    for (int some = LANES / 2; some; some /= 2)
+        for (int i = 0; i < some; i++) best[i] = best[i] < best[i + some] ? best[i + some] : best[i];
+    return best[0];
 }
 
-static int can_be_stepped(const uint8_t *data, enum kind kind, int64_t cols, int64_t rows, int most) {
+/* The least distance of sixteen values and sixteen others that are not the same, times 640: its bits, less
+   one, as that puts a distance of none behind all others. */
+INLINE uwords nearest(uwords known, lanes some, const float *others, enum width width) {
+    lanes other;
+    memcpy(&other, others, sizeof other);
+    uwords distance = (uwords)((lanes)((words)(some - other) & INT32_MAX) * 640.0f) - 1;
+    if (width == WIDE) return (uwords)least_of((words)known, (lanes)distance);
+    uwords is_less = (uwords)(distance < known);
+    return (distance & is_less) | (known & ~is_less);
+}
+
+/* Whether the distinct values of a short run keep apart as a quantizer's levels do: by half a step at least,
+   where 255 steps are the most. Values of a continuous law rarely do. -1: nothing to see. All pairs are
+   looked at: sixteen values at a time with those some places on. */
+INLINE int keeps_apart(const uint8_t *at, int n, enum kind kind, enum width width) {
+    float run[2 * RUN]; /* the first sixteen values twice, and then the second, so that places go round */
+    lanes first, second;
+    convert(at, n, kind, width, run + LANES);
+    memcpy(&first, run + LANES, sizeof first);
+    memcpy(&second, run + RUN, sizeof second);
+    memcpy(run, &first, sizeof first);
+    memcpy(run + RUN + LANES, &second, sizeof second);
+    words is_more = first > second;
+    words high = ((words)first & is_more) | ((words)second & ~is_more);
+    words low = ((words)second & is_more) | ((words)first & ~is_more);
+    const float reach = largest_of((lanes)high) + largest_of(-(lanes)low);
+    if (!(reach > 0)) return -1;
+    uwords near = ~(uwords){0}, limit = {0};
+    for (int i = 1; i <= LANES / 2; i++) {
+        near = nearest(near, first, run + i, width);
+        near = nearest(near, second, run + RUN + i, width);
+    }
+    for (int i = 0; i < LANES; i++) near = nearest(near, first, run + RUN + i, width);
+    uint32_t bits;
+    memcpy(&bits, &reach, sizeof bits);
+    limit += bits - 1;
+    uwords is_near = (uwords)(near < limit);
+    uint32_t found = 0;
+    for (int i = 0; i < LANES; i++) found |= is_near[i];
+    return !found;
+}
+
+INLINE int can_be_stepped_as(const uint8_t *data, enum kind kind, int64_t cols, int64_t rows, int most,
+                             enum width width) {
     int seen = 0, apart = 0;
     int64_t step = rows / most > 1 ? rows / most : 1, reach = cols < 1024 ? cols : 1024;
     int64_t looks = 2 * (rows / step < most ? rows / step : most);
     for (int64_t i = 0; i < looks && (seen - apart) * 4 <= looks; i++) {
-        int64_t first = i % 2 * (reach / 64 * 32);
-        int n = (int)(reach - first < 32 ? reach - first : 32);
-        int found = keeps_apart(data + (i / 2 * step * cols + first) * WIDTH[kind], n, kind);
+        int64_t first = i % 2 * (reach / (2 * RUN) * RUN);
+        int n = (int)(reach - first < RUN ? reach - first : RUN);
+        int found = keeps_apart(data + (i / 2 * step * cols + first) * WIDTH[kind], n, kind, width);
         seen += found >= 0;
         apart += found > 0;
     }
     return (seen - apart) * 4 <= looks && (seen < 8 || apart * 4 >= seen * 3);
 }
+
+INLINE int can_be_stepped_of(const uint8_t *d, enum kind kind, int64_t cols, int64_t rows, int most, enum width w) {
+    switch (kind) {
+    case F32: return can_be_stepped_as(d, F32, cols, rows, most, w);
+    case BF16: return can_be_stepped_as(d, BF16, cols, rows, most, w);
+    case F16: return can_be_stepped_as(d, F16, cols, rows, most, w);
+    case F64: return can_be_stepped_as(d, F64, cols, rows, most, w);
+    case I8: return can_be_stepped_as(d, I8, cols, rows, most, w);
+    case U8: return can_be_stepped_as(d, U8, cols, rows, most, w);
+    case E4M3: return can_be_stepped_as(d, E4M3, cols, rows, most, w);
+    default: return can_be_stepped_as(d, E5M2, cols, rows, most, w);
+    }
+}
+
+typedef int (*stepper)(const uint8_t *, enum kind, int64_t, int64_t, int);
+static int stepped_plain(const uint8_t *d, enum kind k, int64_t cols, int64_t rows, int most) {
+    return can_be_stepped_of(d, k, cols, rows, most, PLAIN);
+}
+static stepper can_be_stepped = stepped_plain;
+
+#if HAS_WIDE
+AVX2 static int stepped_avx2(const uint8_t *d, enum kind k, int64_t cols, int64_t rows, int most) {
+    return can_be_stepped_of(d, k, cols, rows, most, EIGHT);
+}
+AVX512 static int stepped_avx512(const uint8_t *d, enum kind k, int64_t cols, int64_t rows, int most) {
+    return can_be_stepped_of(d, k, cols, rows, most, WIDE);
+}
+#endif
 
 PyDoc_STRVAR(stepped_doc,
 "stepped(data, kind, cols, rows, most) -> bool\n\n"
@@ -1291,11 +1420,13 @@ static void choose(void) {
         add_run_best = add_run_avx2;
         narrow_best = narrow_avx2;
         unpack_best = unpack_avx2;
+        can_be_stepped = stepped_avx2;
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
         add_run_best = add_run_avx512;
         narrow_best = narrow_avx512;
+        can_be_stepped = stepped_avx512;
     }
 #endif
 }
