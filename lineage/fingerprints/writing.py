@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from lineage import canonical
@@ -16,7 +18,7 @@ from lineage.artifacts.base import BITS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lineage.fingerprints.base import Fingerprint, PartPrint
+    from lineage.fingerprints.base import Fingerprint, PartPrint, TensorPrint
     from lineage.fingerprints.sketch import Sketch
 
 TYPE = "urn:model-lineage:fingerprint:v1"
@@ -29,36 +31,19 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
 
 def chunks_of(fingerprint: Fingerprint) -> list[bytes]:
     """Return the stored form in pieces: joining them costs as much as making them."""
-    rows: list[dict[str, Any]] = []
     sketches: list[Sketch] = []
     for tensor in fingerprint.tensors:
-        row: dict[str, Any] = {
-            "name": tensor.name,
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "content": tensor.content.hex(),
-        }
-        if tensor.value != tensor.content:
-            row["value"] = tensor.value.hex()
-        if tensor.rounded:
-            row["rounded"] = {dtype: digest.hex() for dtype, digest in tensor.rounded}
-        if tensor.nonfinite:
-            row["nonfinite"] = tensor.nonfinite
-        if tensor.lattice.bits:
-            row["lattice"] = [tensor.lattice.bits, tensor.lattice.group]
         if tensor.sketch is not None:
-            row |= _counts(tensor.sketch)
             sketches.append(tensor.sketch)
         if tensor.parts:
-            row["parts"] = [_part_row(one) for one in tensor.parts]
             sketches += [one.sketch for one in tensor.parts]
-        rows.append(row)
-    sums = [number for s in sketches for number in (s.energy, s.fourth)]
+    sums = [*chain.from_iterable(map(attrgetter("energy", "fourth"), sketches))]
+    raws = [*map(attrgetter("raw"), sketches)]
     arrays = [  # widest first, as safetensors' own writer orders them
         ("sums", "F64", [struct.pack(f"<{len(sums)}d", *sums)]),
-        ("cores", "F32", [s.raw[0] for s in sketches]),
-        ("energies", "F32", [raw for s in sketches for raw in s.raw[1:]]),
-        ("manifest", "U8", [canonical.dumps(rows)]),
+        ("cores", "F32", [core for core, *_ in raws]),
+        ("energies", "F32", [energies for raw in raws for energies in raw[1:]]),
+        ("manifest", "U8", [_manifest(fingerprint.tensors)]),
     ]
     head: dict[str, Any] = {
         "_type": TYPE,
@@ -93,7 +78,63 @@ def _container(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
-    return [head, *(chunk for *_, chunks in arrays for chunk in chunks)]
+    return [head, *chain.from_iterable(chunks for *_, chunks in arrays)]
+
+
+def _manifest(tensors: Sequence[TensorPrint]) -> bytes:
+    """Return a row of each tensor, as canonical JSON.
+
+    Most rows are plain: they are put together in a sixth of the time that asking of each of ten
+    thousand what kind of value it is would take.
+    """
+    names = "".join(map(attrgetter("name"), tensors))
+    are_plain = names.isascii() and names.isprintable() and '"' not in names and "\\" not in names
+    rows = [
+        (are_plain and _plain_row(tensor)) or canonical.dumps(_row(tensor)).decode()
+        for tensor in tensors
+    ]
+    return f"[{','.join(rows)}]".encode()
+
+
+def _plain_row(tensor: TensorPrint) -> str | None:
+    """Return the row of a tensor with a plain name, as canonical JSON; None where it has more.
+
+    What has a sketch has values, so that no extent is as large as JSON's integers may not be.
+    """
+    sketch = tensor.sketch
+    if sketch is None or tensor.rounded or tensor.parts or tensor.lattice.bits or tensor.nonfinite:
+        return None
+    shape = ",".join(map(str, tensor.shape))
+    flat = '"flat":true,' if sketch.is_flat else ""
+    content, value = tensor.content.hex(), ""
+    if tensor.value != tensor.content:
+        value = f'"value":"{tensor.value.hex()}",'
+    return (
+        f'{{"content":"{content}","dtype":"{tensor.dtype}",{flat}"name":"{tensor.name}",'
+        f'"shape":[{shape}],{value}"zeros":{sketch.zeros}}}'
+    )
+
+
+def _row(tensor: TensorPrint) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "content": tensor.content.hex(),
+    }
+    if tensor.value != tensor.content:
+        row["value"] = tensor.value.hex()
+    if tensor.rounded:
+        row["rounded"] = {dtype: digest.hex() for dtype, digest in tensor.rounded}
+    if tensor.nonfinite:
+        row["nonfinite"] = tensor.nonfinite
+    if tensor.lattice.bits:
+        row["lattice"] = [tensor.lattice.bits, tensor.lattice.group]
+    if tensor.sketch is not None:
+        row |= _counts(tensor.sketch)
+    if tensor.parts:
+        row["parts"] = [_part_row(one) for one in tensor.parts]
+    return row
 
 
 def _counts(sketch: Sketch) -> dict[str, Any]:
