@@ -958,26 +958,26 @@ static double round_off(const double *at, int side, int height, int width, float
 }
 
 PyDoc_STRVAR(finish_doc,
-"finish(state, side, height, width) -> (core, rows, cols, energy)\n\n"
-"Return a sketch's arrays as float32 bytes, cut to `height` rows and `width` columns, and the sum\n"
-"of the column energies.");
+"finish(state, side, height, width) -> (raw, energy)\n\n"
+"Return a sketch's arrays as float32 bytes, one after the other: core, row and column energies, cut to\n"
+"`height` rows and `width` columns; and the sum of the column energies.");
 
 static PyObject *finish(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer state;
     int side, height, width;
     if (!PyArg_ParseTuple(args, "y*iii", &state, &side, &height, &width)) return NULL;
-    float core[SIDE * SIDE], rows[SIDE], cols[SIDE];
+    float raw[SIDE * SIDE + SIDE + SIDE];
     if (side < 1 || side > SIDE || height < 0 || height > side || width < 0 || width > SIDE ||
         state.len != (Py_ssize_t)sizeof(double) * (side * SIDE + side + SIDE + 4)) {
         PyBuffer_Release(&state);
         PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
         return NULL;
     }
-    double energy = round_off(state.buf, side, height, width, core, rows, cols);
+    const Py_ssize_t after_core = height * width, size = after_core + height + width;
+    double energy = round_off(state.buf, side, height, width, raw, raw + after_core, raw + after_core + height);
     PyBuffer_Release(&state);
-    return Py_BuildValue("y#y#y#d", (char *)core, (Py_ssize_t)(height * width) * 4, (char *)rows,
-                         (Py_ssize_t)height * 4, (char *)cols, (Py_ssize_t)width * 4, energy);
+    return Py_BuildValue("y#d", (char *)raw, size * 4, energy);
 }
 
 enum { RUN = 2 * LANES }; /* values of a short run, at most */
@@ -1281,7 +1281,7 @@ struct looked {
     struct small of;
     int64_t rows, cols;
     int side, height, width, held, looks;
-    float *core, *row_energies, *col_energies; /* within bytes objects */
+    Py_ssize_t start; /* of its sketch among all */
     double energy, after[4];
 };
 
@@ -1297,21 +1297,9 @@ static int lay_out(struct looked *one, Py_ssize_t signs) {
     return signs >= one->cols / BLOCK / 2 + 2 && signs >= one->rows / one->side / 8 + 1;
 }
 
-/* Make room for a sketch's arrays; NULL with an error. */
-static PyObject *room_for(struct looked *one) {
-    PyObject *core = PyBytes_FromStringAndSize(NULL, 4 * one->height * one->width);
-    PyObject *rows = PyBytes_FromStringAndSize(NULL, 4 * one->height);
-    PyObject *cols = PyBytes_FromStringAndSize(NULL, 4 * one->width), *raw = NULL;
-    if (core && rows && cols) {
-        one->core = (float *)PyBytes_AsString(core); /* nobody else has them yet */
-        one->row_energies = (float *)PyBytes_AsString(rows);
-        one->col_energies = (float *)PyBytes_AsString(cols);
-        raw = PyTuple_Pack(3, core, rows, cols);
-    }
-    Py_XDECREF(core);
-    Py_XDECREF(rows);
-    Py_XDECREF(cols);
-    return raw;
+/* Bytes of a sketch's arrays: its core, rows and columns. */
+static Py_ssize_t size_of(const struct looked *one) {
+    return 4 * (Py_ssize_t)(one->height * one->width + one->height + one->width);
 }
 
 /* Whether values come again at the beginning of a matrix, as `lattice` asks before it looks. */
@@ -1337,20 +1325,20 @@ static int is_worth_a_look(const struct looked *one, int most) {
     return can_be_stepped(one->of.at, one->of.kind, one->cols, one->rows, most) || comes_again(one);
 }
 
-static void look_at(struct looked *one, int tried, int every, int most, const uint8_t *signs) {
+static void look_at(struct looked *one, int tried, int every, int most, const uint8_t *signs, float *sketch) {
     double sums[SIDE * SIDE + SIDE + SIDE + 4] = {0};
     double *rows = sums + one->side * SIDE, *cols = rows + one->side, *after = cols + SIDE;
     struct state s = {sums, rows, cols, after, after + 1, after + 2, after + 3};
     struct view v = {one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
     one->held = held_by(&one->of, tried);
     add_all(&s, &v, one->of.at, one->of.values, 0, one->of.kind, signs);
-    one->energy = round_off(sums, one->side, one->height, one->width, one->core, one->row_energies,
-                            one->col_energies);
+    float *after_core = sketch + one->height * one->width;
+    one->energy = round_off(sums, one->side, one->height, one->width, sketch, after_core, after_core + one->height);
     memcpy(one->after, after, sizeof one->after);
     one->looks = is_worth_a_look(one, most);
 }
 
-enum { HELD, LOOKS, LEFT_OUT, SHAPES, RAWS, ENERGIES, FOURTHS, ZEROS, FLATS, COLUMNS };
+enum { HELD, LOOKS, LEFT_OUT, SHAPES, STARTS, ENERGIES, FOURTHS, ZEROS, FLATS, COLUMNS };
 
 /* Put what was found of tensor `i` into the columns; a slip leaves an error behind. */
 static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *one) {
@@ -1359,6 +1347,7 @@ static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *on
     PyBytes_AsString(columns[LOOKS])[i] = (char)one->looks;
     PyList_SetItem(columns[LEFT_OUT], i, PyLong_FromDouble(one->after[2]));
     PyList_SetItem(columns[SHAPES], i, Py_BuildValue("ii", one->height, one->width));
+    PyList_SetItem(columns[STARTS], i, PyLong_FromSsize_t(one->start));
     PyList_SetItem(columns[ENERGIES], i, PyFloat_FromDouble(one->energy));
     PyList_SetItem(columns[FOURTHS], i, PyFloat_FromDouble(one->after[0]));
     PyList_SetItem(columns[ZEROS], i, PyLong_FromDouble(one->after[1]));
@@ -1366,12 +1355,12 @@ static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *on
 }
 
 PyDoc_STRVAR(many_doc,
-"many(data, table, tried, every, most, signs) -> (held, looks, [left out], [shape], [raw], [energy],\n"
+"many(data, table, tried, every, most, signs) -> (held, looks, [left out], [shape], raw, [start], [energy],\n"
 "[fourth], [zeros], [flat])\n\n"
 "Sketch whole tensors that lie in `data`. `table`, `tried` and `held` are as of `held`, `every` and\n"
 "`signs` as of `add`. `looks` has a byte a tensor: whether `lattice` may find one, as `stepped` says\n"
 "with `most`, or as values come again. Then lists, first how many values were left out, and then what\n"
-"a `Sketch` is made of: `raw` as `finish` gives it.");
+"a `Sketch` is made of, the arrays of all in one `raw`.");
 
 static PyObject *many(PyObject *module, PyObject *args) {
     (void)module;
@@ -1380,27 +1369,33 @@ static PyObject *many(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*y*y*iiy*", &data, &table, &tried, &every, &most, &signs)) return NULL;
     const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
     struct looked *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
-    PyObject *columns[COLUMNS], *found = NULL;
+    PyObject *columns[COLUMNS], *raw = NULL, *found = NULL;
+    Py_ssize_t size = 0;
     int is_good = every > 0 && most > 0 && table.len % row_size == 0 && can_try(&tried);
     for (int i = 0; i < COLUMNS; i++)
         columns[i] = i <= LOOKS ? PyBytes_FromStringAndSize(NULL, count) : PyList_New(count);
     if (!all) PyErr_NoMemory();
     for (Py_ssize_t i = 0; is_good && !PyErr_Occurred() && i < count; i++) {
         is_good = read_small(&table, i, &data, &all[i].of) && lay_out(&all[i], signs.len);
-        if (is_good) PyList_SetItem(columns[RAWS], i, room_for(&all[i]));
+        all[i].start = size;
+        if (is_good) size += size_of(&all[i]);
     }
     if (!is_good && !PyErr_Occurred())
         PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
-    if (!PyErr_Occurred()) {
+    if (!PyErr_Occurred()) raw = PyBytes_FromStringAndSize(NULL, size);
+    if (raw) {
+        char *sketches = PyBytes_AsString(raw); /* nobody else has them yet */
         PyThreadState *others = data.len >= WORTH_SHARING ? PyEval_SaveThread() : NULL;
         for (Py_ssize_t i = 0; i < count; i++)
-            look_at(&all[i], ((const uint8_t *)tried.buf)[all[i].of.kind], every, most, signs.buf);
+            look_at(&all[i], ((const uint8_t *)tried.buf)[all[i].of.kind], every, most, signs.buf,
+                    (float *)(sketches + all[i].start));
         if (others) PyEval_RestoreThread(others);
     }
     for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) tell(columns, i, &all[i]);
     if (!PyErr_Occurred())
-        found = Py_BuildValue("OOOOOOOOO", columns[HELD], columns[LOOKS], columns[LEFT_OUT], columns[SHAPES],
-                              columns[RAWS], columns[ENERGIES], columns[FOURTHS], columns[ZEROS], columns[FLATS]);
+        found = Py_BuildValue("OOOOOOOOOO", columns[HELD], columns[LOOKS], columns[LEFT_OUT], columns[SHAPES], raw,
+                              columns[STARTS], columns[ENERGIES], columns[FOURTHS], columns[ZEROS], columns[FLATS]);
+    Py_XDECREF(raw);
     for (int i = 0; i < COLUMNS; i++) Py_XDECREF(columns[i]);
     PyMem_Free(all);
     PyBuffer_Release(&data);

@@ -102,13 +102,13 @@ def _add_rows(
 
 def finish(
     state: array[float], side: int, height: int, width: int
-) -> tuple[bytes, bytes, bytes, float]:
+) -> tuple[bytes, float]:
     """Return a sketch's arrays as float32 bytes, cut to size, and the sum of column energies."""
     sums = np.frombuffer(state)
     core = sums[: side * SIDE].reshape(side, SIDE)[:height, :width]
     rows, cols = sums[side * SIDE :][:height], sums[side * SIDE + side :][:SIDE]
-    core_, rows_, cols_ = (part.astype("<f4").tobytes() for part in (core, rows, cols[:width]))
-    return core_, rows_, cols_, float(cols.sum())
+    raw = b"".join(part.astype("<f4").tobytes() for part in (core, rows, cols[:width]))
+    return raw, float(cols.sum())
 
 
 def _common(numbers: NDArray[Any], known: float) -> float:

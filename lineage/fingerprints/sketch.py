@@ -110,7 +110,9 @@ class Sketch:
 
     Attributes:
         shape: Rows and columns of the core, see `Layout.core_shape`.
-        raw: The bytes of `core`, `rows` and `cols`: float32, little-endian.
+        raw: Memory that holds the bytes of `core`, `rows` and `cols`, one after the other: float32,
+            little-endian. Sketches of neighbours share theirs.
+        start: Where in it they begin.
         energy: The exact squared norm (summed in float64).
         fourth: Sum of fourth powers.
         zeros: How many values are zero (either sign).
@@ -118,7 +120,8 @@ class Sketch:
     """
 
     shape: tuple[int, int]
-    raw: tuple[bytes, bytes, bytes]
+    raw: bytes
+    start: int
     energy: float
     fourth: float
     zeros: int
@@ -127,23 +130,33 @@ class Sketch:
     @property
     def core(self) -> NDArray[np.float32]:
         """float32, of the sketch's shape: the linear part."""
-        return _floats(self.raw[0]).reshape(self.shape)
+        height, width = self.shape
+        return self._floats(0, height * width).reshape(self.shape)
 
     @property
     def rows(self) -> NDArray[np.float32]:
         """float32, squared norms of the row buckets; they sum to the squared norm."""
-        return _floats(self.raw[1])
+        height, width = self.shape
+        return self._floats(height * width, height)
 
     @property
     def cols(self) -> NDArray[np.float32]:
         """float32, the same for the column buckets."""
-        return _floats(self.raw[2])
+        height, width = self.shape
+        return self._floats(height * (width + 1), width)
 
+    @property
+    def arrays(self) -> tuple[memoryview, memoryview]:
+        """The bytes of `core`, and those of `rows` and `cols`."""
+        height, width = self.shape
+        middle = self.start + 4 * height * width
+        memory = memoryview(self.raw)
+        return memory[self.start : middle], memory[middle : middle + 4 * (height + width)]
 
-def _floats(raw: bytes) -> NDArray[np.float32]:
-    import numpy as np
+    def _floats(self, skipped: int, count: int) -> NDArray[np.float32]:
+        import numpy as np
 
-    return np.frombuffer(raw, "<f4")
+        return np.frombuffer(self.raw, "<f4", count, self.start + 4 * skipped)
 
 
 _spare: list[array[float]] = []
@@ -231,13 +244,12 @@ class Sketcher:
         height, width = self._layout.core_shape
         fourth, zeros, _, common = self._state[-4:]
         if compiled is not None:
-            *raw, energy = compiled.finish(self._state, side, height, width)
+            raw, energy = compiled.finish(self._state, side, height, width)
         else:
             from lineage.fingerprints import folding
 
-            *raw, energy = folding.finish(self._state, side, height, width)
-        core, rows, cols = raw
+            raw, energy = folding.finish(self._state, side, height, width)
         is_flat = common == common  # NaN once two values differed
         if side == SIDE and len(_spare) < _MOST_SPARE:
             _spare.append(self._state)
-        return Sketch((height, width), (core, rows, cols), energy, fourth, int(zeros), is_flat)
+        return Sketch((height, width), raw, 0, energy, fourth, int(zeros), is_flat)

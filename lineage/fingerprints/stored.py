@@ -200,8 +200,8 @@ class _Reader:
             off = abs(float(part.sum(dtype=np.float64)) - energy)
             if off > 1e-5 * energy and off > 2.0**-120:  # float32 holds nothing smaller
                 raise ValueError("its energies do not add up")
-        raw = (core.tobytes(), rows.tobytes(), cols.tobytes())
-        return Sketch((height, width), raw, energy, fourth, zeros, row.get("flat", False))
+        raw = b"".join((core.tobytes(), rows.tobytes(), cols.tobytes()))
+        return Sketch((height, width), raw, 0, energy, fourth, zeros, row.get("flat", False))
 
 
 def _neurons(row: dict[str, Any], raw: NDArray[np.uint8]) -> Neurons:

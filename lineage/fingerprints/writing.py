@@ -29,7 +29,7 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
     return b"".join(chunks_of(fingerprint))
 
 
-def chunks_of(fingerprint: Fingerprint) -> list[bytes]:
+def chunks_of(fingerprint: Fingerprint) -> list[bytes | memoryview]:
     """Return the stored form in pieces: joining them costs as much as making them."""
     sketches: list[Sketch] = []
     for tensor in fingerprint.tensors:
@@ -38,11 +38,11 @@ def chunks_of(fingerprint: Fingerprint) -> list[bytes]:
         if tensor.parts:
             sketches += [one.sketch for one in tensor.parts]
     sums = [*chain.from_iterable(map(attrgetter("energy", "fourth"), sketches))]
-    raws = [*map(attrgetter("raw"), sketches)]
+    held = [*map(attrgetter("arrays"), sketches)]
     arrays = [  # widest first, as safetensors' own writer orders them
         ("sums", "F64", [struct.pack(f"<{len(sums)}d", *sums)]),
-        ("cores", "F32", [core for core, *_ in raws]),
-        ("energies", "F32", [energies for raw in raws for energies in raw[1:]]),
+        ("cores", "F32", [core for core, _ in held]),
+        ("energies", "F32", [energies for _, energies in held]),
         ("manifest", "U8", [_manifest(fingerprint.tensors)]),
     ]
     head: dict[str, Any] = {
@@ -65,8 +65,8 @@ def chunks_of(fingerprint: Fingerprint) -> list[bytes]:
 
 
 def _container(
-    arrays: Sequence[tuple[str, str, list[bytes]]], metadata: dict[str, str]
-) -> list[bytes]:
+    arrays: Sequence[tuple[str, str, list[bytes | memoryview]]], metadata: dict[str, str]
+) -> list[bytes | memoryview]:
     """Return a safetensors file of flat arrays, each a name, a dtype and little-endian bytes."""
     header: dict[str, Any] = {"__metadata__": metadata}
     at = 0
