@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_BUFFER = 1 << 18
+_BUFFER = 1 << 20
 """Bytes of many small chunks that are written at once."""
 
 

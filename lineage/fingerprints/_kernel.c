@@ -1302,17 +1302,23 @@ static Py_ssize_t size_of(const struct looked *one) {
     return 4 * (Py_ssize_t)(one->height * one->width + one->height + one->width);
 }
 
-/* Whether values come again at the beginning of a matrix, as `lattice` asks before it looks. */
+/* Whether values come again at the beginning of a matrix, as `lattice` asks before it looks. Those known are
+   kept in a table, each at a place its bits say, or the next that is free. */
 static int comes_again(const struct looked *one) {
+    enum { PLACES = 4 * FEW };
     const int count = one->cols < FEW ? (int)one->cols : FEW;
     const Py_ssize_t width = WIDTH[one->of.kind];
-    uint64_t words[FEW] = {0};
+    uint64_t known[PLACES];
+    uint8_t is_taken[PLACES] = {0};
     int again = 0;
     for (int i = 0; i < count; i++) {
-        int is_known = 0;
-        memcpy(&words[i], one->of.at + i * width, (size_t)width);
-        for (int j = 0; j < i; j++) is_known |= words[j] == words[i];
-        again += is_known;
+        uint64_t word = 0;
+        memcpy(&word, one->of.at + i * width, (size_t)width);
+        int place = (int)(word * UINT64_C(0x9e3779b97f4a7c15) >> 56) % PLACES; /* 2^64 over the golden ratio */
+        while (is_taken[place] && known[place] != word) place = (place + 1) % PLACES;
+        again += is_taken[place];
+        is_taken[place] = 1;
+        known[place] = word;
     }
     return again > 2 + 3.0 / 496 * count * (count - 1) / 2;
 }
