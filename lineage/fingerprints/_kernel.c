@@ -1199,54 +1199,63 @@ static PyObject *feed(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* Call `update` with a head and the bytes of `view`; 0 with an error. */
-static int feed_one(PyObject *update, PyObject *head, PyObject *view, PyObject *scratch, const Py_buffer *room) {
-    char *start;
+/* What is asked of a hasher. */
+enum { RESET, UPDATE, DIGEST, ASKED };
+
+/* Hash a head and bytes that lie in `view`, whose buffer is `data`; NULL with an error. */
+static PyObject *hash_one(PyObject *const *asked, PyObject *head, PyObject *view, const Py_buffer *data,
+                          Py_ssize_t start, Py_ssize_t size, PyObject *scratch, const Py_buffer *room) {
+    char *at;
     Py_ssize_t used;
-    Py_buffer data;
-    if (PyBytes_AsStringAndSize(head, &start, &used) < 0) return 0;
-    if (used > room->len) {
-        PyErr_SetString(PyExc_ValueError, "no room for a head");
-        return 0;
-    }
-    if (PyObject_GetBuffer(view, &data, PyBUF_SIMPLE) < 0) return 0;
-    const Py_ssize_t first = data.len < room->len - used ? data.len : room->len - used;
+    if (PyBytes_AsStringAndSize(head, &at, &used) < 0) return NULL;
+    if (used > room->len) return PyErr_Format(PyExc_ValueError, "no room for a head of %zd bytes", used);
+    PyObject *done = PyObject_CallNoArgs(asked[RESET]);
+    if (!done) return NULL;
+    Py_DECREF(done);
+    const Py_ssize_t first = size < room->len - used ? size : room->len - used;
     Py_BEGIN_ALLOW_THREADS
-    bring(data.buf, data.len);
-    memcpy(room->buf, start, (size_t)used);
-    memcpy((char *)room->buf + used, data.buf, (size_t)first);
+    bring((const char *)data->buf + start, size);
+    memcpy(room->buf, at, (size_t)used);
+    memcpy((char *)room->buf + used, (const char *)data->buf + start, (size_t)first);
     Py_END_ALLOW_THREADS
-    const int is_good = give(update, scratch, 0, used + first) &&
-                        (first == data.len || give(update, view, first, data.len));
-    PyBuffer_Release(&data);
-    return is_good;
+    if (!give(asked[UPDATE], scratch, 0, used + first)) return NULL;
+    if (first < size && !give(asked[UPDATE], view, start + first, start + size)) return NULL;
+    return PyObject_CallNoArgs(asked[DIGEST]);
 }
 
-PyDoc_STRVAR(feed_each_doc,
-"feed_each(updates, heads, views, scratch)\n\n"
-"Call each of `updates` with a head (bytes) and all bytes of a memoryview: as many as `scratch`, a\n"
-"memoryview too, has room for are put together there, and the rest follows.");
+PyDoc_STRVAR(hash_each_doc,
+"hash_each(hasher, heads, view, table, scratch) -> [digest]\n\n"
+"Hash tensors that lie in a memoryview, a head (bytes) before each. `hasher` has `reset`, `update` and\n"
+"`digest`, `table` is as of `held`. As many bytes as `scratch`, a memoryview too, has room for are put\n"
+"together there, and the rest follows.");
 
-static PyObject *feed_each(PyObject *module, PyObject *args) {
+static PyObject *hash_each(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *updates, *heads, *views, *scratch;
-    Py_buffer room;
-    if (!PyArg_ParseTuple(args, "O!O!O!O", &PyTuple_Type, &updates, &PyTuple_Type, &heads, &PyTuple_Type, &views,
-                          &scratch))
-        return NULL;
-    const Py_ssize_t count = PyTuple_Size(updates);
-    if (PyTuple_Size(heads) != count || PyTuple_Size(views) != count) {
-        PyErr_SetString(PyExc_ValueError, "not as many heads and views as updates");
-        return NULL;
+    static const char *const names[ASKED] = {"reset", "update", "digest"};
+    PyObject *hasher, *heads, *view, *scratch, *asked[ASKED] = {NULL}, *digests = NULL;
+    Py_buffer data = {0}, table, room = {0};
+    if (!PyArg_ParseTuple(args, "OO!Oy*O", &hasher, &PyList_Type, &heads, &view, &table, &scratch)) return NULL;
+    const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
+    int is_good = PyObject_GetBuffer(view, &data, PyBUF_SIMPLE) == 0 &&
+                  PyObject_GetBuffer(scratch, &room, PyBUF_WRITABLE) == 0;
+    for (int i = 0; is_good && i < ASKED; i++) is_good = (asked[i] = PyObject_GetAttrString(hasher, names[i])) != NULL;
+    if (is_good) is_good = (digests = PyList_New(count)) != NULL;
+    for (Py_ssize_t i = 0; is_good && i < count; i++) {
+        struct small one;
+        PyObject *head = PyList_GetItem(heads, i), *digest = NULL;
+        if (head && table.len % row_size == 0 && read_small(&table, i, &data, &one))
+            digest = hash_one(asked, head, view, &data, one.at - (const uint8_t *)data.buf,
+                              one.values * WIDTH[one.kind], scratch, &room);
+        else if (head)
+            PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
+        is_good = digest && PyList_SetItem(digests, i, digest) == 0;
     }
-    if (PyObject_GetBuffer(scratch, &room, PyBUF_WRITABLE) < 0) return NULL;
-    int is_good = 1;
-    for (Py_ssize_t i = 0; is_good && i < count; i++)
-        is_good = feed_one(PyTuple_GetItem(updates, i), PyTuple_GetItem(heads, i), PyTuple_GetItem(views, i), scratch,
-                           &room);
-    PyBuffer_Release(&room);
-    if (!is_good) return NULL;
-    Py_RETURN_NONE;
+    if (!is_good) Py_CLEAR(digests);
+    for (int i = 0; i < ASKED; i++) Py_XDECREF(asked[i]);
+    if (data.obj) PyBuffer_Release(&data);
+    if (room.obj) PyBuffer_Release(&room);
+    PyBuffer_Release(&table);
+    return digests;
 }
 
 PyDoc_STRVAR(held_doc,
@@ -1435,8 +1444,8 @@ static void choose(void) {
 static PyMethodDef methods[] = {
     {"add", add, METH_VARARGS, add_doc},
     {"feed", feed, METH_VARARGS, feed_doc},
-    {"feed_each", feed_each, METH_VARARGS, feed_each_doc},
     {"finish", finish, METH_VARARGS, finish_doc},
+    {"hash_each", hash_each, METH_VARARGS, hash_each_doc},
     {"held", held, METH_VARARGS, held_doc},
     {"many", many, METH_VARARGS, many_doc},
     {"narrow", narrow, METH_VARARGS, narrow_doc},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -18,6 +17,7 @@ from lineage.digest import SIZE, blake3_digest, frame
 from lineage.fingerprints.kernel import compiled
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Iterable, Sequence
 
 
@@ -28,9 +28,6 @@ multiple of sixteen; from anywhere else it begins with one, two, four and eight.
 _NEAR = 1 << 20
 """Bytes brought into a core's cache at once. BLAKE3 reads sixteen chunks in turns, and waits for
 memory longer than it takes to read them all once, in order, before."""
-
-_AT_ONCE = 512
-"""Tensors that are hashed one after the other; a hasher takes two kilobytes."""
 
 
 class ContentHasher:
@@ -70,11 +67,12 @@ class ContentHasher:
 def content_digests(
     dtypes: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
-    pieces: Sequence[memoryview],
-    hashers: list[blake3],
+    sizes: Sequence[int],
+    data: memoryview,
+    table: array[int],
     scratch: memoryview,
 ) -> list[bytes]:
-    """Return what `ContentHasher` does of tensors that are all there: dtype, shape, bytes of each.
+    """Return what `ContentHasher` does of tensors that lie next to each other.
 
     They are hashed one after the other in a compiled loop, as it costs two threads much to take the
     interpreter from each other, and least where nothing else is done between the calls.
@@ -82,23 +80,14 @@ def content_digests(
     Args:
         dtypes: Of each tensor.
         shapes: The same.
-        pieces: All bytes of each.
-        hashers: What nobody else uses meanwhile: to begin again is sooner done than to begin.
+        sizes: The same, in bytes.
+        data: Where they lie.
+        table: The places, as `_kernel.c` takes them.
         scratch: Memory that nobody else uses meanwhile, of 16 KiB and more.
     """
-    digests = []
-    hashers += [blake3() for _ in pieces[len(hashers) : _AT_ONCE]]
-    heads = map(_head, dtypes, shapes, map(len, pieces))
-    step = scratch[:_STEP]
-    for at in range(0, len(pieces), _AT_ONCE):
-        some = tuple(pieces[at : at + _AT_ONCE])
-        used = hashers[: len(some)]
-        for hasher in used:
-            hasher.reset()
-        updates = tuple(hasher.update for hasher in used)
-        compiled.feed_each(updates, tuple(islice(heads, len(some))), some, step)
-        digests += [hasher.digest() for hasher in used]
-    return digests
+    heads = [*map(_head, dtypes, shapes, sizes)]
+    found: list[bytes] = compiled.hash_each(blake3(), heads, data, table, scratch[:_STEP])
+    return found
 
 
 def _head(dtype: str, shape: tuple[int, ...], size: int) -> bytes:

@@ -14,8 +14,6 @@ from lineage.cores import cores
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from blake3 import blake3
-
     from lineage.artifacts import Item
 
 PIECE = 1 << 20
@@ -75,17 +73,15 @@ class Room(NamedTuple):
     Attributes:
         read: For pieces that are copied, or put together.
         narrowed: For a piece in another dtype.
-        hashers: For small tensors.
     """
 
     read: memoryview
     narrowed: memoryview
-    hashers: list[blake3]
 
     @classmethod
     def new(cls) -> Self:
         """Take memory that costs nothing until it is written to."""
-        return cls(memoryview(mmap.mmap(-1, PIECE)), memoryview(mmap.mmap(-1, 2 * PIECE)), [])
+        return cls(memoryview(mmap.mmap(-1, PIECE)), memoryview(mmap.mmap(-1, 2 * PIECE)))
 
 
 class Pieces:

@@ -86,36 +86,24 @@ def prints(
     names, dtypes, shapes, sizes = (
         [*map(attrgetter(a), items)] for a in ("name", "dtype", "shape", "size_bytes")
     )
-    wholes = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-    try:
-        digests = content_digests(dtypes, shapes, wholes, room.hashers, room.read)
-        seen = _look(dtypes, shapes, starts, sizes, data, every)
-        lattices = [NO_LATTICE] * len(items)
-        for at, is_possible in enumerate(seen.looks):
-            if is_possible and not seen.left_out[at]:
+    kinds = map(_KINDS.__getitem__, dtypes)
+    firsts = [shape[0] if len(shape) > 1 else 0 for shape in shapes]
+    table = array("q", chain.from_iterable(zip(starts, sizes, kinds, firsts, strict=True)))
+    digests = content_digests(dtypes, shapes, sizes, data, table, room.read)
+    seen = _look(data, table, len(items), every)
+    lattices = [NO_LATTICE] * len(items)
+    for at, is_possible in enumerate(seen.looks):
+        if is_possible and not seen.left_out[at]:
+            with data[starts[at] : starts[at] + sizes[at]] as whole:
                 layout = Layout.of(shapes[at])
-                lattices[at] = lattice(wholes[at], layout, dtypes[at], has_steps=True)
-    finally:
-        for whole in wholes:
-            whole.release()
+                lattices[at] = lattice(whole, layout, dtypes[at], has_steps=True)
     given = names, dtypes, shapes, digests, digests, ()
     return made(TensorPrint, *given, seen.sketches, seen.left_out, lattices, ()), seen.held
 
 
-def _look(
-    dtypes: Sequence[str],
-    shapes: Sequence[tuple[int, ...]],
-    starts: Sequence[int],
-    sizes: Sequence[int],
-    data: memoryview,
-    every: int,
-) -> _Seen:
+def _look(data: memoryview, table: array[int], count: int, every: int) -> _Seen:
     """Look at whole tensors that are plain; see `prints`."""
-    kinds = map(_KINDS.__getitem__, dtypes)
-    firsts = [shape[0] if len(shape) > 1 else 0 for shape in shapes]
-    table = array("q", chain.from_iterable(zip(starts, sizes, kinds, firsts, strict=True)))
     if not every:
-        count = len(sizes)
         return _Seen(compiled.held(data, table, _TRIED), bytes(count), [0] * count, None)
     signs = sign_bits(SMALL // SIDE + 8)
     held, looks, left_out, *columns = compiled.many(data, table, _TRIED, every, LOOKED_ROWS, signs)
