@@ -150,6 +150,11 @@ AVX512 static inline words least_of_some(words least, lanes square, int count) {
     return (words)_mm512_mask_min_epu32((__m512i)least, (__mmask16)((1u << count) - 1), (__m512i)least, (__m512i)square);
 }
 
+AVX512 static inline double sum_wide(lanes x) {
+    __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x));
+    return _mm512_reduce_add_pd(_mm512_add_pd(low, _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1))));
+}
+
 AVX512 static inline int least_sign(words least) { return _mm512_movepi32_mask((__m512i)least) ? -1 : 0; }
 
 /* Where only AVX2 is, compilers take vectors of sixteen apart value by value to shuffle them. */
@@ -198,6 +203,7 @@ AVX2 static inline halves lower_eights(uwords wide) {
 #define load_some(at, count, kind) load(at, kind)
 #define least_of(least, square) (least)
 #define least_of_some(least, square, count) (least)
+#define sum_wide(x) 0
 #define least_sign(least) 0
 #endif
 
@@ -512,6 +518,16 @@ INLINE void move_up(const struct state *s, const struct run *r, const struct sum
     *s->zeros += (double)zeros;
 }
 
+INLINE double sum_of(lanes x) {
+    quads sums = {0};
+    for (int i = 0; i < LANES; i += 4) {
+        four part;
+        memcpy(&part, (const float *)&x + i, sizeof part);
+        sums += __builtin_convertvector(part, quads);
+    }
+    return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
 /* Adds a run of at most FLUSH blocks in float, then moves the sums into doubles. Where a fourth
    power is not finite, or all are too small for float, the run is done again slowly. */
 INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, enum width width) {
@@ -535,16 +551,9 @@ INLINE void add_run(const struct state *s, const struct run *r, enum kind kind, 
     at += (r->n - rest) * WIDTH[kind];
     if (rest && width != WIDE) add_part(&a, at, rest, r->col + r->n - rest, r->signs, kind, width);
 
-    quads fourths = {0};
-    four part;
-    int lowest = 0;
-    for (int i = 0; i < LANES; i += 4) {
-        memcpy(&part, (const float *)&a.fourth + i, sizeof part);
-        fourths += __builtin_convertvector(part, quads);
-    }
+    double fourth = width == WIDE ? sum_wide(a.fourth) : sum_of(a.fourth);
+    int lowest = width == WIDE ? least_sign(a.least) : 0;
     for (int i = 0; width != WIDE && i < LANES; i++) lowest |= a.least[i];
-    if (width == WIDE) lowest = least_sign(a.least);
-    double fourth = fourths[0] + fourths[1] + fourths[2] + fourths[3];
     int64_t zeros = lowest < 0 ? zeros_in(r->at, r->n, kind) : 0;
     if (!(fourth < 0x1p100 && (fourth > 1e-34 * (double)r->n || zeros == r->n))) {
         add_slowly(s, r, kind);
