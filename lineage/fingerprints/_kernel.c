@@ -1133,16 +1133,25 @@ struct small {
 
 enum { SMALL_FIELDS = 4 };
 
-/* Read a row of a table: first byte, bytes, kind and first extent, int64 each. */
-static int read_small(const Py_buffer *table, Py_ssize_t i, const Py_buffer *data, struct small *one) {
+static Py_ssize_t rows_of(const Py_buffer *table) {
+    return table->len / (SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t));
+}
+
+/* Read a table, in each row first byte, bytes, kind and first extent, int64 each; 0 with an error. */
+static int read_table(const Py_buffer *table, const Py_buffer *data, struct small *all) {
     int64_t row[SMALL_FIELDS];
-    memcpy(row, (const char *)table->buf + i * (Py_ssize_t)sizeof row, sizeof row);
-    int64_t first = row[0], size = row[1], kind = row[2];
-    if (kind < 0 || kind >= KINDS || first < 0 || first > data->len || size < 0 || size > data->len - first ||
-        size % WIDTH[kind])
-        return 0;
-    *one = (struct small){(const uint8_t *)data->buf + first, (enum kind)kind, size / WIDTH[kind], row[3]};
-    return 1;
+    const Py_ssize_t count = rows_of(table);
+    int is_good = table->len == count * (Py_ssize_t)sizeof row;
+    for (Py_ssize_t i = 0; is_good && i < count; i++) {
+        memcpy(row, (const char *)table->buf + i * (Py_ssize_t)sizeof row, sizeof row);
+        const int64_t first = row[0], size = row[1], kind = row[2];
+        is_good = kind >= 0 && kind < KINDS && first >= 0 && first <= data->len && size >= 0 &&
+                  size <= data->len - first && size % WIDTH[kind] == 0;
+        if (is_good)
+            all[i] = (struct small){(const uint8_t *)data->buf + first, (enum kind)kind, size / WIDTH[kind], row[3]};
+    }
+    if (!is_good) PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
+    return is_good;
 }
 
 /* Return the bits of those kinds in `tried` that hold the first values of a tensor. */
@@ -1158,20 +1167,30 @@ static int held_by(const struct small *one, int tried) {
     return held;
 }
 
-/* Whether `narrow` can try what is asked of each kind. */
+/* Whether `narrow` can try what is asked of each kind; 0 with an error. */
 static int can_try(const Py_buffer *tried) {
     const int from_known = 1 << F32 | 1 << BF16 | 1 << F16 | 1 << E4M3;
     const int to_known = 1 << BF16 | 1 << F16 | 1 << E4M3 | 1 << E5M2;
-    if (tried->len != KINDS) return 0;
-    for (int kind = 0; kind < KINDS; kind++)
-        if (((const uint8_t *)tried->buf)[kind] & ~(from_known >> kind & 1 ? to_known : 0)) return 0;
-    return 1;
+    int is_good = tried->len == KINDS;
+    for (int kind = 0; is_good && kind < KINDS; kind++)
+        is_good = !(((const uint8_t *)tried->buf)[kind] & ~(from_known >> kind & 1 ? to_known : 0));
+    if (!is_good) PyErr_SetString(PyExc_ValueError, "no such dtypes to try");
+    return is_good;
 }
 
 /* Read bytes once, in order, so that they are in the core's cache. BLAKE3 reads sixteen places a KiB
    apart in turns, an order in which processors were not seen to ask memory ahead. */
 static void bring(const volatile char *data, Py_ssize_t size) {
     for (Py_ssize_t i = 0; i < size; i += LINE) (void)data[i];
+}
+
+enum { NEAR = 1 << 18 }; /* bytes that a core's cache keeps near */
+
+/* Return the number behind the tensors from number `i` on that stay near together. */
+static Py_ssize_t reach_of(const struct small *all, Py_ssize_t i, Py_ssize_t count) {
+    Py_ssize_t size = 0;
+    while (i < count && size < NEAR) size += all[i].values * WIDTH[all[i].kind], i++;
+    return i;
 }
 
 /* Call `update` with some bytes of a memoryview; 0 with an error. */
@@ -1208,28 +1227,54 @@ static PyObject *feed(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* What is asked of a hasher. */
+/* What hashes tensors: a hasher's methods, what comes before each tensor, where they lie, and memory in which
+   the first bytes of each are put together with what comes before. */
 enum { RESET, UPDATE, DIGEST, ASKED };
 
-/* Hash a head and bytes that lie in `view`, whose buffer is `data`; NULL with an error. */
-static PyObject *hash_one(PyObject *const *asked, PyObject *head, PyObject *view, const Py_buffer *data,
-                          Py_ssize_t start, Py_ssize_t size, PyObject *scratch, const Py_buffer *room) {
-    char *at;
-    Py_ssize_t used;
-    if (PyBytes_AsStringAndSize(head, &at, &used) < 0) return NULL;
-    if (used > room->len) return PyErr_Format(PyExc_ValueError, "no room for a head of %zd bytes", used);
-    PyObject *done = PyObject_CallNoArgs(asked[RESET]);
-    if (!done) return NULL;
+struct hashing {
+    PyObject *asked[ASKED], *heads, *view, *scratch, *digests;
+    Py_buffer data, room;
+};
+
+static void end_hashing(struct hashing *h) {
+    for (int i = 0; i < ASKED; i++) Py_XDECREF(h->asked[i]);
+    Py_XDECREF(h->digests);
+    if (h->data.obj) PyBuffer_Release(&h->data);
+    if (h->room.obj) PyBuffer_Release(&h->room);
+}
+
+/* Get ready, of what the arguments gave; 0 with an error. */
+static int begin_hashing(struct hashing *h, PyObject *hasher, Py_ssize_t count) {
+    static const char *const names[ASKED] = {"reset", "update", "digest"};
+    if (PyList_Size(h->heads) != count) {
+        PyErr_SetString(PyExc_ValueError, "not as many heads as tensors");
+        return 0;
+    }
+    int is_good = (h->digests = PyList_New(count)) != NULL;
+    for (int i = 0; is_good && i < ASKED; i++) is_good = (h->asked[i] = PyObject_GetAttrString(hasher, names[i])) != NULL;
+    return is_good && PyObject_GetBuffer(h->view, &h->data, PyBUF_SIMPLE) == 0 &&
+           PyObject_GetBuffer(h->scratch, &h->room, PyBUF_WRITABLE) == 0;
+}
+
+/* Hash tensor `i`, which is near; 0 with an error. */
+static int hash_one(const struct hashing *h, Py_ssize_t i, const struct small *one) {
+    char *head, *room = h->room.buf;
+    Py_ssize_t used, start = one->at - (const uint8_t *)h->data.buf, size = one->values * WIDTH[one->kind];
+    if (PyBytes_AsStringAndSize(PyList_GetItem(h->heads, i), &head, &used) < 0) return 0;
+    if (used > h->room.len) {
+        PyErr_Format(PyExc_ValueError, "no room for a head of %zd bytes", used);
+        return 0;
+    }
+    PyObject *done = PyObject_CallNoArgs(h->asked[RESET]);
+    if (!done) return 0;
     Py_DECREF(done);
-    const Py_ssize_t first = size < room->len - used ? size : room->len - used;
-    Py_BEGIN_ALLOW_THREADS
-    bring((const char *)data->buf + start, size);
-    memcpy(room->buf, at, (size_t)used);
-    memcpy((char *)room->buf + used, (const char *)data->buf + start, (size_t)first);
-    Py_END_ALLOW_THREADS
-    if (!give(asked[UPDATE], scratch, 0, used + first)) return NULL;
-    if (first < size && !give(asked[UPDATE], view, start + first, start + size)) return NULL;
-    return PyObject_CallNoArgs(asked[DIGEST]);
+    const Py_ssize_t first = size < h->room.len - used ? size : h->room.len - used;
+    memcpy(room, head, (size_t)used);
+    memcpy(room + used, one->at, (size_t)first);
+    if (!give(h->asked[UPDATE], h->scratch, 0, used + first)) return 0;
+    if (first < size && !give(h->asked[UPDATE], h->view, start + first, start + size)) return 0;
+    PyObject *digest = PyObject_CallNoArgs(h->asked[DIGEST]);
+    return digest && PyList_SetItem(h->digests, i, digest) == 0;
 }
 
 PyDoc_STRVAR(hash_each_doc,
@@ -1240,29 +1285,23 @@ PyDoc_STRVAR(hash_each_doc,
 
 static PyObject *hash_each(PyObject *module, PyObject *args) {
     (void)module;
-    static const char *const names[ASKED] = {"reset", "update", "digest"};
-    PyObject *hasher, *heads, *view, *scratch, *asked[ASKED] = {NULL}, *digests = NULL;
-    Py_buffer data = {0}, table, room = {0};
-    if (!PyArg_ParseTuple(args, "OO!Oy*O", &hasher, &PyList_Type, &heads, &view, &table, &scratch)) return NULL;
-    const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
-    int is_good = PyObject_GetBuffer(view, &data, PyBUF_SIMPLE) == 0 &&
-                  PyObject_GetBuffer(scratch, &room, PyBUF_WRITABLE) == 0;
-    for (int i = 0; is_good && i < ASKED; i++) is_good = (asked[i] = PyObject_GetAttrString(hasher, names[i])) != NULL;
-    if (is_good) is_good = (digests = PyList_New(count)) != NULL;
-    for (Py_ssize_t i = 0; is_good && i < count; i++) {
-        struct small one;
-        PyObject *head = PyList_GetItem(heads, i), *digest = NULL;
-        if (head && table.len % row_size == 0 && read_small(&table, i, &data, &one))
-            digest = hash_one(asked, head, view, &data, one.at - (const uint8_t *)data.buf,
-                              one.values * WIDTH[one.kind], scratch, &room);
-        else if (head)
-            PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
-        is_good = digest && PyList_SetItem(digests, i, digest) == 0;
+    struct hashing h = {0};
+    PyObject *hasher, *digests = NULL;
+    Py_buffer table;
+    if (!PyArg_ParseTuple(args, "OO!Oy*O", &hasher, &PyList_Type, &h.heads, &h.view, &table, &h.scratch)) return NULL;
+    const Py_ssize_t count = rows_of(&table);
+    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    int is_good = all && begin_hashing(&h, hasher, count) && read_table(&table, &h.data, all);
+    for (Py_ssize_t i = 0, near; is_good && i < count; i = near) {
+        near = reach_of(all, i, count);
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t k = i; k < near; k++) bring((const char *)all[k].at, all[k].values * WIDTH[all[k].kind]);
+        Py_END_ALLOW_THREADS
+        for (Py_ssize_t k = i; is_good && k < near; k++) is_good = hash_one(&h, k, &all[k]);
     }
-    if (!is_good) Py_CLEAR(digests);
-    for (int i = 0; i < ASKED; i++) Py_XDECREF(asked[i]);
-    if (data.obj) PyBuffer_Release(&data);
-    if (room.obj) PyBuffer_Release(&room);
+    if (is_good) digests = Py_NewRef(h.digests);
+    end_hashing(&h);
+    PyMem_Free(all);
     PyBuffer_Release(&table);
     return digests;
 }
@@ -1277,26 +1316,23 @@ static PyObject *held(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer data, table, tried;
     if (!PyArg_ParseTuple(args, "y*y*y*", &data, &table, &tried)) return NULL;
-    const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
+    const Py_ssize_t count = rows_of(&table);
+    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
     PyObject *found = PyBytes_FromStringAndSize(NULL, count);
-    int is_good = table.len % row_size == 0 && can_try(&tried);
-    for (Py_ssize_t i = 0; found && is_good && i < count; i++) {
-        struct small one;
-        if (!(is_good = read_small(&table, i, &data, &one))) break;
-        PyBytes_AsString(found)[i] = (char)held_by(&one, ((const uint8_t *)tried.buf)[one.kind]);
-    }
+    int is_good = all && found && can_try(&tried) && read_table(&table, &data, all);
+    for (Py_ssize_t i = 0; is_good && i < count; i++)
+        PyBytes_AsString(found)[i] = (char)held_by(&all[i], ((const uint8_t *)tried.buf)[all[i].kind]);
+    if (!is_good) Py_CLEAR(found);
+    PyMem_Free(all);
     PyBuffer_Release(&data);
     PyBuffer_Release(&table);
     PyBuffer_Release(&tried);
-    if (is_good) return found;
-    Py_XDECREF(found);
-    PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
-    return NULL;
+    return found;
 }
 
 /* What is made of a tensor among many. */
 struct looked {
-    struct small of;
+    const struct small *of;
     int64_t rows, cols;
     int side, height, width, held, looks;
     Py_ssize_t start; /* of its sketch among all */
@@ -1305,7 +1341,7 @@ struct looked {
 
 /* Read a tensor as a matrix, as `Layout.of` does. */
 static int lay_out(struct looked *one, Py_ssize_t signs) {
-    int64_t values = one->of.values, extent = one->of.extent;
+    int64_t values = one->of->values, extent = one->of->extent;
     if (values < 1 || extent < 0 || (extent && values % extent)) return 0;
     one->cols = extent ? values / extent : values < BLOCK ? values : BLOCK;
     one->rows = extent ? extent : (values + BLOCK - 1) / BLOCK;
@@ -1325,13 +1361,13 @@ static Py_ssize_t size_of(const struct looked *one) {
 static int comes_again(const struct looked *one) {
     enum { PLACES = 4 * FEW };
     const int count = one->cols < FEW ? (int)one->cols : FEW;
-    const Py_ssize_t width = WIDTH[one->of.kind];
+    const Py_ssize_t width = WIDTH[one->of->kind];
     uint64_t known[PLACES];
     uint8_t is_taken[PLACES] = {0};
     int again = 0;
     for (int i = 0; i < count; i++) {
         uint64_t word = 0;
-        memcpy(&word, one->of.at + i * width, (size_t)width);
+        memcpy(&word, one->of->at + i * width, (size_t)width);
         int place = (int)(word * UINT64_C(0x9e3779b97f4a7c15) >> 56) % PLACES; /* 2^64 over the golden ratio */
         while (is_taken[place] && known[place] != word) place = (place + 1) % PLACES;
         again += is_taken[place];
@@ -1344,9 +1380,9 @@ static int comes_again(const struct looked *one) {
 /* Whether a lattice is possible. */
 static int is_worth_a_look(const struct looked *one, int most) {
     if (one->side != SIDE) return 0;
-    if (one->of.kind > F64) return 1; /* 8 bits are a lattice as they are stored */
+    if (one->of->kind > F64) return 1; /* 8 bits are a lattice as they are stored */
     if (one->cols < 16) return 0;
-    return can_be_stepped(one->of.at, one->of.kind, one->cols, one->rows, most) || comes_again(one);
+    return can_be_stepped(one->of->at, one->of->kind, one->cols, one->rows, most) || comes_again(one);
 }
 
 static void look_at(struct looked *one, int tried, int every, int most, const uint8_t *signs, float *sketch) {
@@ -1354,8 +1390,8 @@ static void look_at(struct looked *one, int tried, int every, int most, const ui
     double *rows = sums + one->side * SIDE, *cols = rows + one->side, *after = cols + SIDE;
     struct state s = {sums, rows, cols, after, after + 1, after + 2, after + 3};
     struct view v = {one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
-    one->held = held_by(&one->of, tried);
-    add_all(&s, &v, one->of.at, one->of.values, 0, one->of.kind, signs);
+    one->held = held_by(one->of, tried);
+    add_all(&s, &v, one->of->at, one->of->values, 0, one->of->kind, signs);
     float *after_core = sketch + one->height * one->width;
     one->energy = round_off(sums, one->side, one->height, one->width, sketch, after_core, after_core + one->height);
     memcpy(one->after, after, sizeof one->after);
@@ -1379,50 +1415,61 @@ static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *on
 }
 
 PyDoc_STRVAR(many_doc,
-"many(data, table, tried, every, most, signs) -> (held, looks, [left out], [shape], raw, [start], [energy],\n"
-"[fourth], [zeros], [flat])\n\n"
-"Sketch whole tensors that lie in `data`. `table`, `tried` and `held` are as of `held`, `every` and\n"
-"`signs` as of `add`. `looks` has a byte a tensor: whether `lattice` may find one, as `stepped` says\n"
-"with `most`, or as values come again. Then lists, first how many values were left out, and then what\n"
-"a `Sketch` is made of, the arrays of all in one `raw`.");
+"many(hasher, heads, view, table, scratch, tried, every, most, signs) -> ([digest], held, looks, [left out],\n"
+"[shape], raw, [start], [energy], [fourth], [zeros], [flat])\n\n"
+"Sketch whole tensors that lie in a memoryview, and hash them while they are near, as `hash_each` does.\n"
+"`tried` and `held` are as of `held`, `every` and `signs` as of `add`. `looks` has a byte a tensor:\n"
+"whether `lattice` may find one, as `stepped` says with `most`, or as values come again. Then lists,\n"
+"first how many values were left out, and then what a `Sketch` is made of, the arrays of all in one `raw`.");
 
 static PyObject *many(PyObject *module, PyObject *args) {
     (void)module;
-    Py_buffer data, table, tried, signs;
+    struct hashing h = {0};
+    Py_buffer table, tried, signs;
+    PyObject *hasher, *columns[COLUMNS], *raw = NULL, *found = NULL;
     int every, most;
-    if (!PyArg_ParseTuple(args, "y*y*y*iiy*", &data, &table, &tried, &every, &most, &signs)) return NULL;
-    const Py_ssize_t row_size = SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t), count = table.len / row_size;
-    struct looked *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
-    PyObject *columns[COLUMNS], *raw = NULL, *found = NULL;
-    Py_ssize_t size = 0;
-    int is_good = every > 0 && most > 0 && table.len % row_size == 0 && can_try(&tried);
+    if (!PyArg_ParseTuple(args, "OO!Oy*Oy*iiy*", &hasher, &PyList_Type, &h.heads, &h.view, &table, &h.scratch, &tried,
+                          &every, &most, &signs))
+        return NULL;
+    const Py_ssize_t count = rows_of(&table);
+    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    struct looked *looked = PyMem_Calloc((size_t)count + 1, sizeof *looked);
     for (int i = 0; i < COLUMNS; i++)
         columns[i] = i <= LOOKS ? PyBytes_FromStringAndSize(NULL, count) : PyList_New(count);
-    if (!all) PyErr_NoMemory();
-    for (Py_ssize_t i = 0; is_good && !PyErr_Occurred() && i < count; i++) {
-        is_good = read_small(&table, i, &data, &all[i].of) && lay_out(&all[i], signs.len);
-        all[i].start = size;
-        if (is_good) size += size_of(&all[i]);
+    Py_ssize_t size = 0;
+    int is_good = all && looked && !PyErr_Occurred() && begin_hashing(&h, hasher, count) && can_try(&tried) &&
+                  read_table(&table, &h.data, all);
+    for (Py_ssize_t i = 0; is_good && i < count; i++) {
+        looked[i].of = &all[i];
+        looked[i].start = size;
+        is_good = every > 0 && most > 0 && lay_out(&looked[i], signs.len);
+        if (is_good) size += size_of(&looked[i]);
+        else PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
     }
-    if (!is_good && !PyErr_Occurred())
-        PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
-    if (!PyErr_Occurred()) raw = PyBytes_FromStringAndSize(NULL, size);
-    if (raw) {
-        char *sketches = PyBytes_AsString(raw); /* nobody else has them yet */
-        PyThreadState *others = data.len >= WORTH_SHARING ? PyEval_SaveThread() : NULL;
-        for (Py_ssize_t i = 0; i < count; i++)
-            look_at(&all[i], ((const uint8_t *)tried.buf)[all[i].of.kind], every, most, signs.buf,
-                    (float *)(sketches + all[i].start));
-        if (others) PyEval_RestoreThread(others);
+    if (is_good) is_good = (raw = PyBytes_FromStringAndSize(NULL, size)) != NULL;
+    char *sketches = raw ? PyBytes_AsString(raw) : NULL; /* nobody else has them yet */
+    for (Py_ssize_t i = 0, near; is_good && i < count; i = near) {
+        near = reach_of(all, i, count);
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t k = i; k < near; k++)
+            look_at(&looked[k], ((const uint8_t *)tried.buf)[all[k].kind], every, most, signs.buf,
+                    (float *)(sketches + looked[k].start));
+        Py_END_ALLOW_THREADS
+        for (Py_ssize_t k = i; is_good && k < near; k++) is_good = hash_one(&h, k, &all[k]);
     }
-    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) tell(columns, i, &all[i]);
-    if (!PyErr_Occurred())
-        found = Py_BuildValue("OOOOOOOOOO", columns[HELD], columns[LOOKS], columns[LEFT_OUT], columns[SHAPES], raw,
-                              columns[STARTS], columns[ENERGIES], columns[FOURTHS], columns[ZEROS], columns[FLATS]);
-    Py_XDECREF(raw);
+    for (Py_ssize_t i = 0; is_good && i < count; i++) {
+        tell(columns, i, &looked[i]);
+        is_good = !PyErr_Occurred();
+    }
+    if (is_good)
+        found = Py_BuildValue("OOOOOOOOOOO", h.digests, columns[HELD], columns[LOOKS], columns[LEFT_OUT],
+                              columns[SHAPES], raw, columns[STARTS], columns[ENERGIES], columns[FOURTHS],
+                              columns[ZEROS], columns[FLATS]);
     for (int i = 0; i < COLUMNS; i++) Py_XDECREF(columns[i]);
+    Py_XDECREF(raw);
+    end_hashing(&h);
     PyMem_Free(all);
-    PyBuffer_Release(&data);
+    PyMem_Free(looked);
     PyBuffer_Release(&table);
     PyBuffer_Release(&tried);
     PyBuffer_Release(&signs);

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from lineage.artifacts.base import size_bytes
-from lineage.digest import SIZE, blake3_digest, frame
+from lineage.digest import SIZE, blake3_digests, frame
 from lineage.fingerprints.kernel import compiled
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable, Iterable, Sequence
 
 
-_STEP = 16 << 10
+STEP = 16 << 10
 """BLAKE3 hashes sixteen chunks of 1 KiB at once where the processor can, if they begin at a
 multiple of sixteen; from anywhere else it begins with one, two, four and eight."""
 
@@ -35,7 +34,7 @@ class ContentHasher:
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         self._hash = blake3()
-        held = _head(dtype, shape, size_bytes(dtype, shape))
+        held = head(dtype, shape, size_bytes(dtype, shape))
         self._held = held  # less than a step, to be hashed with what comes
 
     def update(self, piece: memoryview | bytes, *, is_near: bool = False) -> None:
@@ -45,8 +44,8 @@ class ContentHasher:
             piece: The bytes.
             is_near: Whether they are in a core's cache already, and need not be brought there.
         """
-        first = _STEP - len(self._held)
-        last = len(piece) - (len(piece) - first) % _STEP
+        first = STEP - len(self._held)
+        last = len(piece) - (len(piece) - first) % STEP
         if last < first:
             self._held += piece
             return
@@ -64,33 +63,7 @@ class ContentHasher:
         return self._hash.digest()
 
 
-def content_digests(
-    dtypes: Sequence[str],
-    shapes: Sequence[tuple[int, ...]],
-    sizes: Sequence[int],
-    data: memoryview,
-    table: array[int],
-    scratch: memoryview,
-) -> list[bytes]:
-    """Return what `ContentHasher` does of tensors that lie next to each other.
-
-    They are hashed one after the other in a compiled loop, as it costs two threads much to take the
-    interpreter from each other, and least where nothing else is done between the calls.
-
-    Args:
-        dtypes: Of each tensor.
-        shapes: The same.
-        sizes: The same, in bytes.
-        data: Where they lie.
-        table: The places, as `_kernel.c` takes them.
-        scratch: Memory that nobody else uses meanwhile, of 16 KiB and more.
-    """
-    heads = [*map(_head, dtypes, shapes, sizes)]
-    found: list[bytes] = compiled.hash_each(blake3(), heads, data, table, scratch[:_STEP])
-    return found
-
-
-def _head(dtype: str, shape: tuple[int, ...], size: int) -> bytes:
+def head(dtype: str, shape: tuple[int, ...], size: int) -> bytes:
     """Return what is hashed before a tensor's bytes: all but these, framed, and their length."""
     framed, packed = _framed(dtype, len(shape))
     return framed + packed(*shape, size)
@@ -116,11 +89,12 @@ def root(named: Iterable[tuple[str, bytes]]) -> bytes:
     ordered = sorted((name.encode("utf-8"), content) for name, content in named)
     tag = frame("lineage/leaf/v1")
     middle = SIZE.to_bytes(8, "little")  # all digests are as long
+    hashed = blake3_digests()
     leaves = [
-        blake3(b"".join((tag, len(name).to_bytes(8, "little"), name, middle, content))).digest()
+        hashed(b"".join((tag, len(name).to_bytes(8, "little"), name, middle, content)))
         for name, content in ordered
     ]
-    return merkle.root(leaves, blake3_digest)
+    return merkle.root(leaves, hashed)
 
 
 def unnamed_root(kind: str, digests: Iterable[bytes]) -> bytes:
@@ -133,5 +107,6 @@ def unnamed_root(kind: str, digests: Iterable[bytes]) -> bytes:
     from lineage import merkle
 
     head = frame(f"lineage/{kind}-leaf/v1", bytes(SIZE))[:-SIZE]  # all digests are as long
-    leaves = [blake3(head + digest).digest() for digest in digests]
-    return merkle.root(sorted(leaves), blake3_digest)
+    hashed = blake3_digests()
+    leaves = sorted(hashed(head + digest) for digest in digests)
+    return merkle.root(leaves, hashed)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from array import array
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blake3 import blake3
 
 from lineage.artifacts.base import BLOCKS
 from lineage.artifacts.columns import made
 from lineage.fingerprints.base import TensorPrint
-from lineage.fingerprints.identity import content_digests
+from lineage.fingerprints.identity import STEP, head
 from lineage.fingerprints.kernel import KINDS, compiled
 from lineage.fingerprints.lattice import LOOKED_ROWS, NO_LATTICE, lattice
 from lineage.fingerprints.narrowing import TRIED
@@ -89,25 +91,29 @@ def prints(
     kinds = map(_KINDS.__getitem__, dtypes)
     firsts = [shape[0] if len(shape) > 1 else 0 for shape in shapes]
     table = array("q", chain.from_iterable(zip(starts, sizes, kinds, firsts, strict=True)))
-    digests = content_digests(dtypes, shapes, sizes, data, table, room.read)
-    seen = _look(data, table, len(items), every)
+    heads = [*map(head, dtypes, shapes, sizes)]
+    given = blake3(), heads, data, table, room.read[:STEP]
+    digests, seen = _looked(given, len(items), every)
     lattices = [NO_LATTICE] * len(items)
     for at, is_possible in enumerate(seen.looks):
         if is_possible and not seen.left_out[at]:
             with data[starts[at] : starts[at] + sizes[at]] as whole:
                 layout = Layout.of(shapes[at])
                 lattices[at] = lattice(whole, layout, dtypes[at], has_steps=True)
-    given = names, dtypes, shapes, digests, digests, ()
-    return made(TensorPrint, *given, seen.sketches, seen.left_out, lattices, ()), seen.held
+    known = names, dtypes, shapes, digests, digests, ()
+    return made(TensorPrint, *known, seen.sketches, seen.left_out, lattices, ()), seen.held
 
 
-def _look(data: memoryview, table: array[int], count: int, every: int) -> _Seen:
-    """Look at whole tensors that are plain; see `prints`."""
+def _looked(given: tuple[Any, ...], count: int, every: int) -> tuple[list[bytes], _Seen]:
+    """Hash and look at tensors of which `given` has what the compiled loops take first."""
     if not every:
-        return _Seen(compiled.held(data, table, _TRIED), bytes(count), [0] * count, None)
+        _, _, data, table, _ = given
+        held = compiled.held(data, table, _TRIED)
+        return compiled.hash_each(*given), _Seen(held, bytes(count), [0] * count, None)
     signs = sign_bits(SMALL // SIDE + 8)
-    held, looks, left_out, *columns = compiled.many(data, table, _TRIED, every, LOOKED_ROWS, signs)
-    return _Seen(held, looks, left_out, made(Sketch, *columns))
+    found = compiled.many(*given, _TRIED, every, LOOKED_ROWS, signs)
+    digests, held, looks, left_out, *columns = found
+    return digests, _Seen(held, looks, left_out, made(Sketch, *columns))
 
 
 def dtypes_of(item: Item, held: int) -> tuple[str, ...]:
