@@ -952,17 +952,30 @@ done:
     return PyBool_FromLong(all);
 }
 
-/* A sketch's sums as floats, cut to `height` rows and `width` columns; returns the squared norm. */
-static double round_off(const double *at, int side, int height, int width, float *core, float *rows,
-                        float *cols) {
+INLINE void to_floats(const double *at, int n, float *out) {
+    for (int i = 0; i < n; i++) out[i] = (float)at[i];
+}
+
+typedef void (*rounder)(const double *, int, float *);
+static void to_floats_plain(const double *at, int n, float *out) { to_floats(at, n, out); }
+static rounder to_floats_best = to_floats_plain;
+
+#if HAS_WIDE
+AVX2 static void to_floats_avx2(const double *at, int n, float *out) { to_floats(at, n, out); }
+AVX512 static void to_floats_avx512(const double *at, int n, float *out) { to_floats(at, n, out); }
+#endif
+
+/* A sketch's sums as floats, cut to `height` rows and `width` columns: core, rows and columns one after the
+   other. Returns the squared norm. */
+static double round_off(const double *at, int side, int height, int width, float *out) {
+    const double *rows = at + side * SIDE, *cols = rows + side;
     double energy = 0;
-    for (int i = 0; i < height; i++)
-        for (int j = 0; j < width; j++) core[i * width + j] = (float)at[i * SIDE + j];
-    for (int i = 0; i < height; i++) rows[i] = (float)at[side * SIDE + i];
-    for (int j = 0; j < SIDE; j++) {
-        energy += at[side * SIDE + side + j];
-        if (j < width) cols[j] = (float)at[side * SIDE + side + j];
-    }
+    if (width == SIDE) to_floats_best(at, height * SIDE, out);
+    else
+        for (int i = 0; i < height; i++) to_floats_best(at + i * SIDE, width, out + i * width);
+    to_floats_best(rows, height, out + height * width);
+    to_floats_best(cols, width, out + height * width + height);
+    for (int j = 0; j < SIDE; j++) energy += cols[j];
     return energy;
 }
 
@@ -983,10 +996,9 @@ static PyObject *finish(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
         return NULL;
     }
-    const Py_ssize_t after_core = height * width, size = after_core + height + width;
-    double energy = round_off(state.buf, side, height, width, raw, raw + after_core, raw + after_core + height);
+    double energy = round_off(state.buf, side, height, width, raw);
     PyBuffer_Release(&state);
-    return Py_BuildValue("y#d", (char *)raw, size * 4, energy);
+    return Py_BuildValue("y#d", (char *)raw, (Py_ssize_t)(height * width + height + width) * 4, energy);
 }
 
 enum { RUN = 2 * LANES }; /* values of a short run, at most */
@@ -1392,8 +1404,7 @@ static void look_at(struct looked *one, int tried, int every, int most, const ui
     struct view v = {one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
     one->held = held_by(one->of, tried);
     add_all(&s, &v, one->of->at, one->of->values, 0, one->of->kind, signs);
-    float *after_core = sketch + one->height * one->width;
-    one->energy = round_off(sums, one->side, one->height, one->width, sketch, after_core, after_core + one->height);
+    one->energy = round_off(sums, one->side, one->height, one->width, sketch);
     memcpy(one->after, after, sizeof one->after);
     one->looks = is_worth_a_look(one, most);
 }
@@ -1487,12 +1498,14 @@ static void choose(void) {
         narrow_best = narrow_avx2;
         unpack_best = unpack_avx2;
         can_be_stepped = stepped_avx2;
+        to_floats_best = to_floats_avx2;
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
         add_run_best = add_run_avx512;
         narrow_best = narrow_avx512;
         can_be_stepped = stepped_avx512;
+        to_floats_best = to_floats_avx512;
     }
 #endif
 }
