@@ -36,7 +36,7 @@ def blake3_digest(data: bytes) -> bytes:
 
 
 def blake3_digests() -> Callable[[bytes], bytes]:
-    """Return `blake3_digest` for thousands of small inputs in one thread: with one hasher for all."""
+    """Return `blake3_digest` for many small inputs in one thread: one hasher does for all."""
     hasher = blake3()
     reset, update, digest = hasher.reset, hasher.update, hasher.digest
 

@@ -65,7 +65,7 @@ def _fill(file: BufferedWriter, chunks: Iterable[bytes | memoryview]) -> None:
         written += file.write(some)
         if written - begun >= _LARGE:
             with suppress(OSError, AttributeError):
-                # Linux: what is to be dropped from memory is written first, and nobody waits for it.
+                # Linux first writes what is to be dropped from memory, and does not wait for it.
                 os.posix_fadvise(file.fileno(), begun, written - begun, os.POSIX_FADV_DONTNEED)
             begun = written
 

@@ -1149,11 +1149,13 @@ static Py_ssize_t rows_of(const Py_buffer *table) {
     return table->len / (SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t));
 }
 
-/* Read a table, in each row first byte, bytes, kind and first extent, int64 each; 0 with an error. */
-static int read_table(const Py_buffer *table, const Py_buffer *data, struct small *all) {
+/* Read a table, in each row first byte, bytes, kind and first extent, int64 each; NULL with an error. */
+static struct small *read_table(const Py_buffer *table, const Py_buffer *data) {
     int64_t row[SMALL_FIELDS];
     const Py_ssize_t count = rows_of(table);
-    int is_good = table->len == count * (Py_ssize_t)sizeof row;
+    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    if (!all) PyErr_NoMemory();
+    int is_good = all && table->len == count * (Py_ssize_t)sizeof row;
     for (Py_ssize_t i = 0; is_good && i < count; i++) {
         memcpy(row, (const char *)table->buf + i * (Py_ssize_t)sizeof row, sizeof row);
         const int64_t first = row[0], size = row[1], kind = row[2];
@@ -1162,8 +1164,12 @@ static int read_table(const Py_buffer *table, const Py_buffer *data, struct smal
         if (is_good)
             all[i] = (struct small){(const uint8_t *)data->buf + first, (enum kind)kind, size / WIDTH[kind], row[3]};
     }
-    if (!is_good) PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
-    return is_good;
+    if (all && !is_good) {
+        PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
+        PyMem_Free(all);
+        return NULL;
+    }
+    return all;
 }
 
 /* Return the bits of those kinds in `tried` that hold the first values of a tensor. */
@@ -1258,7 +1264,7 @@ static void end_hashing(struct hashing *h) {
 /* Get ready, of what the arguments gave; 0 with an error. */
 static int begin_hashing(struct hashing *h, PyObject *hasher, Py_ssize_t count) {
     static const char *const names[ASKED] = {"reset", "update", "digest"};
-    if (PyList_Size(h->heads) != count) {
+    if (PyTuple_Size(h->heads) != count) {
         PyErr_SetString(PyExc_ValueError, "not as many heads as tensors");
         return 0;
     }
@@ -1272,7 +1278,7 @@ static int begin_hashing(struct hashing *h, PyObject *hasher, Py_ssize_t count) 
 static int hash_one(const struct hashing *h, Py_ssize_t i, const struct small *one) {
     char *head, *room = h->room.buf;
     Py_ssize_t used, start = one->at - (const uint8_t *)h->data.buf, size = one->values * WIDTH[one->kind];
-    if (PyBytes_AsStringAndSize(PyList_GetItem(h->heads, i), &head, &used) < 0) return 0;
+    if (PyBytes_AsStringAndSize(PyTuple_GetItem(h->heads, i), &head, &used) < 0) return 0;
     if (used > h->room.len) {
         PyErr_Format(PyExc_ValueError, "no room for a head of %zd bytes", used);
         return 0;
@@ -1300,10 +1306,10 @@ static PyObject *hash_each(PyObject *module, PyObject *args) {
     struct hashing h = {0};
     PyObject *hasher, *digests = NULL;
     Py_buffer table;
-    if (!PyArg_ParseTuple(args, "OO!Oy*O", &hasher, &PyList_Type, &h.heads, &h.view, &table, &h.scratch)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO!Oy*O", &hasher, &PyTuple_Type, &h.heads, &h.view, &table, &h.scratch)) return NULL;
     const Py_ssize_t count = rows_of(&table);
-    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
-    int is_good = all && begin_hashing(&h, hasher, count) && read_table(&table, &h.data, all);
+    struct small *all = NULL;
+    int is_good = begin_hashing(&h, hasher, count) && (all = read_table(&table, &h.data)) != NULL;
     for (Py_ssize_t i = 0, near; is_good && i < count; i = near) {
         near = reach_of(all, i, count);
         Py_BEGIN_ALLOW_THREADS
@@ -1329,9 +1335,9 @@ static PyObject *held(PyObject *module, PyObject *args) {
     Py_buffer data, table, tried;
     if (!PyArg_ParseTuple(args, "y*y*y*", &data, &table, &tried)) return NULL;
     const Py_ssize_t count = rows_of(&table);
-    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    struct small *all = can_try(&tried) ? read_table(&table, &data) : NULL;
     PyObject *found = PyBytes_FromStringAndSize(NULL, count);
-    int is_good = all && found && can_try(&tried) && read_table(&table, &data, all);
+    const int is_good = all && found;
     for (Py_ssize_t i = 0; is_good && i < count; i++)
         PyBytes_AsString(found)[i] = (char)held_by(&all[i], ((const uint8_t *)tried.buf)[all[i].kind]);
     if (!is_good) Py_CLEAR(found);
@@ -1439,17 +1445,18 @@ static PyObject *many(PyObject *module, PyObject *args) {
     Py_buffer table, tried, signs;
     PyObject *hasher, *columns[COLUMNS], *raw = NULL, *found = NULL;
     int every, most;
-    if (!PyArg_ParseTuple(args, "OO!Oy*Oy*iiy*", &hasher, &PyList_Type, &h.heads, &h.view, &table, &h.scratch, &tried,
+    if (!PyArg_ParseTuple(args, "OO!Oy*Oy*iiy*", &hasher, &PyTuple_Type, &h.heads, &h.view, &table, &h.scratch, &tried,
                           &every, &most, &signs))
         return NULL;
     const Py_ssize_t count = rows_of(&table);
-    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    struct small *all = NULL;
     struct looked *looked = PyMem_Calloc((size_t)count + 1, sizeof *looked);
+    if (!looked) PyErr_NoMemory();
     for (int i = 0; i < COLUMNS; i++)
         columns[i] = i <= LOOKS ? PyBytes_FromStringAndSize(NULL, count) : PyList_New(count);
     Py_ssize_t size = 0;
-    int is_good = all && looked && !PyErr_Occurred() && begin_hashing(&h, hasher, count) && can_try(&tried) &&
-                  read_table(&table, &h.data, all);
+    int is_good = !PyErr_Occurred() && begin_hashing(&h, hasher, count) && can_try(&tried) &&
+                  (all = read_table(&table, &h.data)) != NULL;
     for (Py_ssize_t i = 0; is_good && i < count; i++) {
         looked[i].of = &all[i];
         looked[i].start = size;

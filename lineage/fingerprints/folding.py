@@ -100,9 +100,7 @@ def _add_rows(
     cols += squares.sum(axis=0)
 
 
-def finish(
-    state: array[float], side: int, height: int, width: int
-) -> tuple[bytes, float]:
+def finish(state: array[float], side: int, height: int, width: int) -> tuple[bytes, float]:
     """Return a sketch's arrays as float32 bytes, cut to size, and the sum of column energies."""
     sums = np.frombuffer(state)
     core = sums[: side * SIDE].reshape(side, SIDE)[:height, :width]

@@ -17,7 +17,7 @@ from lineage.digest import SIZE, blake3_digests, frame
 from lineage.fingerprints.kernel import compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
 
 STEP = 16 << 10

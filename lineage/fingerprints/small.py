@@ -91,7 +91,7 @@ def prints(
     kinds = map(_KINDS.__getitem__, dtypes)
     firsts = [shape[0] if len(shape) > 1 else 0 for shape in shapes]
     table = array("q", chain.from_iterable(zip(starts, sizes, kinds, firsts, strict=True)))
-    heads = [*map(head, dtypes, shapes, sizes)]
+    heads = tuple(map(head, dtypes, shapes, sizes))
     given = blake3(), heads, data, table, room.read[:STEP]
     digests, seen = _looked(given, len(items), every)
     lattices = [NO_LATTICE] * len(items)

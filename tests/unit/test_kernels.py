@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from itertools import pairwise
+from array import array
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from blake3 import blake3
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 from hypothesis import given, settings
@@ -222,40 +224,61 @@ def test_bytes_are_fed_in_order(size: int, some: int) -> None:
     assert all(len(one) == some for one in taken[:-1])
 
 
-@given(sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200)), max_size=5))
-def test_heads_and_bytes_are_fed_to_each(sizes: list[tuple[int, int]]) -> None:
+class Hasher:
+    """Keeps what it is given, and gives that for a digest."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def reset(self) -> None:
+        self.parts = []
+
+    def update(self, piece: memoryview) -> None:
+        self.parts.append(bytes(piece))
+
+    def digest(self) -> list[bytes]:
+        return self.parts
+
+
+def table_of(*sizes: int) -> tuple[bytes, array[int]]:
+    """Return so many bytes of vectors, and the table of where each lies."""
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    rows = [(start, size, KINDS["U8"], 0) for start, size in zip(starts, sizes, strict=True)]
+    return os.urandom(sum(sizes)), array("q", chain.from_iterable(rows))
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 200)), max_size=5),
+    has_large=st.booleans(),
+    sketches=st.booleans(),
+)
+def test_heads_and_bytes_of_each_are_hashed(
+    sizes: list[tuple[int, int]], has_large: bool, sketches: bool
+) -> None:
     if compiled is None:
         return
+    if has_large:  # more than is kept near at once
+        sizes = [(7, 600_000), *sizes, (9, 600_000)]
     heads = tuple(os.urandom(head) for head, _ in sizes)
-    wholes = tuple(os.urandom(whole) for _, whole in sizes)
-    taken: list[list[bytes]] = [[] for _ in sizes]
-    updates = tuple(lambda view, to=to: to.append(bytes(view)) for to in taken)
-    scratch = memoryview(bytearray(64))
-    compiled.feed_each(updates, heads, tuple(map(memoryview, wholes)), scratch)
-    for head, whole, parts in zip(heads, wholes, taken, strict=True):
-        assert b"".join(parts) == head + whole
-        assert len(parts[0]) == min(64, len(head + whole))
+    data, table = table_of(*(size for _, size in sizes))
+    given_ = Hasher(), heads, memoryview(data), table, memoryview(bytearray(64))
+    if sketches:
+        found = compiled.many(*given_, bytes(8), 1, 12, sign_bits(20_000))[0]
+    else:
+        found = compiled.hash_each(*given_)
+    assert len(found) == len(sizes)
+    for head, parts, start, (_, size) in zip(heads, found, table[::4], sizes, strict=True):
+        assert b"".join(parts) == head + data[start : start + size]
+        assert len(parts[0]) == min(64, len(head) + size)
         assert len(parts) <= 2
 
 
 def test_what_cannot_be_fed_is_refused() -> None:
     if compiled is None:
         return
-    view, scratch = memoryview(b"12345"), memoryview(bytearray(8))
+    view = memoryview(b"12345")
     with pytest.raises(ValueError, match="0 bytes at a time"):
         compiled.feed(print, view, 0)
-    with pytest.raises(ValueError, match="not as many"):
-        compiled.feed_each((print,), (b"",), (), scratch)
-    with pytest.raises(ValueError, match="not as many"):
-        compiled.feed_each((print,), (), (view,), scratch)
-    with pytest.raises(ValueError, match="no room for a head"):
-        compiled.feed_each((print,), (b"123456789",), (view,), scratch)
-    with pytest.raises(TypeError):
-        compiled.feed_each((print,), ("",), (view,), scratch)
-    with pytest.raises(TypeError):
-        compiled.feed_each((print,), (b"",), ("",), scratch)
-    with pytest.raises(BufferError):
-        compiled.feed_each((print,), (b"",), (view,), memoryview(b"12345678"))
     calls = []
 
     def stop(piece: memoryview) -> None:
@@ -264,11 +287,58 @@ def test_what_cannot_be_fed_is_refused() -> None:
 
     with pytest.raises(KeyError, match="enough"):
         compiled.feed(stop, view, 2)
-    with pytest.raises(KeyError, match="enough"):
-        compiled.feed_each((stop, print), (b"abcdef", b""), (view, view), scratch)
-    assert calls == [b"12", b"abcdef12"]
+    assert calls == [b"12"]
     view.release()  # nobody holds it
+
+
+@pytest.mark.parametrize("method", ["reset", "update", "digest"])
+def test_a_hasher_that_fails_ends_the_hashing(method: str) -> None:
+    if compiled is None:
+        return
+    data, table = table_of(30, 40)
+    view, scratch = memoryview(bytearray(data)), memoryview(bytearray(8))
+    hasher = Hasher()
+
+    def fails(*_: object) -> None:
+        raise KeyError("enough")
+
+    setattr(hasher, method, fails)
+    given_ = hasher, (b"a", b"b"), view, table, scratch
+    with pytest.raises(KeyError, match="enough"):
+        compiled.hash_each(*given_)
+    with pytest.raises(KeyError, match="enough"):
+        compiled.many(*given_, bytes(8), 1, 12, sign_bits(64))
+    view.release()
     scratch.release()
+
+
+@pytest.mark.parametrize(
+    ("at", "wrong", "error", "reason"),
+    [
+        (0, object(), AttributeError, "reset"),
+        (1, (), ValueError, "not as many heads"),
+        (1, (b"",), ValueError, "not as many heads"),
+        (1, [b"", b""], TypeError, "tuple"),
+        (1, ("", b""), TypeError, "bytes"),
+        (1, (b"123456789", b""), ValueError, "no room for a head of 9 bytes"),
+        (2, "", TypeError, "bytes-like"),
+        (4, memoryview(b"12345678"), BufferError, "writable"),
+    ],
+)
+def test_what_cannot_be_hashed_is_refused(
+    at: int, wrong: object, error: type[Exception], reason: str
+) -> None:
+    if compiled is None:
+        return
+    data, table = table_of(30, 40)
+    given_ = [Hasher(), (b"a", b"b"), memoryview(data), table, memoryview(bytearray(8))]
+    given_[at] = wrong
+    for call in (
+        compiled.hash_each,
+        lambda *given_: compiled.many(*given_, bytes(8), 1, 12, sign_bits(64)),
+    ):
+        with pytest.raises(error, match=reason):
+            call(*given_)
 
 
 @pytest.mark.parametrize("are_sane", [True, False])
@@ -348,28 +418,53 @@ def test_small_neighbours_are_measured_as_each_alone(tier: str, salt: str, seed:
     ],
 )
 def test_a_table_that_does_not_fit_the_bytes_is_refused(row: tuple[int, ...]) -> None:
-    data, tried = np.ones(4, np.float32).tobytes(), bytes(8)
     table = np.array([(0, 16, 0, 2), row], np.int64)
-    for call in (
-        lambda given, tried=tried: compiled.held(data, given, tried),
-        lambda given, tried=tried: compiled.many(data, given, tried, 1, 12, sign_bits(64)),
-    ):
+    calls = held_of, hashed_of, sketched_of
+    for call in calls:
         call(table[:1])
         for bad in (table, table.view(np.uint8)[:1, :5].copy()):
             with pytest.raises(ValueError, match="do not fit"):
                 call(bad)
+    for call in (held_of, sketched_of):
         for bad_bits in (b"\0", b"\x01" * 8, bytes(4) + b"\x02" + bytes(3)):
-            with pytest.raises(ValueError, match="do not fit"):
-                call(table[:1], bad_bits)
+            with pytest.raises(ValueError, match="no such dtypes"):
+                call(table[:1], tried=bad_bits)
 
 
 @pytest.mark.skipif(compiled is None, reason="asks the compiled loops")
 @pytest.mark.parametrize("first", [3, 5, -1])
 def test_a_matrix_has_whole_rows_and_enough_signs(first: int) -> None:
-    data, tried = np.ones(4, np.float32).tobytes(), bytes(8)
-    table = np.array([(0, 16, 0, first)], np.int64)
     with pytest.raises(ValueError, match="do not fit"):
-        compiled.many(data, table, tried, 1, 12, sign_bits(64))
+        sketched_of(np.array([(0, 16, 0, first)], np.int64))
     for every, most, signs in ((0, 12, sign_bits(64)), (1, 0, sign_bits(64)), (1, 12, b"")):
         with pytest.raises(ValueError, match="do not fit"):
-            compiled.many(data, np.array([(0, 16, 0, 2)]), tried, every, most, signs)
+            sketched_of(np.array([(0, 16, 0, 2)]), every=every, most=most, signs=signs)
+
+
+FOUR = np.ones(4, np.float32).tobytes()
+
+
+def held_of(table: np.ndarray, tried: bytes = bytes(8)) -> bytes:
+    found: bytes = compiled.held(FOUR, table, tried)
+    return found
+
+
+def hashed_of(table: np.ndarray) -> list[bytes]:
+    found: list[bytes] = compiled.hash_each(*hashing(table))
+    return found
+
+
+def sketched_of(
+    table: np.ndarray,
+    tried: bytes = bytes(8),
+    every: int = 1,
+    most: int = 12,
+    signs: bytes = sign_bits(64),
+) -> tuple[object, ...]:
+    found: tuple[object, ...] = compiled.many(*hashing(table), tried, every, most, signs)
+    return found
+
+
+def hashing(table: np.ndarray) -> tuple[object, ...]:
+    rows = table.nbytes // 32
+    return blake3(), (b"",) * rows, memoryview(FOUR), table, memoryview(bytearray(8))
