@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,49 @@ def test_a_file_is_replaced_whole_or_left(tmp_path: Path) -> None:
     write_whole(path, b"n", b"ew")
     assert path.read_bytes() == b"new"
     assert [one.name for one in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("calls", [(), ("posix_fallocate",), ("posix_fallocate", "posix_fadvise")])
+@pytest.mark.parametrize("fails", [True, False])
+def test_chunks_of_any_size_are_written_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...], fails: bool
+) -> None:
+    """Whether the system can be told of a large file before, or not, or refuses to hear it."""
+
+    def refuses(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no such call here")
+
+    for name in calls:
+        if fails:
+            monkeypatch.setattr(os, name, refuses, raising=False)
+        else:
+            monkeypatch.delattr(os, name, raising=False)
+    whole = os.urandom(21 << 20)
+    cuts = [0, 1, 1, 5000, 1 << 20, (3 << 20) + 1, *range(4 << 20, 6 << 20, 8 << 10), 18 << 20]
+    chunks = [memoryview(whole)[a:b] for a, b in pairwise([*cuts, len(whole)])]
+    path = tmp_path / "made"
+    for given in (tuple(chunks), iter(chunks), [bytes(chunk) for chunk in chunks], [whole], []):
+        write_all(path, given)
+        assert path.read_bytes() == (b"" if given == [] else whole)
+    write_whole(path, *chunks)
+    assert path.read_bytes() == whole
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "made"
+    write_whole(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(path, *[bytes(1 << 20)] * 9)
+    assert caught.value.filename == str(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["made"]
+    assert path.read_bytes() == b"old"
 
 
 def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:

@@ -15,12 +15,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
 from makers import Array, as_bfloat16, container, entry, raw, small_model, write_model
+from safetensors.numpy import load
 
 from lineage import canonical
+from lineage.artifacts.dialects import Part
 from lineage.errors import FormatError, LineageError, SchemeError
 from lineage.fingerprints import Fingerprint, fingerprint, from_bytes, levels, sketch, to_bytes
 from lineage.fingerprints import folding as folding_loops
+from lineage.fingerprints.base import PartPrint
 from lineage.fingerprints.lattice import Lattice
 from lineage.fingerprints.sketch import SIDE, VECTOR, Layout, Sketch
 
@@ -614,6 +619,55 @@ def test_the_stored_form_is_a_fixed_point(tmp_path: Path) -> None:
             other.name, other.dtype, other.shape, other.content, other.value, other.rounded,
         )  # fmt: skip
         assert one.lattice == other.lattice
+
+
+@given(
+    names=st.lists(
+        st.text(st.characters(codec="utf-8"), max_size=9)
+        | st.sampled_from(["w", "w.0", "w\x7f", 'a"b', "a\\b"]),
+        min_size=1, max_size=4, unique=True,
+    ),
+    changes=st.lists(
+        st.sampled_from(["value", "rounded", "nonfinite", "lattice", "flat", "no sketch", "parts"]),
+        max_size=3,
+    ),
+)  # fmt: skip
+def test_every_row_of_a_manifest_is_canonical(names: list[str], changes: list[str]) -> None:
+    """Plain rows are put together by hand: they are what the library for all JSON writes."""
+    tensors = []
+    for at, name in enumerate(sorted(names, key=str.encode)):
+        model = {name: np.arange(1, 13, dtype=np.float32).reshape(3, 4) + at}
+        tensor = fingerprint(model, cache=False).tensors[0]
+        assert tensor.sketch is not None
+        more: dict[str, Any] = {
+            "value": {"value": bytes(32)},
+            "rounded": {"rounded": (("F16", bytes(32)), ("BF16", b"\1" * 32))},
+            "nonfinite": {"nonfinite": 3},
+            "lattice": {"lattice": Lattice(4, 32)},
+            "flat": {"sketch": replace(tensor.sketch, is_flat=True)},
+            "no sketch": {"sketch": None},
+            "parts": {"parts": (PartPrint(Part("p", 0, 0, 3), tensor.sketch),)},
+        }
+        for change in changes if at % 2 else ():
+            tensor = replace(tensor, **more[change])
+        tensors.append(tensor)
+    raw = to_bytes(Fingerprint(tuple(tensors), sketch.SCHEME, 48 * len(tensors)))
+    manifest = load(raw)["manifest"].tobytes()
+    rows = json.loads(manifest)
+    assert canonical.dumps(rows) == manifest
+    for row, tensor in zip(rows, tensors, strict=True):
+        assert (row["name"], row["dtype"], row["shape"]) == (tensor.name, "F32", [3, 4])
+        assert bytes.fromhex(row["content"]) == tensor.content
+        assert bytes.fromhex(row.get("value", row["content"])) == tensor.value
+        assert row.get("rounded", {}).keys() == dict(tensor.rounded).keys()
+        assert row.get("nonfinite", 0) == tensor.nonfinite
+        assert tuple(row.get("lattice", (0, 0))) == tensor.lattice
+        assert [part["name"] for part in row.get("parts", ())] == [
+            p.part.name for p in tensor.parts
+        ]
+        found = tensor.sketch
+        assert row.get("zeros") == (None if found is None else found.zeros)
+        assert row.get("flat", False) == (found is not None and found.is_flat)
 
 
 def test_other_tools_can_read_the_stored_form() -> None:

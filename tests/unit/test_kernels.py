@@ -193,6 +193,71 @@ def test_ordinary_weights_are_told_from_levels_at_once() -> None:
     assert not any(asked)
 
 
+def keeps_apart(run: np.ndarray) -> bool | None:
+    """Return whether distinct values are half of a 255th of their reach apart; None if all are one.
+
+    The distance is that of floats, as nothing finer is asked.
+    """
+    values = np.unique(run.astype(np.float32))
+    reach = values[-1] - values[0]
+    return bool(np.all(np.diff(values) * np.float32(640) >= reach)) if reach > 0 else None
+
+
+@settings(max_examples=300)
+@given(
+    dtype=st.sampled_from(sorted(DTYPES)),
+    cols=st.integers(16, 80),
+    rows=st.integers(1, 14),
+    levels=st.sampled_from([1, 2, 3, 17, 255, 300, 320, 10_000]),
+    apart=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+)
+def test_levels_are_possible_where_values_of_most_runs_keep_apart(
+    dtype: str, cols: int, rows: int, levels: int, apart: float, seed: int
+) -> None:
+    """Whatever the processor's loops: here in NumPy, run by run."""
+    if compiled is None:
+        return
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(-(levels // 2), levels // 2 + 1, (rows, cols)).astype(np.float64)
+    loose = rng.random(numbers.shape) < apart / 8
+    numbers[loose] = rng.normal(size=int(loose.sum())) * levels / 2
+    weights = numbers.astype(np.uint8 if dtype == "U8" else np.float32).astype(DTYPES[dtype])
+    step = max(rows // 12, 1)
+    places = (0, min(cols, 1024) // 64 * 32)
+    runs = [
+        weights[row * step, at : at + 32] for row in range(min(rows // step, 12)) for at in places
+    ]
+    said = [keeps_apart(run) for run in runs]
+    seen, kept = sum(one is not None for one in said), sum(one is True for one in said)
+    expected = (seen - kept) * 4 <= len(runs) and (seen < 8 or kept * 4 >= seen * 3)
+    assert compiled.stepped(weights.tobytes(), KINDS[dtype], cols, rows, 12) == expected
+
+
+@given(
+    dtype=st.sampled_from(["F32", "BF16", "F16", "F64"]),
+    cols=st.integers(16, 90),
+    known=st.integers(1, 90),
+    seed=st.integers(0, 2**32),
+)
+def test_tables_are_looked_for_where_values_come_again(
+    dtype: str, cols: int, known: int, seed: int
+) -> None:
+    if compiled is None:
+        return
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=known)
+    weights = rng.choice(table, (12, cols)).astype(np.float32).astype(DTYPES[dtype])
+    raw = weights.tobytes()
+    row = array("q", [0, len(raw), KINDS[dtype], 12])
+    given_ = blake3(), (b"",), memoryview(raw), row, memoryview(bytearray(64))
+    looks = compiled.many(*given_, bytes(8), 1, 12, sign_bits(64))[2]
+    is_stepped = compiled.stepped(raw, KINDS[dtype], cols, 12, 12)
+    again = min(cols, 64) - len(np.unique(weights[0, :64].view(f"u{weights.itemsize}")))
+    pairs = min(cols, 64) * (min(cols, 64) - 1) / 2
+    assert bool(looks[0]) == (is_stepped or again > 2 + 3 / 496 * pairs)
+
+
 def test_the_compiled_loops_refuse_parts_that_do_not_fit() -> None:
     if compiled is None:
         return  # NumPy was asked for; the first test of this page holds that to be so
