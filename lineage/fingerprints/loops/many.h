@@ -1,0 +1,153 @@
+/* Small tensors are sketched and hashed, many in one call. */
+
+#pragma once
+
+#include "hashing.h"
+#include "steps.h"
+#include "sums.h"
+
+/* What is made of a tensor among many. */
+struct looked {
+    const struct small *of;
+    int64_t rows, cols;
+    int side, height, width, held, looks;
+    Py_ssize_t start; /* of its sketch among all */
+    double energy, after[4];
+};
+
+/* Read a tensor as a matrix, as `Layout.of` does. */
+static int lay_out(struct looked *one, Py_ssize_t signs) {
+    int64_t values = one->of->values, extent = one->of->extent;
+    if (values < 1 || extent < 0 || (extent && values % extent)) return 0;
+    one->cols = extent ? values / extent : values < BLOCK ? values : BLOCK;
+    one->rows = extent ? extent : (values + BLOCK - 1) / BLOCK;
+    one->side = extent ? SIDE : GROUPS;
+    one->height = (int)(one->rows < one->side ? one->rows : one->side);
+    one->width = (int)(one->cols < SIDE ? one->cols : SIDE);
+    return signs >= one->cols / BLOCK / 2 + 2 && signs >= one->rows / one->side / 8 + 1;
+}
+
+/* Bytes of a sketch's arrays: its core, rows and columns. */
+static Py_ssize_t size_of(const struct looked *one) {
+    return 4 * (Py_ssize_t)(one->height * one->width + one->height + one->width);
+}
+
+/* Whether values come again at the beginning of a matrix, as `lattice` asks before it looks. Those known are
+   kept in a table, each at a place its bits say, or the next that is free. */
+static int comes_again(const struct looked *one) {
+    enum { PLACES = 4 * FEW };
+    const int count = one->cols < FEW ? (int)one->cols : FEW;
+    const Py_ssize_t width = WIDTH[one->of->kind];
+    uint64_t known[PLACES];
+    uint8_t is_taken[PLACES] = {0};
+    int again = 0;
+    for (int i = 0; i < count; i++) {
+        uint64_t word = 0;
+        memcpy(&word, one->of->at + i * width, (size_t)width);
+        int place = (int)(word * UINT64_C(0x9e3779b97f4a7c15) >> 56) % PLACES; /* 2^64 over the golden ratio */
+        while (is_taken[place] && known[place] != word) place = (place + 1) % PLACES;
+        again += is_taken[place];
+        is_taken[place] = 1;
+        known[place] = word;
+    }
+    return again > 2 + 3.0 / 496 * count * (count - 1) / 2;
+}
+
+/* Whether a lattice is possible. */
+static int is_worth_a_look(const struct looked *one, int most) {
+    if (one->side != SIDE) return 0;
+    if (one->of->kind > F64) return 1; /* 8 bits are a lattice as they are stored */
+    if (one->cols < 16) return 0;
+    return can_be_stepped(one->of->at, one->of->kind, one->cols, one->rows, most) || comes_again(one);
+}
+
+static void look_at(struct looked *one, int tried, int every, int most, const uint8_t *signs, float *sketch) {
+    double sums[SIDE * SIDE + SIDE + SIDE + 4] = {0};
+    double *rows = sums + one->side * SIDE, *cols = rows + one->side, *after = cols + SIDE;
+    struct state s = {sums, rows, cols, after, after + 1, after + 2, after + 3};
+    struct view v = {one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
+    one->held = held_by(one->of, tried);
+    add_all(&s, &v, one->of->at, one->of->values, 0, one->of->kind, signs);
+    one->energy = round_off(sums, one->side, one->height, one->width, sketch);
+    memcpy(one->after, after, sizeof one->after);
+    one->looks = is_worth_a_look(one, most);
+}
+
+enum { HELD, LOOKS, LEFT_OUT, SHAPES, STARTS, ENERGIES, FOURTHS, ZEROS, FLATS, COLUMNS };
+
+/* Put what was found of tensor `i` into the columns; a slip leaves an error behind. */
+static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *one) {
+    const double common = one->after[3]; /* NaN once two values differed */
+    PyBytes_AsString(columns[HELD])[i] = (char)one->held;
+    PyBytes_AsString(columns[LOOKS])[i] = (char)one->looks;
+    PyList_SetItem(columns[LEFT_OUT], i, PyLong_FromDouble(one->after[2]));
+    PyList_SetItem(columns[SHAPES], i, Py_BuildValue("ii", one->height, one->width));
+    PyList_SetItem(columns[STARTS], i, PyLong_FromSsize_t(one->start));
+    PyList_SetItem(columns[ENERGIES], i, PyFloat_FromDouble(one->energy));
+    PyList_SetItem(columns[FOURTHS], i, PyFloat_FromDouble(one->after[0]));
+    PyList_SetItem(columns[ZEROS], i, PyLong_FromDouble(one->after[1]));
+    PyList_SetItem(columns[FLATS], i, PyBool_FromLong(common == common));
+}
+
+PyDoc_STRVAR(many_doc,
+"many(hasher, heads, view, table, scratch, tried, every, most, signs) -> ([digest], held, looks, [left out],\n"
+"[shape], raw, [start], [energy], [fourth], [zeros], [flat])\n\n"
+"Sketch whole tensors that lie in a memoryview, and hash them while they are near, as `hash_each` does.\n"
+"`tried` and `held` are as of `held`, `every` and `signs` as of `add`. `looks` has a byte a tensor:\n"
+"whether `lattice` may find one, as `stepped` says with `most`, or as values come again. Then lists,\n"
+"first how many values were left out, and then what a `Sketch` is made of, the arrays of all in one `raw`.");
+
+static PyObject *many(PyObject *module, PyObject *args) {
+    (void)module;
+    struct hashing h = {0};
+    Py_buffer table, tried, signs;
+    PyObject *hasher, *columns[COLUMNS], *raw = NULL, *found = NULL;
+    int every, most;
+    if (!PyArg_ParseTuple(args, "OO!Oy*Oy*iiy*", &hasher, &PyTuple_Type, &h.heads, &h.view, &table, &h.scratch, &tried,
+                          &every, &most, &signs))
+        return NULL;
+    const Py_ssize_t count = rows_of(&table);
+    struct small *all = NULL;
+    struct looked *looked = PyMem_Calloc((size_t)count + 1, sizeof *looked);
+    if (!looked) PyErr_NoMemory();
+    for (int i = 0; i < COLUMNS; i++)
+        columns[i] = i <= LOOKS ? PyBytes_FromStringAndSize(NULL, count) : PyList_New(count);
+    Py_ssize_t size = 0;
+    int is_good = !PyErr_Occurred() && begin_hashing(&h, hasher, count) && can_try(&tried) &&
+                  (all = read_table(&table, &h.data)) != NULL;
+    for (Py_ssize_t i = 0; is_good && i < count; i++) {
+        looked[i].of = &all[i];
+        looked[i].start = size;
+        is_good = every > 0 && most > 0 && lay_out(&looked[i], signs.len);
+        if (is_good) size += size_of(&looked[i]);
+        else PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
+    }
+    if (is_good) is_good = (raw = PyBytes_FromStringAndSize(NULL, size)) != NULL;
+    char *sketches = raw ? PyBytes_AsString(raw) : NULL; /* nobody else has them yet */
+    for (Py_ssize_t i = 0, near; is_good && i < count; i = near) {
+        near = reach_of(all, i, count);
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t k = i; k < near; k++)
+            look_at(&looked[k], ((const uint8_t *)tried.buf)[all[k].kind], every, most, signs.buf,
+                    (float *)(sketches + looked[k].start));
+        Py_END_ALLOW_THREADS
+        for (Py_ssize_t k = i; is_good && k < near; k++) is_good = hash_one(&h, k, &all[k]);
+    }
+    for (Py_ssize_t i = 0; is_good && i < count; i++) {
+        tell(columns, i, &looked[i]);
+        is_good = !PyErr_Occurred();
+    }
+    if (is_good)
+        found = Py_BuildValue("OOOOOOOOOOO", h.digests, columns[HELD], columns[LOOKS], columns[LEFT_OUT],
+                              columns[SHAPES], raw, columns[STARTS], columns[ENERGIES], columns[FOURTHS],
+                              columns[ZEROS], columns[FLATS]);
+    for (int i = 0; i < COLUMNS; i++) Py_XDECREF(columns[i]);
+    Py_XDECREF(raw);
+    end_hashing(&h);
+    PyMem_Free(all);
+    PyMem_Free(looked);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&tried);
+    PyBuffer_Release(&signs);
+    return found;
+}
