@@ -226,7 +226,7 @@ def _scaled_tensor(tensor: TensorPrint, length: float) -> TensorPrint:
     sketch = tensor.sketch
     if length == 1 or sketch is None:
         return tensor
-    raw = tuple(
+    raw = b"".join(
         (part.astype(np.float64) * by).astype("<f4").tobytes()
         for part, by in (
             (sketch.core, length), (sketch.rows, length**2), (sketch.cols, length**2),
@@ -236,7 +236,7 @@ def _scaled_tensor(tensor: TensorPrint, length: float) -> TensorPrint:
     value = blake3(tensor.value + np.float64(length).tobytes()).digest()
     return replace(
         tensor, value=value, rounded=(),
-        sketch=replace(sketch, raw=raw, energy=energy, fourth=fourth),
+        sketch=replace(sketch, raw=raw, start=0, energy=energy, fourth=fourth),
     )  # fmt: skip
 
 

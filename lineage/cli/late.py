@@ -1,4 +1,4 @@
-"""Modules that others import and a fingerprint never uses: imported when they are used.
+"""What a fingerprint need not wait for: modules that it never uses, and the end of its values.
 
 `dataclasses` imports `inspect`, which brings Python's own parser; `pathlib` imports what knows the
 addresses of networks. Both are waited for before the first byte is hashed.
@@ -16,6 +16,7 @@ NAMES = ("copy", "inspect", "ipaddress")
 """Modules of the standard library, none of which says anything by being imported."""
 
 _lock = Lock()
+_held: list[object] = []
 
 
 class _Late(ModuleType):
@@ -32,3 +33,8 @@ def put_off() -> None:
     """Put off those that are not there yet, in a process of our own."""
     for name in NAMES:
         sys.modules.setdefault(name, _Late(name))
+
+
+def hold(value: object) -> None:
+    """Keep a value until the next is held, or the process ends, which takes nothing apart."""
+    _held[:] = [value]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from lineage.cli import say
+from lineage.cli import late, say
 from lineage.errors import FormatError, LineageError, printable
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def fingerprint(
             say.note(f"lineage: {described(error, path)}")
             status = 3
             continue
+        late.hold(made)
         ids = {"id": made.root}
         if as_json:  # of many tensors each takes as long as hashing 100 MB
             ids |= {"content_id": made.content_id, "value_id": made.value_id}

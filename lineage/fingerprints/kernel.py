@@ -21,7 +21,7 @@ def _found() -> Any:
 
 
 compiled: Any = _found()
-"""The compiled module (`_kernel.c` documents its functions), or None."""
+"""The compiled module (`_kernel.c` and `loops/` say what its functions do), or None."""
 
 KINDS = {
     "F32": 0, "BF16": 1, "F16": 2, "F64": 3, "I8": 4, "U8": 5, "F8_E4M3": 6, "F8_E5M2": 7,

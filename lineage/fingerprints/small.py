@@ -70,9 +70,10 @@ def prints(
     room: Room,
     every: int,
 ) -> tuple[list[TensorPrint], bytes]:
-    """Hash whole tensors that are plain, one after the other, and look at them all at once.
+    """Look at whole tensors that are plain, some at a time, and hash these while they are near.
 
-    They are hashed first, as that lets other threads go on while pages are mapped.
+    It is one call: two threads cost each other much when they take the interpreter in turns, and
+    least where nothing else is done in between.
 
     Args:
         items: The tensors.
