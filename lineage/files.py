@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 1 << 20
 """Bytes of many small chunks that are written at once."""
 
-_LARGE = 8 << 20
+_LARGE = 4 << 20
 """Bytes after which the disk is told to begin: it works while what follows is written."""
 
 
