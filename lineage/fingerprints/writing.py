@@ -84,34 +84,39 @@ def _container(
 def _manifest(tensors: Sequence[TensorPrint]) -> bytes:
     """Return a row of each tensor, as canonical JSON.
 
-    Most rows are plain: they are put together in a sixth of the time that asking of each of ten
-    thousand what kind of value it is would take.
+    Most rows are plain, and put together here: to ask of each value of ten thousand rows whether
+    JSON can hold it takes longer.
     """
     names = "".join(map(attrgetter("name"), tensors))
-    are_plain = names.isascii() and names.isprintable() and '"' not in names and "\\" not in names
-    rows = [
-        (are_plain and _plain_row(tensor)) or canonical.dumps(_row(tensor)).decode()
-        for tensor in tensors
-    ]
+    if not names.isascii() or not names.isprintable() or '"' in names or "\\" in names:
+        return canonical.dumps([_row(tensor) for tensor in tensors])
+    rows = [_plain_row(tensor) or canonical.dumps(_row(tensor)).decode() for tensor in tensors]
     return f"[{','.join(rows)}]".encode()
 
 
 def _plain_row(tensor: TensorPrint) -> str | None:
     """Return the row of a tensor with a plain name, as canonical JSON; None where it has more.
 
-    What has a sketch has values, so that no extent is as large as JSON's integers may not be.
+    It has values, so that no number of them is as large as integers in JSON may not be.
     """
-    sketch = tensor.sketch
-    if sketch is None or tensor.rounded or tensor.parts or tensor.lattice.bits or tensor.nonfinite:
+    if tensor.parts or 0 in tensor.shape:
         return None
-    shape = ",".join(map(str, tensor.shape))
-    flat = '"flat":true,' if sketch.is_flat else ""
-    content, value = tensor.content.hex(), ""
+    sketch, content, value = tensor.sketch, tensor.content.hex(), ""
+    flat = lattice = nonfinite = rounded = zeros = ""
     if tensor.value != tensor.content:
-        value = f'"value":"{tensor.value.hex()}",'
+        value = f',"value":"{tensor.value.hex()}"'
+    if tensor.rounded:
+        pairs = (f'"{dtype}":"{digest.hex()}"' for dtype, digest in sorted(tensor.rounded))
+        rounded = f'"rounded":{{{",".join(pairs)}}},'
+    if tensor.nonfinite:
+        nonfinite = f'"nonfinite":{tensor.nonfinite},'
+    if tensor.lattice.bits:
+        lattice = f'"lattice":[{tensor.lattice.bits},{tensor.lattice.group}],'
+    if sketch is not None:
+        flat, zeros = '"flat":true,' if sketch.is_flat else "", f',"zeros":{sketch.zeros}'
     return (
-        f'{{"content":"{content}","dtype":"{tensor.dtype}",{flat}"name":"{tensor.name}",'
-        f'"shape":[{shape}],{value}"zeros":{sketch.zeros}}}'
+        f'{{"content":"{content}","dtype":"{tensor.dtype}",{flat}{lattice}"name":"{tensor.name}",'
+        f'{nonfinite}{rounded}"shape":[{",".join(map(str, tensor.shape))}]{value}{zeros}}}'
     )
 
 
