@@ -158,14 +158,19 @@ static PyObject *watch(PyObject *module, PyObject *arg) {
 
 PyDoc_STRVAR(leave_doc,
 "leave(capsule) -> bool\n\n"
-"Watch a window no longer. Return whether some of it was not there when it was read, and zeros in\n"
-"its place.");
+"Watch a window no longer, and give back its pages, for which the interpreter does not wait: to unmap\n"
+"it is soon done then. Return whether some of it was not there when it was read, and zeros in its place.");
 
 static PyObject *leave(PyObject *module, PyObject *arg) {
     (void)module;
     struct slot *slot = PyCapsule_GetPointer(arg, WATCHED); /* no second time, under the new name */
     if (!slot || PyCapsule_SetName(arg, LEFT) < 0 || PyCapsule_SetDestructor(arg, NULL) < 0) return NULL;
-    return PyBool_FromLong(forget(slot));
+    const uintptr_t begin = atomic_load(&slot->begin), end = atomic_load(&slot->end);
+    const int is_cut = forget(slot);
+    Py_BEGIN_ALLOW_THREADS
+    madvise((void *)begin, end - begin, MADV_DONTNEED); /* what it cannot give back is unmapped later */
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(is_cut);
 }
 
 PyDoc_STRVAR(watched_doc, "watched() -> int\n\nReturn how many windows are watched now.");

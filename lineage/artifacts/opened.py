@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _FREE_HOLE = 64 << 20
 """A file may have this much more of holes than of data: reading a hole costs time but no disk."""
 
+_LARGE = 2 << 20
+"""Windows begin and end at multiples of this, a large page of most processors."""
+
 
 class OpenFile(NamedTuple):
     """A regular file, open for reading.
@@ -152,12 +155,13 @@ class Region:
             OSError: If it cannot be mapped, or the disk fails.
         """
         at = self.start + start
-        skip = at % mmap.ALLOCATIONGRANULARITY
+        skip = at % _LARGE
+        end = min(-(-(at + size) // _LARGE) * _LARGE, max(self.file.size, at + size))
         with (
-            self._mapped(at - skip, size + skip) as mapped,
+            self._mapped(at - skip, end - at + skip) as mapped,
             memoryview(mapped) as view,
             Guard(view, self.file.fail),
-            view[skip:] as found,
+            view[skip : skip + size] as found,
         ):
             yield found
 

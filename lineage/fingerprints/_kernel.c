@@ -111,7 +111,6 @@ static PyMethodDef methods[] = {
     {"feed", feed, METH_VARARGS, feed_doc},
     {"finish", finish, METH_VARARGS, finish_doc},
     {"hash_each", hash_each, METH_VARARGS, hash_each_doc},
-    {"held", held, METH_VARARGS, held_doc},
     {"many", many, METH_VARARGS, many_doc},
     {"narrow", narrow, METH_VARARGS, narrow_doc},
     {"stepped", stepped, METH_VARARGS, stepped_doc},

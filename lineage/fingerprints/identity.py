@@ -24,10 +24,6 @@ STEP = 16 << 10
 """BLAKE3 hashes sixteen chunks of 1 KiB at once where the processor can, if they begin at a
 multiple of sixteen; from anywhere else it begins with one, two, four and eight."""
 
-_NEAR = 1 << 20
-"""Bytes brought into a core's cache at once. BLAKE3 reads sixteen chunks in turns, and waits for
-memory longer than it takes to read them all once, in order, before."""
-
 
 class ContentHasher:
     """BLAKE3 of a tensor's dtype, shape and bytes; the bytes come piece by piece."""
@@ -54,7 +50,7 @@ class ContentHasher:
             if is_near or compiled is None:
                 self._hash.update(middle)
             else:
-                compiled.feed(self._hash.update, middle, _NEAR)
+                compiled.feed(self._hash.update, middle)
         self._held = bytes(piece[last:])
 
     def digest(self) -> bytes:

@@ -10,7 +10,8 @@ from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from lineage.artifacts.opened import Region
@@ -58,7 +59,7 @@ class Pass:
     Attributes:
         tier: A key of `TIERS`.
         progress: Called from any thread with the bytes just done.
-        keep: Called with `done` now and then, and at the end however it comes.
+        keep: Called from any thread with `done` now and then, and at the end however it comes.
         done: Name -> what is known already, and what was measured, even if interrupted.
     """
 
@@ -72,6 +73,7 @@ class Pass:
         self.done: dict[str, TensorPrint] = {}
         self._affine: dict[str, Affine] = {}
         self._stop = Event()
+        self._saving, self._due = Lock(), monotonic() + _KEEP_EVERY
 
     @property
     def _every(self) -> int:
@@ -113,7 +115,11 @@ class Pass:
         return Fingerprint(tensors, TIERS[self.tier], artifact.size_bytes)
 
     def _run(self, left: deque[list[Item]]) -> None:
-        """Work through tasks with a thread a core; the first error of any ends all."""
+        """Work through tasks with a thread a core, this one among them; the first error ends all.
+
+        If this one only waited there would be one more than cores: two that begin at once were seen
+        to share a core for a while.
+        """
         errors: list[BaseException] = []
 
         def work() -> None:
@@ -121,26 +127,36 @@ class Pass:
                 room = Room.new()
                 while not self._stop.is_set() and (task := _next(left)):
                     self._task(task, room)
+                    self._save()
             except BaseException as error:  # noqa: BLE001  (raised again below)
                 errors.append(error)
                 self._stop.set()
 
-        threads = [Thread(target=work) for _ in range(min(cores(), len(left)))]
-        for thread in threads:
-            thread.start()
+        others = [Thread(target=work) for _ in range(min(cores(), len(left)) - 1)]
         try:
-            while any(thread.is_alive() for thread in threads):
-                for thread in threads:
-                    thread.join(_KEEP_EVERY)
-                    if thread.is_alive() and self.keep is not None:
-                        self.keep(self.done)
+            for thread in others:
+                thread.start()
+            work()
+            for thread in others:
+                thread.join()
         except BaseException:
             self._stop.set()
-            for thread in threads:
-                thread.join()
+            for thread in others:
+                if thread.ident is not None:
+                    thread.join()
             raise
         if errors:
             raise errors[0]
+
+    def _save(self) -> None:
+        """Save what is done, if it is time for that and no other thread is at it."""
+        if self.keep is None or monotonic() < self._due or not self._saving.acquire(blocking=False):
+            return
+        try:
+            self.keep(self.done)
+            self._due = monotonic() + _KEEP_EVERY
+        finally:
+            self._saving.release()
 
     def _task(self, items: list[Item], room: Room) -> None:
         first, last = items[0], items[-1]
@@ -150,7 +166,7 @@ class Pass:
         assert isinstance(first.source, Region)
         base = start_of(first)
         with first.source.window(0, start_of(last) + last.size_bytes - base) as window:
-            found = self._small(self._plain(items), base, window, room)
+            found = self._whole(self._plain(items), base, window, room)
             for item in items if len(found) < len(items) else ():
                 if item.name not in found:
                     at = start_of(item) - base
@@ -159,20 +175,20 @@ class Pass:
         self.done.update(found)  # now that the window was left, and so was whole
 
     def _plain(self, items: list[Item]) -> list[Item]:
-        """Return those of some tensors that are small and hold plain numbers, and no parts."""
+        """Return those of some tensors that hold plain numbers, and no parts."""
         from lineage.fingerprints import parts, small
 
-        plain = small.plain(items)
+        plain = small.plain(items, self._rounded)
         if self._every:
             plain = [item for item in plain if item.name not in self._affine]
             if parts.may_be_fused("\n".join(item.name for item in plain)):
                 plain = [item for item in plain if not parts.sketchers(item, self._every)]
         return plain
 
-    def _small(
+    def _whole(
         self, items: list[Item], base: int, window: memoryview, room: Room
     ) -> dict[str, TensorPrint]:
-        """Look at small tensors all at once, hash them, and put together what is known of them."""
+        """Look at plain tensors all at once, hash them, and put together what is known of them."""
         if not items:
             return {}
         from lineage.fingerprints import small
@@ -181,15 +197,16 @@ class Pass:
         prints, held = small.prints(items, starts, window, room, self._every)
         rounded = self._rounded
         for at, item in enumerate(items) if any(held) or rounded else ():
-            if held[at] or item.dtype in rounded:
+            if prints[at].content and (held[at] or item.dtype in rounded):
                 narrower = self._narrowers(item, small.dtypes_of(item, held[at]))
                 with window[starts[at] : starts[at] + item.size_bytes] as whole:
                     for one in narrower:
                         one.update(whole, room.narrowed)
                 prints[at] = _narrowed(prints[at], narrower)
+        found = {done.name: done for done in prints if done.content}
         if self.progress is not None:
-            self.progress(sum(item.size_bytes for item in items))
-        return {item.name: done for item, done in zip(items, prints, strict=True)}
+            self.progress(sum(item.size_bytes for item in items if item.name in found))
+        return found
 
     def _narrowers(self, item: Item, held: Collection[str]) -> list[Narrower]:
         """Return one for each dtype that may hold a tensor's values, or whose digest is kept."""
@@ -238,6 +255,7 @@ class Pass:
                 pieces.most = at_most
             if self.progress is not None:
                 self.progress(len(piece))
+            self._save()
         left_out = 0 if sketcher is None else sketcher.left_out
         sketch = None if sketcher is None else sketcher.finish()
         finished = tuple(part.finish() for part in parts)

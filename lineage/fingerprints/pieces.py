@@ -24,7 +24,7 @@ WINDOW = 48 << 20
 keep what is resident small. Where there are more than two cores they share two windows' worth."""
 
 SMALL = 1 << 18
-"""Neighbours in a file that are smaller than this are looked at together."""
+"""Tensors up to this stay near a core as a whole while more is made of them (compiled: `NEAR`)."""
 
 _SHARES = 4
 """Each task is at most this part of a core's share of what is left, so that all end together."""

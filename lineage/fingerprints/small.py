@@ -1,14 +1,15 @@
-"""Small tensors that lie next to each other, looked at in one call of the compiled loops.
+"""Tensors that lie next to each other, looked at in one call of the compiled loops.
 
 What a call costs, and what two threads cost each other when they take the interpreter in turns, is
-more than the work on a small tensor. So what is known of them is kept in columns, a list for each
-thing that is known.
+more than the work on a small tensor, and some of that on a large one. So what is known of them is
+kept in columns, a list for each thing that is known.
 """
 
 from __future__ import annotations
 
 from array import array
 from itertools import chain
+from math import prod
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,11 +22,11 @@ from lineage.fingerprints.identity import STEP, head
 from lineage.fingerprints.kernel import KINDS, compiled
 from lineage.fingerprints.lattice import LOOKED_ROWS, NO_LATTICE, lattice
 from lineage.fingerprints.narrowing import TRIED
-from lineage.fingerprints.pieces import SMALL
+from lineage.fingerprints.pieces import PIECE, SMALL
 from lineage.fingerprints.sketch import SIDE, Layout, Sketch, sign_bits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from lineage.artifacts import Item
     from lineage.fingerprints.pieces import Room
@@ -38,6 +39,10 @@ _TRIED = bytes(
     for dtype in sorted(KINDS.keys() - BLOCKS.keys(), key=KINDS.__getitem__)
 )
 """For each of the loops' plain dtypes a bit for each that may hold the same values in less."""
+
+
+_LOOKED = 4 * PIECE
+"""Bytes at the beginning of a tensor in which the compiled loops look for levels."""
 
 
 class _Seen(NamedTuple):
@@ -56,11 +61,18 @@ class _Seen(NamedTuple):
     sketches: list[Sketch] | None
 
 
-def plain(items: Iterable[Item]) -> list[Item]:
-    """Return those of some tensors that can be looked at, as far as they are what is stored."""
+def plain(items: Iterable[Item], rounded: Container[str]) -> list[Item]:
+    """Return those of some tensors that can be looked at, as far as they are what is stored.
+
+    Args:
+        items: The tensors.
+        rounded: Dtypes of which digests of narrower copies are kept: of large tensors these are
+            hashed piece by piece beside their own.
+    """
     if compiled is None:
         return []
-    return [item for item in items if 0 < item.size_bytes < SMALL and item.dtype in _KINDS]
+    some = [item for item in items if item.dtype in _KINDS and item.size_bytes]
+    return [item for item in some if item.size_bytes <= SMALL or item.dtype not in rounded]
 
 
 def prints(
@@ -75,6 +87,8 @@ def prints(
     It is one call: two threads cost each other much when they take the interpreter in turns, and
     least where nothing else is done in between.
 
+    A large one that a narrower dtype may hold is left out, to be hashed in both piece by piece.
+
     Args:
         items: The tensors.
         starts: Where each begins in `data`.
@@ -83,8 +97,8 @@ def prints(
         every: Of so many blocks of rows one is sketched; 0 for no sketches.
 
     Returns:
-        What is known of each as far as narrower dtypes have no part in it, and what `dtypes_of`
-        takes to say which may.
+        What is known of each as far as narrower dtypes have no part in it, without a digest where
+        it was left out, and what `dtypes_of` takes to say which may.
     """
     names, dtypes, shapes, sizes = (
         [*map(attrgetter(a), items)] for a in ("name", "dtype", "shape", "size_bytes")
@@ -94,24 +108,27 @@ def prints(
     table = array("q", chain.from_iterable(zip(starts, sizes, kinds, firsts, strict=True)))
     heads = tuple(map(head, dtypes, shapes, sizes))
     given = blake3(), heads, data, table, room.read[:STEP]
-    digests, seen = _looked(given, len(items), every)
+    digests, seen = _looked(given, shapes, every)
     lattices = [NO_LATTICE] * len(items)
     for at, is_possible in enumerate(seen.looks):
         if is_possible and not seen.left_out[at]:
-            with data[starts[at] : starts[at] + sizes[at]] as whole:
+            with data[starts[at] : starts[at] + min(sizes[at], _LOOKED)] as first:
                 layout = Layout.of(shapes[at])
-                lattices[at] = lattice(whole, layout, dtypes[at], has_steps=True)
+                lattices[at] = lattice(first, layout, dtypes[at], has_steps=True)
     known = names, dtypes, shapes, digests, digests, ()
     return made(TensorPrint, *known, seen.sketches, seen.left_out, lattices, ()), seen.held
 
 
-def _looked(given: tuple[Any, ...], count: int, every: int) -> tuple[list[bytes], _Seen]:
+def _looked(
+    given: tuple[Any, ...], shapes: list[tuple[int, ...]], every: int
+) -> tuple[list[bytes], _Seen]:
     """Hash and look at tensors of which `given` has what the compiled loops take first."""
     if not every:
-        _, _, data, table, _ = given
-        held = compiled.held(data, table, _TRIED)
-        return compiled.hash_each(*given), _Seen(held, bytes(count), [0] * count, None)
-    signs = sign_bits(SMALL // SIDE + 8)
+        digests, held = compiled.hash_each(*given, _TRIED)
+        count = len(shapes)
+        return digests, _Seen(held, bytes(count), [0] * count, None)
+    extents = (max(shape[0], prod(shape[1:])) for shape in shapes if len(shape) > 1)
+    signs = sign_bits(max((SMALL, *extents)) // SIDE + 8)
     found = compiled.many(*given, _TRIED, every, LOOKED_ROWS, signs)
     digests, held, looks, left_out, *columns = found
     return digests, _Seen(held, looks, left_out, made(Sketch, *columns))

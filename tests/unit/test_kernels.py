@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import pytest
 from blake3 import blake3
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from makers import Array, write_model
 
@@ -279,14 +280,16 @@ def test_the_compiled_loops_refuse_parts_that_do_not_fit() -> None:
         compiled.finish(bytes(8), 36, 1, 1)
 
 
-@given(size=st.integers(0, 300), some=st.integers(1, 301))
-def test_bytes_are_fed_in_order(size: int, some: int) -> None:
+@given(size=st.integers(0, 1 << 22))
+@example(size=1 << 20)
+@settings(max_examples=20)
+def test_bytes_are_fed_in_order(size: int) -> None:
     if compiled is None:
         return
     data, taken = os.urandom(size), list[bytes]()
-    compiled.feed(lambda view: taken.append(bytes(view)), memoryview(data), some)
+    compiled.feed(lambda view: taken.append(bytes(view)), memoryview(data))
     assert b"".join(taken) == data
-    assert all(len(one) == some for one in taken[:-1])
+    assert all(len(one) == 1 << 20 for one in taken[:-1])
 
 
 class Hasher:
@@ -314,46 +317,82 @@ def table_of(*sizes: int) -> tuple[bytes, array[int]]:
 
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 200)), max_size=5),
-    has_large=st.booleans(),
-    sketches=st.booleans(),
+    large=st.sampled_from([0, 262_144, 262_145, 600_000, 2_500_000]),
+    tier=st.sampled_from([0, 1, 8]),
 )
+@settings(max_examples=60)
 def test_heads_and_bytes_of_each_are_hashed(
-    sizes: list[tuple[int, int]], has_large: bool, sketches: bool
+    sizes: list[tuple[int, int]], large: int, tier: int
 ) -> None:
     if compiled is None:
         return
-    if has_large:  # more than is kept near at once
-        sizes = [(7, 600_000), *sizes, (9, 600_000)]
+    if large:  # 256 KiB is kept near at once
+        sizes = [(7, large), *sizes, (9, large)]
     heads = tuple(os.urandom(head) for head, _ in sizes)
     data, table = table_of(*(size for _, size in sizes))
-    given_ = Hasher(), heads, memoryview(data), table, memoryview(bytearray(64))
-    if sketches:
-        found = compiled.many(*given_, bytes(8), 1, 12, sign_bits(20_000))[0]
+    given_ = Hasher(), heads, memoryview(data), table, memoryview(bytearray(64)), bytes(8)
+    if tier:
+        found = compiled.many(*given_, tier, 12, sign_bits(80_000))[0]
     else:
-        found = compiled.hash_each(*given_)
+        found, held = compiled.hash_each(*given_)
+        assert held == bytes(len(sizes))
     assert len(found) == len(sizes)
     for head, parts, start, (_, size) in zip(heads, found, table[::4], sizes, strict=True):
         assert b"".join(parts) == head + data[start : start + size]
         assert len(parts[0]) == min(64, len(head) + size)
-        assert len(parts) <= 2
+        assert len(parts) <= 2 or size > 1 << 20
+        assert all(len(part) % 64 == 0 for part in parts[:-1])  # as many as there is room for
 
 
-def test_what_cannot_be_fed_is_refused() -> None:
+@pytest.mark.parametrize("tier", [0, 1])
+def test_a_large_tensor_that_less_may_hold_is_left_out(tier: int) -> None:
     if compiled is None:
         return
-    view = memoryview(b"12345")
-    with pytest.raises(ValueError, match="0 bytes at a time"):
-        compiled.feed(print, view, 0)
+    small, large = (np.ones(size, np.float32).tobytes() for size in (1 << 16, 1 << 17))
+    rows = [(0, 1 << 18), (1 << 18, 1 << 19), (3 << 18, 1 << 18)]
+    table = array("q", chain.from_iterable((*row, KINDS["F32"], 0) for row in rows))
+    data = small + large + small
+    for bits in (0, 1 << KINDS["BF16"]):
+        tried = bytes([bits]) + bytes(7)
+        given_ = blake3(), (b"",) * 3, memoryview(data), table, memoryview(bytearray(64)), tried
+        digests, held, *_ = (
+            compiled.many(*given_, 1, 12, sign_bits(80_000))
+            if tier
+            else compiled.hash_each(*given_)
+        )
+        assert held == bytes([bits] * 3)
+        want = [blake3(part).digest() for part in (small, large, small)]
+        assert digests == [want[0], None if bits else want[1], want[2]]
+
+
+def test_what_fails_ends_the_feeding() -> None:
+    if compiled is None:
+        return
+    view = memoryview(bytes(3 << 20))
     calls = []
 
     def stop(piece: memoryview) -> None:
-        calls.append(bytes(piece))
+        calls.append(len(piece))
         raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        compiled.feed(stop, view, 2)
-    assert calls == [b"12"]
+        compiled.feed(stop, view)
+    assert calls == [1 << 20]
     view.release()  # nobody holds it
+
+
+def test_who_asks_for_an_end_is_heard_while_bytes_are_fed() -> None:
+    if compiled is None:
+        return
+    calls = []
+
+    def update(piece: memoryview) -> None:
+        calls.append(len(piece))
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled.feed(update, memoryview(bytes(3 << 20)))
+    assert calls == [1 << 20]
 
 
 @pytest.mark.parametrize("method", ["reset", "update", "digest"])
@@ -368,11 +407,11 @@ def test_a_hasher_that_fails_ends_the_hashing(method: str) -> None:
         raise KeyError("enough")
 
     setattr(hasher, method, fails)
-    given_ = hasher, (b"a", b"b"), view, table, scratch
+    given_ = hasher, (b"a", b"b"), view, table, scratch, bytes(8)
     with pytest.raises(KeyError, match="enough"):
         compiled.hash_each(*given_)
     with pytest.raises(KeyError, match="enough"):
-        compiled.many(*given_, bytes(8), 1, 12, sign_bits(64))
+        compiled.many(*given_, 1, 12, sign_bits(64))
     view.release()
     scratch.release()
 
@@ -396,11 +435,11 @@ def test_what_cannot_be_hashed_is_refused(
     if compiled is None:
         return
     data, table = table_of(30, 40)
-    given_ = [Hasher(), (b"a", b"b"), memoryview(data), table, memoryview(bytearray(8))]
+    given_ = [Hasher(), (b"a", b"b"), memoryview(data), table, memoryview(bytearray(8)), bytes(8)]
     given_[at] = wrong
     for call in (
         compiled.hash_each,
-        lambda *given_: compiled.many(*given_, bytes(8), 1, 12, sign_bits(64)),
+        lambda *given_: compiled.many(*given_, 1, 12, sign_bits(64)),
     ):
         with pytest.raises(error, match=reason):
             call(*given_)
@@ -463,9 +502,51 @@ def test_small_neighbours_are_measured_as_each_alone(tier: str, salt: str, seed:
         path = write_model(Path(folder) / "m.safetensors", model)
         together = fingerprint(path, tier=tier)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(small, "SMALL", 0)
+            patched.setattr(small, "plain", lambda *_: [])
             alone = fingerprint(path, tier=tier)
     assert to_bytes(together) == to_bytes(alone)
+
+
+@pytest.mark.parametrize("tier", ["full", "fast", "exact"])
+@pytest.mark.parametrize("salt", ["", "nan", "narrow", "levels", "table"])
+def test_large_neighbours_are_measured_as_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: str, salt: str
+) -> None:
+    rng = np.random.default_rng(8)
+    shapes = [(700, 900), (40, 17_000), (650_000,), (1, 700_000), (600_001, 1), (90, 80, 100)]
+    model: dict[str, Array] = {"first": rng.normal(size=(3, 5)).astype(np.float32)}
+    for number, name in enumerate([*DTYPES, *DTYPES]):
+        numbers = rng.normal(size=shapes[number % len(shapes)])
+        if salt == "nan":
+            numbers[-1] = np.nan
+        numbers = {
+            "narrow": np.rint(2 * numbers).clip(-16, 16),
+            "levels": 0.01 * rng.integers(-7, 8, numbers.shape),
+            "table": rng.choice(rng.normal(size=16), numbers.shape),
+        }.get(salt, numbers)
+        numbers = np.nan_to_num(numbers).clip(0, 100) if name in {"I8", "U8"} else numbers
+        model[f"{number}.w"] = numbers.astype(DTYPES[name])
+    path = write_model(tmp_path / "m.safetensors", model)
+    together = fingerprint(path, tier=tier)
+    monkeypatch.setattr(small, "plain", lambda *_: [])
+    alone = fingerprint(path, tier=tier)
+    assert together.root == alone.root
+    for one, other in zip(together.tensors, alone.tensors, strict=True):
+        for field in one.__slots__:
+            assert field == "sketch" or getattr(one, field) == getattr(other, field)
+        a, b = one.sketch, other.sketch
+        assert (a is None) == (b is None) == (tier == "exact")
+        if a is None or b is None:
+            continue
+        assert (a.shape, a.zeros, a.is_flat) == (b.shape, b.zeros, b.is_flat)
+        np.testing.assert_allclose(a.core, b.core, atol=2e-6 * b.energy**0.5)
+        for x, y in (
+            (a.rows, b.rows),
+            (a.cols, b.cols),
+            (a.energy, b.energy),
+            (a.fourth, b.fourth),
+        ):
+            np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
 @pytest.mark.skipif(compiled is None, reason="asks the compiled loops")
@@ -484,13 +565,12 @@ def test_small_neighbours_are_measured_as_each_alone(tier: str, salt: str, seed:
 )
 def test_a_table_that_does_not_fit_the_bytes_is_refused(row: tuple[int, ...]) -> None:
     table = np.array([(0, 16, 0, 2), row], np.int64)
-    calls = held_of, hashed_of, sketched_of
-    for call in calls:
+    for call in (hashed_of, sketched_of):
         call(table[:1])
         for bad in (table, table.view(np.uint8)[:1, :5].copy()):
             with pytest.raises(ValueError, match="do not fit"):
                 call(bad)
-    for call in (held_of, sketched_of):
+    for call in (hashed_of, sketched_of):
         for bad_bits in (b"\0", b"\x01" * 8, bytes(4) + b"\x02" + bytes(3)):
             with pytest.raises(ValueError, match="no such dtypes"):
                 call(table[:1], tried=bad_bits)
@@ -509,13 +589,8 @@ def test_a_matrix_has_whole_rows_and_enough_signs(first: int) -> None:
 FOUR = np.ones(4, np.float32).tobytes()
 
 
-def held_of(table: np.ndarray, tried: bytes = bytes(8)) -> bytes:
-    found: bytes = compiled.held(FOUR, table, tried)
-    return found
-
-
-def hashed_of(table: np.ndarray) -> list[bytes]:
-    found: list[bytes] = compiled.hash_each(*hashing(table))
+def hashed_of(table: np.ndarray, tried: bytes = bytes(8)) -> tuple[list[bytes], bytes]:
+    found: tuple[list[bytes], bytes] = compiled.hash_each(*hashing(table), tried)
     return found
 
 

@@ -1,4 +1,4 @@
-/* Small tensors are sketched and hashed, many in one call. */
+/* Tensors are sketched and hashed, many in one call. */
 
 #pragma once
 
@@ -28,7 +28,7 @@ static int lay_out(struct looked *one, Py_ssize_t signs) {
 }
 
 /* Bytes of a sketch's arrays: its core, rows and columns. */
-static Py_ssize_t size_of(const struct looked *one) {
+static Py_ssize_t arrays_of(const struct looked *one) {
     return 4 * (Py_ssize_t)(one->height * one->width + one->height + one->width);
 }
 
@@ -53,24 +53,61 @@ static int comes_again(const struct looked *one) {
     return again > 2 + 3.0 / 496 * count * (count - 1) / 2;
 }
 
-/* Whether a lattice is possible. */
+/* Whether a lattice is possible, as far as the first rows say, those in `LOOKED` bytes. */
 static int is_worth_a_look(const struct looked *one, int most) {
+    enum { LOOKED = 4 * BROUGHT };
     if (one->side != SIDE) return 0;
     if (one->of->kind > F64) return 1; /* 8 bits are a lattice as they are stored */
     if (one->cols < 16) return 0;
-    return can_be_stepped(one->of->at, one->of->kind, one->cols, one->rows, most) || comes_again(one);
+    const int64_t whole = LOOKED / WIDTH[one->of->kind] / one->cols, rows = one->rows < whole ? one->rows : whole;
+    return can_be_stepped(one->of->at, one->of->kind, one->cols, rows, most) || comes_again(one);
 }
 
-static void look_at(struct looked *one, int tried, int every, int most, const uint8_t *signs, float *sketch) {
-    double sums[SIDE * SIDE + SIDE + SIDE + 4] = {0};
-    double *rows = sums + one->side * SIDE, *cols = rows + one->side, *after = cols + SIDE;
-    struct state s = {sums, rows, cols, after, after + 1, after + 2, after + 3};
-    struct view v = {one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
-    one->held = held_by(one->of, tried);
-    add_all(&s, &v, one->of->at, one->of->values, 0, one->of->kind, signs);
-    one->energy = round_off(sums, one->side, one->height, one->width, sketch);
-    memcpy(one->after, after, sizeof one->after);
+/* The sums of a sketch, while they are made. */
+struct sketching {
+    double sums[SIDE * SIDE + SIDE + SIDE + 4], *after;
+    struct state state;
+    struct view view;
+    const uint8_t *signs;
+};
+
+static void begin_sums(struct sketching *k, const struct looked *one, int every, const uint8_t *signs) {
+    memset(k->sums, 0, sizeof k->sums);
+    double *rows = k->sums + one->side * SIDE, *cols = rows + one->side, *after = cols + SIDE;
+    k->after = after;
+    k->state = (struct state){k->sums, rows, cols, after, after + 1, after + 2, after + 3};
+    k->view = (struct view){one->cols, 0, one->rows, 0, one->cols, one->side, every, NULL, 0};
+    k->signs = signs;
+}
+
+/* Add the values in a tensor's bytes from `at` to `end`. */
+static void add_some(struct sketching *k, const struct small *of, Py_ssize_t at, Py_ssize_t end) {
+    const Py_ssize_t width = WIDTH[of->kind];
+    add_all(&k->state, &k->view, of->at + at, (end - at) / width, at / width, of->kind, k->signs);
+}
+
+static void end_sums(const struct sketching *k, struct looked *one, float *sketch, int most) {
+    one->energy = round_off(k->sums, one->side, one->height, one->width, sketch);
+    memcpy(one->after, k->after, sizeof one->after);
     one->looks = is_worth_a_look(one, most);
+}
+
+/* Sketch and hash tensor `i`, which is large; the sums go ahead, as hashing takes whole steps; 0 with an error. */
+static int take_large(const struct hashing *h, Py_ssize_t i, struct looked *one, struct sketching *k, float *sketch,
+                      int most) {
+    const Py_ssize_t size = size_of(one->of), step = h->room.len;
+    Py_ssize_t hashed = begin_one(h, i, one->of);
+    for (Py_ssize_t at = 0, end; hashed >= 0 && at < size; at = end) {
+        end = size - at < BROUGHT ? size : at + BROUGHT;
+        Py_BEGIN_ALLOW_THREADS
+        if (k->view.every > 1) bring((const char *)one->of->at + at, end - at);
+        add_some(k, one->of, at, end);
+        if (end == size) end_sums(k, one, sketch, most);
+        Py_END_ALLOW_THREADS
+        const Py_ssize_t to = end == size || end < hashed ? end : end - (end - hashed) % step;
+        if (to > hashed) hashed = go_on(h, one->of, hashed, to) ? to : -1;
+    }
+    return hashed >= 0 && end_one(h, i);
 }
 
 enum { HELD, LOOKS, LEFT_OUT, SHAPES, STARTS, ENERGIES, FOURTHS, ZEROS, FLATS, COLUMNS };
@@ -92,10 +129,11 @@ static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *on
 PyDoc_STRVAR(many_doc,
 "many(hasher, heads, view, table, scratch, tried, every, most, signs) -> ([digest], held, looks, [left out],\n"
 "[shape], raw, [start], [energy], [fourth], [zeros], [flat])\n\n"
-"Sketch whole tensors that lie in a memoryview, and hash them while they are near, as `hash_each` does.\n"
-"`tried` and `held` are as of `held`, `every` and `signs` as of `add`. `looks` has a byte a tensor:\n"
-"whether `lattice` may find one, as `stepped` says with `most`, or as values come again. Then lists,\n"
-"first how many values were left out, and then what a `Sketch` is made of, the arrays of all in one `raw`.");
+"Sketch whole tensors that lie in a memoryview, and hash them while they are near, as `hash_each` does; one\n"
+"that it leaves out has no sketch either. `every` and `signs` are as of `add`. `looks` has a byte a tensor:\n"
+"whether `lattice` may find one in the first 4 MiB, as `stepped` says with `most`, or as values come again.\n"
+"Then lists, first how many values were left out, and then what a `Sketch` is made of, the arrays of all in\n"
+"one `raw`.");
 
 static PyObject *many(PyObject *module, PyObject *args) {
     (void)module;
@@ -103,6 +141,7 @@ static PyObject *many(PyObject *module, PyObject *args) {
     Py_buffer table, tried, signs;
     PyObject *hasher, *columns[COLUMNS], *raw = NULL, *found = NULL;
     int every, most;
+    struct sketching sums;
     if (!PyArg_ParseTuple(args, "OO!Oy*Oy*iiy*", &hasher, &PyTuple_Type, &h.heads, &h.view, &table, &h.scratch, &tried,
                           &every, &most, &signs))
         return NULL;
@@ -119,19 +158,28 @@ static PyObject *many(PyObject *module, PyObject *args) {
         looked[i].of = &all[i];
         looked[i].start = size;
         is_good = every > 0 && most > 0 && lay_out(&looked[i], signs.len);
-        if (is_good) size += size_of(&looked[i]);
+        if (is_good) size += arrays_of(&looked[i]);
         else PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
     }
     if (is_good) is_good = (raw = PyBytes_FromStringAndSize(NULL, size)) != NULL;
     char *sketches = raw ? PyBytes_AsString(raw) : NULL; /* nobody else has them yet */
     for (Py_ssize_t i = 0, near; is_good && i < count; i = near) {
         near = reach_of(all, i, count);
+        const int large = is_large(&all[i]);
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t k = i; k < near; k++)
-            look_at(&looked[k], ((const uint8_t *)tried.buf)[all[k].kind], every, most, signs.buf,
-                    (float *)(sketches + looked[k].start));
+        for (Py_ssize_t k = i; k < near; k++) {
+            looked[k].held = held_by(&all[k], ((const uint8_t *)tried.buf)[all[k].kind]);
+            begin_sums(&sums, &looked[k], every, signs.buf);
+            if (large) break;
+            add_some(&sums, &all[k], 0, size_of(&all[k]));
+            end_sums(&sums, &looked[k], (float *)(sketches + looked[k].start), most);
+        }
         Py_END_ALLOW_THREADS
-        for (Py_ssize_t k = i; is_good && k < near; k++) is_good = hash_one(&h, k, &all[k]);
+        if (large && looked[i].held) is_good = leave_out(&h, i);
+        else if (large)
+            is_good = take_large(&h, i, &looked[i], &sums, (float *)(sketches + looked[i].start), most);
+        else
+            for (Py_ssize_t k = i; is_good && k < near; k++) is_good = hash_one(&h, k, &all[k]);
     }
     for (Py_ssize_t i = 0; is_good && i < count; i++) {
         tell(columns, i, &looked[i]);

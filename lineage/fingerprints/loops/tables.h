@@ -1,5 +1,5 @@
-/* Small tensors, many in one call: what a call costs, and what two threads cost each other when they
-   take the interpreter in turns, is more than the work on one of them. */
+/* Tensors, many in one call: what a call costs, and what two threads cost each other when they take the
+   interpreter in turns, is more than the work on a small one. */
 
 #pragma once
 
@@ -65,28 +65,4 @@ static int can_try(const Py_buffer *tried) {
         is_good = !(((const uint8_t *)tried->buf)[kind] & ~(from_known >> kind & 1 ? to_known : 0));
     if (!is_good) PyErr_SetString(PyExc_ValueError, "no such dtypes to try");
     return is_good;
-}
-
-PyDoc_STRVAR(held_doc,
-"held(data, table, tried) -> bytes\n\n"
-"Look at tensors that lie in `data`. `table` is int64, four a tensor: first byte, bytes, kind, and its\n"
-"first extent, 0 of a vector; `tried` has a byte for each kind, with a bit for every kind that may hold\n"
-"the same values in less. Return a byte a tensor, with the bits of those that hold the first 1024.");
-
-static PyObject *held(PyObject *module, PyObject *args) {
-    (void)module;
-    Py_buffer data, table, tried;
-    if (!PyArg_ParseTuple(args, "y*y*y*", &data, &table, &tried)) return NULL;
-    const Py_ssize_t count = rows_of(&table);
-    struct small *all = can_try(&tried) ? read_table(&table, &data) : NULL;
-    PyObject *found = PyBytes_FromStringAndSize(NULL, count);
-    const int is_good = all && found;
-    for (Py_ssize_t i = 0; is_good && i < count; i++)
-        PyBytes_AsString(found)[i] = (char)held_by(&all[i], ((const uint8_t *)tried.buf)[all[i].kind]);
-    if (!is_good) Py_CLEAR(found);
-    PyMem_Free(all);
-    PyBuffer_Release(&data);
-    PyBuffer_Release(&table);
-    PyBuffer_Release(&tried);
-    return found;
 }
