@@ -67,8 +67,8 @@ def stored_bytes(model: Llama) -> int:
     tensors = []
     for name, shape in sorted(shapes(model).items()):
         height, width = Layout.of(shape).core_shape
-        raw = bytes(4 * (height * width + height + width))
-        sketch = Sketch((height, width), raw, 0, 0.0, 0.0, 0, is_flat=False)
+        raw = bytes(4 * height * width), bytes(4 * (height + width))
+        sketch = Sketch((height, width), raw, (0, 0), 0.0, 0.0, 0, is_flat=False)
         digest = bytes(32)
         tensors.append(TensorPrint(name, "BF16", shape, digest, digest, (), sketch))
     size = sum(2 * prod(shape) for shape in shapes(model).values())

@@ -78,7 +78,7 @@ static PyObject *finish(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
         return NULL;
     }
-    double energy = round_off(state.buf, side, height, width, raw);
+    double energy = round_off(state.buf, side, height, width, raw, raw + height * width);
     PyBuffer_Release(&state);
     return Py_BuildValue("y#d", (char *)raw, (Py_ssize_t)(height * width + height + width) * 4, energy);
 }

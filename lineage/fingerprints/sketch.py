@@ -110,9 +110,9 @@ class Sketch:
 
     Attributes:
         shape: Rows and columns of the core, see `Layout.core_shape`.
-        raw: Memory that holds the bytes of `core`, `rows` and `cols`, one after the other: float32,
-            little-endian. Sketches of neighbours share theirs.
-        start: Where in it they begin.
+        raw: Memory that holds `core`, and memory that holds `rows` and `cols`, one after the other:
+            float32, little-endian. Sketches of neighbours share theirs.
+        start: Where in each they begin.
         energy: The exact squared norm (summed in float64).
         fourth: Sum of fourth powers.
         zeros: How many values are zero (either sign).
@@ -120,8 +120,8 @@ class Sketch:
     """
 
     shape: tuple[int, int]
-    raw: bytes
-    start: int
+    raw: tuple[bytes, bytes]
+    start: tuple[int, int]
     energy: float
     fourth: float
     zeros: int
@@ -131,32 +131,23 @@ class Sketch:
     def core(self) -> NDArray[np.float32]:
         """float32, of the sketch's shape: the linear part."""
         height, width = self.shape
-        return self._floats(0, height * width).reshape(self.shape)
+        return self._floats(0, 0, height * width).reshape(self.shape)
 
     @property
     def rows(self) -> NDArray[np.float32]:
         """float32, squared norms of the row buckets; they sum to the squared norm."""
-        height, width = self.shape
-        return self._floats(height * width, height)
+        return self._floats(1, 0, self.shape[0])
 
     @property
     def cols(self) -> NDArray[np.float32]:
         """float32, the same for the column buckets."""
         height, width = self.shape
-        return self._floats(height * (width + 1), width)
+        return self._floats(1, height, width)
 
-    @property
-    def arrays(self) -> tuple[memoryview, memoryview]:
-        """The bytes of `core`, and those of `rows` and `cols`."""
-        height, width = self.shape
-        middle = self.start + 4 * height * width
-        memory = memoryview(self.raw)
-        return memory[self.start : middle], memory[middle : middle + 4 * (height + width)]
-
-    def _floats(self, skipped: int, count: int) -> NDArray[np.float32]:
+    def _floats(self, which: int, skipped: int, count: int) -> NDArray[np.float32]:
         import numpy as np
 
-        return np.frombuffer(self.raw, "<f4", count, self.start + 4 * skipped)
+        return np.frombuffer(self.raw[which], "<f4", count, self.start[which] + 4 * skipped)
 
 
 _spare: list[array[float]] = []
@@ -252,4 +243,5 @@ class Sketcher:
         is_flat = common == common  # NaN once two values differed
         if side == SIDE and len(_spare) < _MOST_SPARE:
             _spare.append(self._state)
-        return Sketch((height, width), raw, 0, energy, fourth, int(zeros), is_flat)
+        start = 0, 4 * height * width
+        return Sketch((height, width), (raw, raw), start, energy, fourth, int(zeros), is_flat)

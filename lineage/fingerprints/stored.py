@@ -200,8 +200,9 @@ class _Reader:
             off = abs(float(part.sum(dtype=np.float64)) - energy)
             if off > 1e-5 * energy and off > 2.0**-120:  # float32 holds nothing smaller
                 raise ValueError("its energies do not add up")
-        raw = b"".join((core.tobytes(), rows.tobytes(), cols.tobytes()))
-        return Sketch((height, width), raw, 0, energy, fourth, zeros, row.get("flat", False))
+        raw = core.tobytes(), rows.tobytes() + cols.tobytes()
+        is_flat = row.get("flat", False)
+        return Sketch((height, width), raw, (0, 0), energy, fourth, zeros, is_flat)
 
 
 def _neurons(row: dict[str, Any], raw: NDArray[np.uint8]) -> Neurons:

@@ -16,10 +16,12 @@ from lineage import canonical
 from lineage.artifacts.base import BITS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lineage.fingerprints.base import Fingerprint, PartPrint, TensorPrint
     from lineage.fingerprints.sketch import Sketch
+
+    _Bytes = bytes | memoryview
 
 TYPE = "urn:model-lineage:fingerprint:v1"
 
@@ -38,11 +40,13 @@ def chunks_of(fingerprint: Fingerprint) -> list[bytes | memoryview]:
         if tensor.parts:
             sketches += [one.sketch for one in tensor.parts]
     sums = [*chain.from_iterable(map(attrgetter("energy", "fourth"), sketches))]
-    held = [*map(attrgetter("arrays"), sketches)]
-    arrays = [  # widest first, as safetensors' own writer orders them
+    cores, energies = zip(*_memory(sketches), strict=True)
+    arrays: list[
+        tuple[str, str, list[_Bytes]]
+    ] = [  # widest first, as safetensors' own writer orders them
         ("sums", "F64", [struct.pack(f"<{len(sums)}d", *sums)]),
-        ("cores", "F32", [core for core, _ in held]),
-        ("energies", "F32", [energies for _, energies in held]),
+        ("cores", "F32", [*cores]),
+        ("energies", "F32", [*energies]),
         ("manifest", "U8", [_manifest(fingerprint.tensors)]),
     ]
     head: dict[str, Any] = {
@@ -57,11 +61,24 @@ def chunks_of(fingerprint: Fingerprint) -> list[bytes | memoryview]:
     if fingerprint.delta is not None:
         from lineage.fingerprints.delta import arrays_of
 
-        cores, sums_of_changes = arrays_of(fingerprint.delta)
+        cores_of_changes, sums_of_changes = arrays_of(fingerprint.delta)
         arrays.insert(1, ("delta_sums", "F64", [sums_of_changes]))
-        arrays.insert(2, ("delta_cores", "F32", [cores]))
+        arrays.insert(2, ("delta_cores", "F32", [cores_of_changes]))
         head["delta"] = fingerprint.delta.to_json()
     return _container(arrays, {"lineage": canonical.dumps(head).decode()})
+
+
+def _memory(sketches: Iterable[Sketch]) -> Iterator[tuple[_Bytes, _Bytes]]:
+    """Yield the bytes of cores, and of energies: those of neighbours in one piece."""
+    raw, begin, end = (b"", b""), (0, 0), (0, 0)
+    for sketch in sketches:
+        if sketch.raw is not raw or sketch.start != end:
+            yield memoryview(raw[0])[begin[0] : end[0]], memoryview(raw[1])[begin[1] : end[1]]
+            raw, begin = sketch.raw, sketch.start
+        height, width = sketch.shape
+        at, sides = sketch.start
+        end = at + 4 * height * width, sides + 4 * (height + width)
+    yield memoryview(raw[0])[begin[0] : end[0]], memoryview(raw[1])[begin[1] : end[1]]
 
 
 def _container(

@@ -11,7 +11,7 @@ struct looked {
     const struct small *of;
     int64_t rows, cols;
     int side, height, width, held, looks;
-    Py_ssize_t start; /* of its sketch among all */
+    Py_ssize_t core, sides; /* where they begin among all */
     double energy, after[4];
 };
 
@@ -27,9 +27,18 @@ static int lay_out(struct looked *one, Py_ssize_t signs) {
     return signs >= one->cols / BLOCK / 2 + 2 && signs >= one->rows / one->side / 8 + 1;
 }
 
-/* Bytes of a sketch's arrays: its core, rows and columns. */
-static Py_ssize_t arrays_of(const struct looked *one) {
-    return 4 * (Py_ssize_t)(one->height * one->width + one->height + one->width);
+/* Memory for the sketches of many: bytes that nobody else has yet, and where these lie. */
+struct sketches {
+    PyObject *cores, *sides;
+    char *at_cores, *at_sides;
+    Py_ssize_t core_size, side_size;
+};
+
+static void make_room(struct sketches *room, struct looked *one) {
+    one->core = room->core_size;
+    one->sides = room->side_size;
+    room->core_size += 4 * (Py_ssize_t)(one->height * one->width);
+    room->side_size += 4 * (Py_ssize_t)(one->height + one->width);
 }
 
 /* Whether values come again at the beginning of a matrix, as `lattice` asks before it looks. Those known are
@@ -86,15 +95,16 @@ static void add_some(struct sketching *k, const struct small *of, Py_ssize_t at,
     add_all(&k->state, &k->view, of->at + at, (end - at) / width, at / width, of->kind, k->signs);
 }
 
-static void end_sums(const struct sketching *k, struct looked *one, float *sketch, int most) {
-    one->energy = round_off(k->sums, one->side, one->height, one->width, sketch);
+static void end_sums(const struct sketching *k, struct looked *one, const struct sketches *room, int most) {
+    one->energy = round_off(k->sums, one->side, one->height, one->width, (float *)(room->at_cores + one->core),
+                            (float *)(room->at_sides + one->sides));
     memcpy(one->after, k->after, sizeof one->after);
     one->looks = is_worth_a_look(one, most);
 }
 
 /* Sketch and hash tensor `i`, which is large; the sums go ahead, as hashing takes whole steps; 0 with an error. */
-static int take_large(const struct hashing *h, Py_ssize_t i, struct looked *one, struct sketching *k, float *sketch,
-                      int most) {
+static int take_large(const struct hashing *h, Py_ssize_t i, struct looked *one, struct sketching *k,
+                      const struct sketches *room, int most) {
     const Py_ssize_t size = size_of(one->of), step = h->room.len;
     Py_ssize_t hashed = begin_one(h, i, one->of);
     for (Py_ssize_t at = 0, end; hashed >= 0 && at < size; at = end) {
@@ -102,7 +112,7 @@ static int take_large(const struct hashing *h, Py_ssize_t i, struct looked *one,
         Py_BEGIN_ALLOW_THREADS
         if (k->view.every > 1) bring((const char *)one->of->at + at, end - at);
         add_some(k, one->of, at, end);
-        if (end == size) end_sums(k, one, sketch, most);
+        if (end == size) end_sums(k, one, room, most);
         Py_END_ALLOW_THREADS
         const Py_ssize_t to = end == size || end < hashed ? end : end - (end - hashed) % step;
         if (to > hashed) hashed = go_on(h, one->of, hashed, to) ? to : -1;
@@ -119,7 +129,7 @@ static void tell(PyObject *const *columns, Py_ssize_t i, const struct looked *on
     PyBytes_AsString(columns[LOOKS])[i] = (char)one->looks;
     PyList_SetItem(columns[LEFT_OUT], i, PyLong_FromDouble(one->after[2]));
     PyList_SetItem(columns[SHAPES], i, Py_BuildValue("ii", one->height, one->width));
-    PyList_SetItem(columns[STARTS], i, PyLong_FromSsize_t(one->start));
+    PyList_SetItem(columns[STARTS], i, Py_BuildValue("nn", one->core, one->sides));
     PyList_SetItem(columns[ENERGIES], i, PyFloat_FromDouble(one->energy));
     PyList_SetItem(columns[FOURTHS], i, PyFloat_FromDouble(one->after[0]));
     PyList_SetItem(columns[ZEROS], i, PyLong_FromDouble(one->after[1]));
@@ -133,13 +143,14 @@ PyDoc_STRVAR(many_doc,
 "that it leaves out has no sketch either. `every` and `signs` are as of `add`. `looks` has a byte a tensor:\n"
 "whether `lattice` may find one in the first 4 MiB, as `stepped` says with `most`, or as values come again.\n"
 "Then lists, first how many values were left out, and then what a `Sketch` is made of, the arrays of all in\n"
-"one `raw`.");
+"the same `raw`.");
 
 static PyObject *many(PyObject *module, PyObject *args) {
     (void)module;
     struct hashing h = {0};
     Py_buffer table, tried, signs;
-    PyObject *hasher, *columns[COLUMNS], *raw = NULL, *found = NULL;
+    PyObject *hasher, *columns[COLUMNS], *found = NULL;
+    struct sketches room = {0};
     int every, most;
     struct sketching sums;
     if (!PyArg_ParseTuple(args, "OO!Oy*Oy*iiy*", &hasher, &PyTuple_Type, &h.heads, &h.view, &table, &h.scratch, &tried,
@@ -151,18 +162,18 @@ static PyObject *many(PyObject *module, PyObject *args) {
     if (!looked) PyErr_NoMemory();
     for (int i = 0; i < COLUMNS; i++)
         columns[i] = i <= LOOKS ? PyBytes_FromStringAndSize(NULL, count) : PyList_New(count);
-    Py_ssize_t size = 0;
     int is_good = !PyErr_Occurred() && begin_hashing(&h, hasher, count) && can_try(&tried) &&
                   (all = read_table(&table, &h.data)) != NULL;
     for (Py_ssize_t i = 0; is_good && i < count; i++) {
         looked[i].of = &all[i];
-        looked[i].start = size;
         is_good = every > 0 && most > 0 && lay_out(&looked[i], signs.len);
-        if (is_good) size += arrays_of(&looked[i]);
+        if (is_good) make_room(&room, &looked[i]);
         else PyErr_SetString(PyExc_ValueError, "the parts of a sketch do not fit together");
     }
-    if (is_good) is_good = (raw = PyBytes_FromStringAndSize(NULL, size)) != NULL;
-    char *sketches = raw ? PyBytes_AsString(raw) : NULL; /* nobody else has them yet */
+    if (is_good)
+        is_good = (room.cores = PyBytes_FromStringAndSize(NULL, room.core_size)) != NULL &&
+                  (room.sides = PyBytes_FromStringAndSize(NULL, room.side_size)) != NULL;
+    if (is_good) room.at_cores = PyBytes_AsString(room.cores), room.at_sides = PyBytes_AsString(room.sides);
     for (Py_ssize_t i = 0, near; is_good && i < count; i = near) {
         near = reach_of(all, i, count);
         const int large = is_large(&all[i]);
@@ -172,12 +183,11 @@ static PyObject *many(PyObject *module, PyObject *args) {
             begin_sums(&sums, &looked[k], every, signs.buf);
             if (large) break;
             add_some(&sums, &all[k], 0, size_of(&all[k]));
-            end_sums(&sums, &looked[k], (float *)(sketches + looked[k].start), most);
+            end_sums(&sums, &looked[k], &room, most);
         }
         Py_END_ALLOW_THREADS
         if (large && looked[i].held) is_good = leave_out(&h, i);
-        else if (large)
-            is_good = take_large(&h, i, &looked[i], &sums, (float *)(sketches + looked[i].start), most);
+        else if (large) is_good = take_large(&h, i, &looked[i], &sums, &room, most);
         else
             for (Py_ssize_t k = i; is_good && k < near; k++) is_good = hash_one(&h, k, &all[k]);
     }
@@ -186,11 +196,12 @@ static PyObject *many(PyObject *module, PyObject *args) {
         is_good = !PyErr_Occurred();
     }
     if (is_good)
-        found = Py_BuildValue("OOOOOOOOOOO", h.digests, columns[HELD], columns[LOOKS], columns[LEFT_OUT],
-                              columns[SHAPES], raw, columns[STARTS], columns[ENERGIES], columns[FOURTHS],
-                              columns[ZEROS], columns[FLATS]);
+        found = Py_BuildValue("OOOOO(OO)OOOOO", h.digests, columns[HELD], columns[LOOKS], columns[LEFT_OUT],
+                              columns[SHAPES], room.cores, room.sides, columns[STARTS], columns[ENERGIES],
+                              columns[FOURTHS], columns[ZEROS], columns[FLATS]);
     for (int i = 0; i < COLUMNS; i++) Py_XDECREF(columns[i]);
-    Py_XDECREF(raw);
+    Py_XDECREF(room.cores);
+    Py_XDECREF(room.sides);
     end_hashing(&h);
     PyMem_Free(all);
     PyMem_Free(looked);

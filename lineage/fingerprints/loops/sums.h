@@ -55,16 +55,16 @@ AVX2 static void to_floats_avx2(const double *at, int n, float *out) { to_floats
 AVX512 static void to_floats_avx512(const double *at, int n, float *out) { to_floats(at, n, out); }
 #endif
 
-/* A sketch's sums as floats, cut to `height` rows and `width` columns: core, rows and columns one after the
-   other. Returns the squared norm. */
-static double round_off(const double *at, int side, int height, int width, float *out) {
+/* A sketch's sums as floats, cut to `height` rows and `width` columns: the core, and rows and columns one after
+   the other. Returns the squared norm. */
+static double round_off(const double *at, int side, int height, int width, float *core, float *sides) {
     const double *rows = at + side * SIDE, *cols = rows + side;
     double energy = 0;
-    if (width == SIDE) to_floats_best(at, height * SIDE, out);
+    if (width == SIDE) to_floats_best(at, height * SIDE, core);
     else
-        for (int i = 0; i < height; i++) to_floats_best(at + i * SIDE, width, out + i * width);
-    to_floats_best(rows, height, out + height * width);
-    to_floats_best(cols, width, out + height * width + height);
+        for (int i = 0; i < height; i++) to_floats_best(at + i * SIDE, width, core + i * width);
+    to_floats_best(rows, height, sides);
+    to_floats_best(cols, width, sides + height);
     for (int j = 0; j < SIDE; j++) energy += cols[j];
     return energy;
 }
