@@ -226,7 +226,7 @@ def _scaled_tensor(tensor: TensorPrint, length: float) -> TensorPrint:
     sketch = tensor.sketch
     if length == 1 or sketch is None:
         return tensor
-    raw = b"".join(
+    core, rows, cols = (
         (part.astype(np.float64) * by).astype("<f4").tobytes()
         for part, by in (
             (sketch.core, length), (sketch.rows, length**2), (sketch.cols, length**2),
@@ -234,10 +234,9 @@ def _scaled_tensor(tensor: TensorPrint, length: float) -> TensorPrint:
     )  # fmt: skip
     energy, fourth = sketch.energy * length**2, sketch.fourth * length**4
     value = blake3(tensor.value + np.float64(length).tobytes()).digest()
-    return replace(
-        tensor, value=value, rounded=(),
-        sketch=replace(sketch, raw=raw, start=0, energy=energy, fourth=fourth),
-    )  # fmt: skip
+    raw = core, rows + cols
+    scaled = replace(sketch, raw=raw, start=(0, 0), energy=energy, fourth=fourth)
+    return replace(tensor, value=value, rounded=(), sketch=scaled)
 
 
 def _shares(liking: Mapping[str, float]) -> Array:

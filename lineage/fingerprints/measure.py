@@ -176,9 +176,9 @@ class Pass:
 
     def _plain(self, items: list[Item]) -> list[Item]:
         """Return those of some tensors that hold plain numbers, and no parts."""
-        from lineage.fingerprints import parts, small
+        from lineage.fingerprints import neighbours, parts
 
-        plain = small.plain(items, self._rounded)
+        plain = neighbours.plain(items, self._rounded)
         if self._every:
             plain = [item for item in plain if item.name not in self._affine]
             if parts.may_be_fused("\n".join(item.name for item in plain)):
@@ -191,14 +191,14 @@ class Pass:
         """Look at plain tensors all at once, hash them, and put together what is known of them."""
         if not items:
             return {}
-        from lineage.fingerprints import small
+        from lineage.fingerprints import neighbours
 
         starts = [start_of(item) - base for item in items]
-        prints, held = small.prints(items, starts, window, room, self._every)
+        prints, held = neighbours.prints(items, starts, window, room, self._every)
         rounded = self._rounded
         for at, item in enumerate(items) if any(held) or rounded else ():
             if prints[at].content and (held[at] or item.dtype in rounded):
-                narrower = self._narrowers(item, small.dtypes_of(item, held[at]))
+                narrower = self._narrowers(item, neighbours.dtypes_of(item, held[at]))
                 with window[starts[at] : starts[at] + item.size_bytes] as whole:
                     for one in narrower:
                         one.update(whole, room.narrowed)

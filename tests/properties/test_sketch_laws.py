@@ -100,6 +100,10 @@ def test_the_error_is_a_share_of_the_difference() -> None:
         assert estimate == pytest.approx(1, abs=0.15)
 
 
+def arrays_of(sketch: Sketch) -> list[list[float]]:
+    return [part.ravel().tolist() for part in (sketch.core, sketch.rows, sketch.cols)]
+
+
 @pytest.mark.parametrize("tier", ["full", "fast"])
 def test_the_fast_tier_sees_its_rows_and_no_others(tier: str) -> None:
     rng = np.random.default_rng(33)
@@ -114,7 +118,7 @@ def test_the_fast_tier_sees_its_rows_and_no_others(tier: str) -> None:
     assert one is not None
     assert unseen is not None
     assert other is not None
-    assert (one.arrays == unseen.arrays) == (tier == "fast")
-    assert one.arrays != other.arrays
+    assert arrays_of(one) != arrays_of(other)
+    assert (arrays_of(one) == arrays_of(unseen)) == (tier == "fast")
     if tier == "fast":
         assert one.energy == pytest.approx(float((array[taken].astype(float) ** 2).sum()), rel=1e-6)

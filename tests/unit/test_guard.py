@@ -48,7 +48,7 @@ if how == "bare":
     sys.modules["lineage.artifacts._guard"] = None
 from lineage.artifacts import guard, read
 from lineage.errors import FormatError
-from lineage.fingerprints import small
+from lineage.fingerprints import neighbours
 from lineage.fingerprints.measure import Pass
 
 def maps():
@@ -64,11 +64,11 @@ def progress(count):  # called where a window is mapped, with some of it read
     if count and not cut:
         cut = True
         os.truncate(path, 8 * 4096)
-looked = small._looked
+looked = neighbours._looked
 def cut_looked(given, count, every):  # small neighbours are reported once all are read
     progress(count)
     return looked(given, count, every)
-small._looked = cut_looked
+neighbours._looked = cut_looked
 passed = Pass(tier, progress, lambda done: kept.append(dict(done)))
 with read(path) as artifact:
     try:

@@ -14,13 +14,13 @@ static void bring(const volatile char *data, Py_ssize_t size) {
 
 enum { NEAR = 1 << 18, BROUGHT = 1 << 20 }; /* bytes that stay near whatever else is done, and while they are hashed */
 
-static Py_ssize_t size_of(const struct small *one) { return one->values * WIDTH[one->kind]; }
+static Py_ssize_t size_of(const struct tensor *one) { return one->values * WIDTH[one->kind]; }
 
 /* Whether a tensor does not stay near as a whole. */
-static int is_large(const struct small *one) { return size_of(one) > NEAR; }
+static int is_large(const struct tensor *one) { return size_of(one) > NEAR; }
 
 /* Return the number behind the tensors from number `i` on that stay near together; a large one is alone. */
-static Py_ssize_t reach_of(const struct small *all, Py_ssize_t i, Py_ssize_t count) {
+static Py_ssize_t reach_of(const struct tensor *all, Py_ssize_t i, Py_ssize_t count) {
     if (is_large(&all[i])) return i + 1;
     Py_ssize_t size = 0;
     while (i < count && size < NEAR && !is_large(&all[i])) size += size_of(&all[i++]);
@@ -96,7 +96,7 @@ static int begin_hashing(struct hashing *h, PyObject *hasher, Py_ssize_t count) 
 
 /* Begin tensor `i`: hash its head, and as many of its first bytes as there is room for. Return how many, or
    -1 with an error. */
-static Py_ssize_t begin_one(const struct hashing *h, Py_ssize_t i, const struct small *one) {
+static Py_ssize_t begin_one(const struct hashing *h, Py_ssize_t i, const struct tensor *one) {
     char *head, *room = h->room.buf;
     Py_ssize_t used;
     if (PyBytes_AsStringAndSize(PyTuple_GetItem(h->heads, i), &head, &used) < 0) return -1;
@@ -114,7 +114,7 @@ static Py_ssize_t begin_one(const struct hashing *h, Py_ssize_t i, const struct 
 }
 
 /* Hash a tensor's bytes from `at` to `end`, which are near; 0 with an error. */
-static int go_on(const struct hashing *h, const struct small *one, Py_ssize_t at, Py_ssize_t end) {
+static int go_on(const struct hashing *h, const struct tensor *one, Py_ssize_t at, Py_ssize_t end) {
     const Py_ssize_t start = one->at - (const uint8_t *)h->data.buf;
     return at == end || give(h->asked[UPDATE], h->view, start + at, start + end);
 }
@@ -131,13 +131,13 @@ static int leave_out(const struct hashing *h, Py_ssize_t i) {
 }
 
 /* Hash tensor `i`, which is near; 0 with an error. */
-static int hash_one(const struct hashing *h, Py_ssize_t i, const struct small *one) {
+static int hash_one(const struct hashing *h, Py_ssize_t i, const struct tensor *one) {
     const Py_ssize_t first = begin_one(h, i, one);
     return first >= 0 && go_on(h, one, first, size_of(one)) && end_one(h, i);
 }
 
 /* Hash tensor `i`, which is large; 0 with an error. */
-static int hash_large(const struct hashing *h, Py_ssize_t i, const struct small *one) {
+static int hash_large(const struct hashing *h, Py_ssize_t i, const struct tensor *one) {
     const Py_ssize_t first = begin_one(h, i, one), start = one->at - (const uint8_t *)h->data.buf;
     return first >= 0 && feed_all(h->asked[UPDATE], h->view, h->data.buf, start + first, start + size_of(one)) &&
            end_one(h, i);
@@ -160,7 +160,7 @@ static PyObject *hash_each(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OO!Oy*Oy*", &hasher, &PyTuple_Type, &h.heads, &h.view, &table, &h.scratch, &tried))
         return NULL;
     const Py_ssize_t count = rows_of(&table);
-    struct small *all = NULL;
+    struct tensor *all = NULL;
     PyObject *held = PyBytes_FromStringAndSize(NULL, count);
     char *bits = held ? PyBytes_AsString(held) : NULL; /* nobody else has them yet */
     int is_good = held && begin_hashing(&h, hasher, count) && can_try(&tried) &&

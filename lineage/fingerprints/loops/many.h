@@ -8,7 +8,7 @@
 
 /* What is made of a tensor among many. */
 struct looked {
-    const struct small *of;
+    const struct tensor *of;
     int64_t rows, cols;
     int side, height, width, held, looks;
     Py_ssize_t core, sides; /* where they begin among all */
@@ -90,7 +90,7 @@ static void begin_sums(struct sketching *k, const struct looked *one, int every,
 }
 
 /* Add the values in a tensor's bytes from `at` to `end`. */
-static void add_some(struct sketching *k, const struct small *of, Py_ssize_t at, Py_ssize_t end) {
+static void add_some(struct sketching *k, const struct tensor *of, Py_ssize_t at, Py_ssize_t end) {
     const Py_ssize_t width = WIDTH[of->kind];
     add_all(&k->state, &k->view, of->at + at, (end - at) / width, at / width, of->kind, k->signs);
 }
@@ -157,7 +157,7 @@ static PyObject *many(PyObject *module, PyObject *args) {
                           &every, &most, &signs))
         return NULL;
     const Py_ssize_t count = rows_of(&table);
-    struct small *all = NULL;
+    struct tensor *all = NULL;
     struct looked *looked = PyMem_Calloc((size_t)count + 1, sizeof *looked);
     if (!looked) PyErr_NoMemory();
     for (int i = 0; i < COLUMNS; i++)

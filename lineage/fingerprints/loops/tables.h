@@ -8,23 +8,23 @@
 enum { FEW = 64 }; /* values of which the first that does not survive is soon found */
 
 /* A tensor among many. */
-struct small {
+struct tensor {
     const uint8_t *at;
     enum kind kind;
     int64_t values, extent; /* the first extent; 0 of a vector */
 };
 
-enum { SMALL_FIELDS = 4 };
+enum { FIELDS = 4 };
 
 static Py_ssize_t rows_of(const Py_buffer *table) {
-    return table->len / (SMALL_FIELDS * (Py_ssize_t)sizeof(int64_t));
+    return table->len / (FIELDS * (Py_ssize_t)sizeof(int64_t));
 }
 
 /* Read a table, in each row first byte, bytes, kind and first extent, int64 each; NULL with an error. */
-static struct small *read_table(const Py_buffer *table, const Py_buffer *data) {
-    int64_t row[SMALL_FIELDS];
+static struct tensor *read_table(const Py_buffer *table, const Py_buffer *data) {
+    int64_t row[FIELDS];
     const Py_ssize_t count = rows_of(table);
-    struct small *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
+    struct tensor *all = PyMem_Calloc((size_t)count + 1, sizeof *all);
     if (!all) PyErr_NoMemory();
     int is_good = all && table->len == count * (Py_ssize_t)sizeof row;
     for (Py_ssize_t i = 0; is_good && i < count; i++) {
@@ -33,7 +33,7 @@ static struct small *read_table(const Py_buffer *table, const Py_buffer *data) {
         is_good = kind >= 0 && kind < KINDS && first >= 0 && first <= data->len && size >= 0 &&
                   size <= data->len - first && size % WIDTH[kind] == 0;
         if (is_good)
-            all[i] = (struct small){(const uint8_t *)data->buf + first, (enum kind)kind, size / WIDTH[kind], row[3]};
+            all[i] = (struct tensor){(const uint8_t *)data->buf + first, (enum kind)kind, size / WIDTH[kind], row[3]};
     }
     if (all && !is_good) {
         PyErr_SetString(PyExc_ValueError, "the parts of a table do not fit together");
@@ -44,7 +44,7 @@ static struct small *read_table(const Py_buffer *table, const Py_buffer *data) {
 }
 
 /* Return the bits of those kinds in `tried` that hold the first values of a tensor. */
-static int held_by(const struct small *one, int tried) {
+static int held_by(const struct tensor *one, int tried) {
     int held = 0;
     for (int to = 0; to < KINDS; to++) {
         if (!(tried >> to & 1)) continue;
