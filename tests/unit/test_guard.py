@@ -404,3 +404,21 @@ import lineage.fingerprints.measure, sys
 print("lineage.artifacts._guard" in sys.modules)
 """
     assert run(story).stdout == "False\n"
+
+
+def test_pages_of_a_window_that_was_left_are_given_back(file: OpenFile) -> None:
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        pytest.skip("asks what is in memory")
+
+    def held(begin: int) -> str:
+        found = smaps.read_text().partition(f"{begin:x}-")[2]
+        return next(line.split(None, 1)[1] for line in found.splitlines() if line[:4] == "Rss:")
+
+    with mmap.mmap(file.descriptor, 0, access=mmap.ACCESS_READ) as mapped:
+        begin = np.frombuffer(mapped, np.uint8).ctypes.data
+        watch, whole = compiled().watch(mapped), bytes(mapped)
+        assert held(begin) != "0 kB"
+        assert not compiled().leave(watch)
+        assert held(begin) == "0 kB"
+        assert bytes(mapped) == whole  # and come again, as long as they are mapped
