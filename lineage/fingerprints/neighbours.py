@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from itertools import chain
-from math import prod
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,7 +107,7 @@ def prints(
     table = array("q", chain.from_iterable(zip(starts, sizes, kinds, firsts, strict=True)))
     heads = tuple(map(head, dtypes, shapes, sizes))
     given = blake3(), heads, data, table, room.read[:STEP]
-    digests, seen = _looked(given, shapes, every)
+    digests, seen = _looked(given, shapes, sizes, every)
     lattices = [NO_LATTICE] * len(items)
     for at, is_possible in enumerate(seen.looks):
         if is_possible and not seen.left_out[at]:
@@ -120,15 +119,16 @@ def prints(
 
 
 def _looked(
-    given: tuple[Any, ...], shapes: list[tuple[int, ...]], every: int
+    given: tuple[Any, ...], shapes: Sequence[tuple[int, ...]], sizes: Sequence[int], every: int
 ) -> tuple[list[bytes], _Seen]:
     """Hash and look at tensors of which `given` has what the compiled loops take first."""
     if not every:
         digests, held = compiled.hash_each(*given, _TRIED)
         count = len(shapes)
         return digests, _Seen(held, bytes(count), [0] * count, None)
-    extents = (max(shape[0], prod(shape[1:])) for shape in shapes if len(shape) > 1)
-    signs = sign_bits(max((SMALL, *extents)) // SIDE + 8)
+    layouts = [Layout.of(shape) for shape, size in zip(shapes, sizes, strict=True) if size > SMALL]
+    most = max(SMALL // SIDE, *(max(one.rows // one.side, one.cols // SIDE) for one in layouts), 0)
+    signs = sign_bits(most + 8)  # as `Sketcher` takes
     found = compiled.many(*given, _TRIED, every, LOOKED_ROWS, signs)
     digests, held, looks, left_out, *columns = found
     return digests, _Seen(held, looks, left_out, made(Sketch, *columns))

@@ -558,6 +558,20 @@ def test_large_neighbours_are_measured_as_each_alone(
             np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(14_000_000,), (2, 7_000_000), (7_000_000, 2)])
+def test_extents_of_millions_have_as_many_signs_as_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    numbers = np.random.default_rng(9).integers(-90, 90, shape, dtype=np.int8)
+    path = write_model(tmp_path / "m.safetensors", {"w": numbers})
+    together = fingerprint(path).tensors[0].sketch
+    monkeypatch.setattr(neighbours, "plain", lambda *_: [])
+    alone = fingerprint(path).tensors[0].sketch
+    assert together is not None
+    assert alone is not None
+    np.testing.assert_allclose(together.core, alone.core, atol=2e-6 * alone.energy**0.5)
+
+
 @pytest.mark.skipif(compiled is None, reason="asks the compiled loops")
 @pytest.mark.parametrize(
     "row",
