@@ -39,7 +39,6 @@ _TRIED = bytes(
 )
 """For each of the loops' plain dtypes a bit for each that may hold the same values in less."""
 
-
 _LOOKED = 4 * PIECE
 """Bytes at the beginning of a tensor in which the compiled loops look for levels."""
 

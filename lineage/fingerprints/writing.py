@@ -41,9 +41,8 @@ def chunks_of(fingerprint: Fingerprint) -> list[bytes | memoryview]:
             sketches += [one.sketch for one in tensor.parts]
     sums = [*chain.from_iterable(map(attrgetter("energy", "fourth"), sketches))]
     cores, energies = zip(*_memory(sketches), strict=True)
-    arrays: list[
-        tuple[str, str, list[_Bytes]]
-    ] = [  # widest first, as safetensors' own writer orders them
+    # Widest first, as safetensors' own writer orders them.
+    arrays: list[tuple[str, str, list[_Bytes]]] = [
         ("sums", "F64", [struct.pack(f"<{len(sums)}d", *sums)]),
         ("cores", "F32", [*cores]),
         ("energies", "F32", [*energies]),
